@@ -1,0 +1,3 @@
+//! The scheduler: a state machine without sockets, clock or disk. Events in, actions out.
+
+pub mod event;

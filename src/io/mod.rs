@@ -1,0 +1,1 @@
+//! Sessions, lanes, TLS, the sync directory, the admin endpoint. Thin: `core` decides.

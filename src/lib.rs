@@ -1,0 +1,8 @@
+//! Fans the replication stream of one stock Cyrus `sync_client` out over parallel lanes to the
+//! replica, in order per user.
+//!
+//! Imports run one way: [`io`] -> [`core`] -> [`protocol`].
+
+pub mod core;
+pub mod io;
+pub mod protocol;

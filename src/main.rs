@@ -1,0 +1,2 @@
+//! The `syncmux` program.
+fn main() {}

@@ -1,0 +1,19 @@
+//! The csync wire: bytes to commands and replies and back. No sockets, no clock, no disk.
+//!
+//! Nothing in here knows about sessions, lanes or the scheduler; `core` and `io` import it.
+
+pub mod body;
+pub mod command;
+pub mod command_reader;
+pub mod greeting;
+pub mod names;
+pub mod print;
+pub mod reply;
+pub mod reply_reader;
+pub mod scan;
+pub mod synclog;
+
+pub use body::{Body, Piece, Spilled};
+pub use command::{Apply, Command, File, Get, Guid, Kind};
+pub use names::{Site, UserKey};
+pub use reply::{Reply, Status, StatusKind, Untagged};
