@@ -35,14 +35,7 @@ pub(super) enum Progress {
 }
 
 impl Output {
-    fn send(
-        &mut self,
-        lane: &mut Lane,
-        job: Option<JobId>,
-        what: What,
-        body: Body,
-        now: Duration,
-    ) {
+    fn send(&mut self, lane: &mut Lane, job: Option<JobId>, what: What, body: Body, now: Duration) {
         lane.sent(job, what, body.len(), now);
         self.0.push(body);
     }
@@ -67,14 +60,12 @@ pub(super) fn start(
         Work::Unit(unit) => {
             lane.open_units += 1;
             unit.step = Step::default();
-            let lacking = |need: &&Need| {
-                !lane.staged.contains(&(unit.partition.clone(), need.guid))
-            };
+            let lacking =
+                |need: &&Need| !lane.staged.contains(&(unit.partition.clone(), need.guid));
             let lacking: Vec<Need> = unit.needs.iter().filter(lacking).cloned().collect();
             if worth_asking(&lacking, limits) {
                 ask(lane, id, unit, &lacking, &mut output, now);
-            } else if let Err(refusal) =
-                upload(lane, id, unit, &lacking, careful, &mut output, now)
+            } else if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now)
             {
                 lane.open_units -= 1;
                 lane.jobs.remove(&id);
@@ -109,8 +100,14 @@ impl Step {
 fn worth_asking(lacking: &[Need], limits: &Limits) -> bool {
     let bytes = |need: &Need| need.file.as_ref().map_or(0, |file| file.content.len());
     let several = |need: &Need| need.mailboxes.as_ref().is_some_and(|names| names.len() > 1);
-    lacking.iter().any(|need| need.file.is_none() || several(need))
-        || lacking.iter().filter(|need| need.mailboxes.is_some()).map(bytes).sum::<u64>()
+    lacking
+        .iter()
+        .any(|need| need.file.is_none() || several(need))
+        || lacking
+            .iter()
+            .filter(|need| need.mailboxes.is_some())
+            .map(bytes)
+            .sum::<u64>()
             > limits.ask_bytes
 }
 
@@ -145,7 +142,11 @@ fn ask(
     for (index, (names, guids)) in chunks.into_iter().enumerate() {
         let body = print::reserve(&unit.partition, &names, &guids);
         let last = index + 1 == count;
-        let what = What::Reserve { partition: unit.partition.clone(), guids, last };
+        let what = What::Reserve {
+            partition: unit.partition.clone(),
+            guids,
+            last,
+        };
         output.send(lane, Some(id), what, body, now);
     }
 }
@@ -178,12 +179,17 @@ fn upload(
         };
         let count = rest.iter().take(FILES).take_while(fits).count().max(1);
         let (now_files, later) = rest.split_at(count);
-        let staged: Vec<Staged> =
-            now_files.iter().map(|file| (file.partition.clone(), file.guid)).collect();
+        let staged: Vec<Staged> = now_files
+            .iter()
+            .map(|file| (file.partition.clone(), file.guid))
+            .collect();
         lane.staged.extend(staged.iter().cloned());
         lane.staged_bytes += now_files.iter().map(|file| file.content.len()).sum::<u64>();
-        let body = print::message(now_files);
-        let what = What::Message { staged, last: later.is_empty() };
+        let body = print::message(now_files.iter().copied());
+        let what = What::Message {
+            staged,
+            last: later.is_empty(),
+        };
         output.send(lane, Some(id), what, body, now);
         rest = later;
     }
@@ -216,13 +222,18 @@ pub(super) fn answered(
         (_, Work::Unit(unit)) => unit,
     };
     match sent.what {
-        What::Reserve { partition, guids, last } => {
+        What::Reserve {
+            partition,
+            guids,
+            last,
+        } => {
             let missing = |line: &crate::protocol::Untagged| line.kind.as_ref() == b"MISSING";
             let lines = reply.untagged.iter().filter(|line| missing(line));
             let lacks: HashSet<Guid> = lines.flat_map(|line| line.guids.iter().copied()).collect();
             if ok {
                 let found = guids.iter().filter(|guid| !lacks.contains(*guid));
-                lane.staged.extend(found.map(|guid| (partition.clone(), *guid)));
+                lane.staged
+                    .extend(found.map(|guid| (partition.clone(), *guid)));
                 unit.step.missing.extend(lacks);
             } else {
                 // It could not be asked, so nothing is known to be there.
@@ -231,8 +242,10 @@ pub(super) fn answered(
             if last {
                 let asked = std::mem::take(&mut unit.step.asked);
                 let missing = std::mem::take(&mut unit.step.missing);
-                let lacking: Vec<Need> =
-                    asked.into_iter().filter(|need| missing.contains(&need.guid)).collect();
+                let lacking: Vec<Need> = asked
+                    .into_iter()
+                    .filter(|need| missing.contains(&need.guid))
+                    .collect();
                 if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now) {
                     lane.open_units -= 1;
                     return (output, Progress::Done(refusal));
@@ -249,7 +262,13 @@ pub(super) fn answered(
             if last && !unit.step.committed {
                 if let Some(status) = unit.step.refused.take() {
                     lane.open_units -= 1;
-                    return (output, Progress::Done(Reply { untagged: Vec::new(), status }));
+                    return (
+                        output,
+                        Progress::Done(Reply {
+                            untagged: Vec::new(),
+                            status,
+                        }),
+                    );
                 }
                 commit(lane, id, unit, &mut output, now);
             }
@@ -260,12 +279,7 @@ pub(super) fn answered(
 }
 
 /// Sends RESTART where the lane's staging on the replica has grown large, or `now_or_never`.
-pub(super) fn restart(
-    lane: &mut Lane,
-    limits: &Limits,
-    idle: bool,
-    now: Duration,
-) -> Output {
+pub(super) fn restart(lane: &mut Lane, limits: &Limits, idle: bool, now: Duration) -> Output {
     let mut output = Output::default();
     let large = lane.staged_bytes > limits.lane_staged_bytes
         || lane.staged.len() > limits.lane_staged_messages;
@@ -286,7 +300,12 @@ pub(super) fn own(lane: &mut Lane, what: What, body: Body, now: Duration) -> Out
 
 fn nobody_has(guid: Guid) -> Reply {
     let text = format!("Message {guid} is on neither side; see the master's log");
-    let status = Status { kind: StatusKind::No, text: text.into() };
-    Reply { untagged: Vec::new(), status }
+    let status = Status {
+        kind: StatusKind::No,
+        text: text.into(),
+    };
+    Reply {
+        untagged: Vec::new(),
+        status,
+    }
 }
-

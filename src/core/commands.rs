@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Core;
 use super::burst::Step;
 use super::event::{Action, Identity, Mode, Note, RunId, SessionId};
 use super::job::{Acked, Job, State, Unit, Work};
@@ -11,7 +12,6 @@ use super::plan::{self, Class, Plan, covered};
 use super::queue::{JobId, Keys};
 use super::runs::Cover;
 use super::session::{Asked, Group, Pending, Session, Waiting};
-use super::Core;
 use crate::protocol::synclog::{Coverage, Line};
 use crate::protocol::{Apply, Body, Command, Get, Kind, print};
 
@@ -22,23 +22,33 @@ impl Core {
     pub(super) fn session_opened(&mut self, id: SessionId, mode: Mode, identity: Identity) {
         debug_assert!(!self.sessions.contains_key(&id), "a session opened twice");
         if self.draining.is_some() {
-            return self.act(Action::EndSession { session: id, body: BYE.into() });
+            return self.act(Action::EndSession {
+                session: id,
+                body: BYE.into(),
+            });
         }
-        self.sessions.insert(id, Session::new(mode, identity, self.now));
+        self.sessions
+            .insert(id, Session::new(mode, identity, self.now));
     }
 
     /// The client is gone: what it sent and was not answered is nobody's any more, unless it is
     /// on a lane already.
     pub(super) fn session_closed(&mut self, id: SessionId) {
-        let Some(mut session) = self.sessions.remove(&id) else { return };
+        let Some(mut session) = self.sessions.remove(&id) else {
+            return;
+        };
         self.staged_bytes -= session.staging.clear();
         self.room.retain(|waiting| *waiting != id);
         let not_sent = |job: &Job| {
             job.session == id && job.acked.is_none() && !matches!(job.state, State::Running(_))
         };
         if session.pending.is_some() {
-            let mut dropped: Vec<JobId> =
-                self.jobs.iter().filter(|(_, job)| not_sent(job)).map(|(id, _)| *id).collect();
+            let mut dropped: Vec<JobId> = self
+                .jobs
+                .iter()
+                .filter(|(_, job)| not_sent(job))
+                .map(|(id, _)| *id)
+                .collect();
             dropped.sort_unstable();
             for job in dropped {
                 self.drop_job(job);
@@ -57,7 +67,9 @@ impl Core {
 
     pub(super) fn command(&mut self, id: SessionId, command: Command, run: Option<RunId>) {
         let now = self.now;
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if session.pending.is_some() {
             debug_assert!(false, "a command came before the answer to the last one");
             return;
@@ -96,7 +108,11 @@ impl Core {
                 }
                 self.try_exit(id);
             }
-            Kind::Apply(Apply::Reserve { partition, mailboxes, guids }) => {
+            Kind::Apply(Apply::Reserve {
+                partition,
+                mailboxes,
+                guids,
+            }) => {
                 self.reserve(id, &partition, mailboxes, &guids, command.raw);
             }
             Kind::Apply(Apply::Message { files, nil }) => {
@@ -122,7 +138,13 @@ impl Core {
                 self.change_pool(id, Pending::Forced, |pool| pool.force = Some(id));
             }
             // What belongs to the connection is answered by io.
-            _ => self.answer(id, "other", "bad", "BAD Unexpected command\r\n".into(), false),
+            _ => self.answer(
+                id,
+                "other",
+                "bad",
+                "BAD Unexpected command\r\n".into(),
+                false,
+            ),
         }
     }
 
@@ -134,13 +156,17 @@ impl Core {
         guids: &[crate::protocol::Guid],
         raw: Body,
     ) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let asked_nothing = session.group.names.is_empty() && session.group.user.is_none();
         if session.fans_out() && asked_nothing {
             session.has_cache = true;
             self.note(Note::ClientCache { session: id });
         }
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         session.staging.reserve(partition, mailboxes.clone(), guids);
         if self.staged_bytes < self.setup.limits.staged_bytes {
             // The client uploads to here, which costs no network.
@@ -164,11 +190,15 @@ impl Core {
     /// A command that concerns the replica.
     fn submit(&mut self, id: SessionId, command: Command, plan: Plan, run: Option<RunId>) {
         let site = &self.setup.site;
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         match &command.kind {
             Kind::Get(Get::User(user)) => {
-                session.group =
-                    Group { user: Some((user.clone(), site.key_of_user(user))), ..Group::default() };
+                session.group = Group {
+                    user: Some((user.clone(), site.key_of_user(user))),
+                    ..Group::default()
+                };
                 self.unstage(id);
                 if self.deferred(id, &plan) {
                     let no = "NO IMAP_MAILBOX_LOCKED Left alone for a while after a failure\r\n";
@@ -192,12 +222,18 @@ impl Core {
             }
             _ => {}
         }
-        let Some(session) = self.sessions.get(&id) else { return };
-        let on_probation = plan.subjects.iter().any(|whom| self.ledger.on_probation(whom));
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let on_probation = plan
+            .subjects
+            .iter()
+            .any(|whom| self.ledger.on_probation(whom));
         let writable = plan.line.as_ref().is_some_and(Line::is_writable);
-        if let (true, Some(run)) =
-            (plan.coverable && session.fans_out() && writable && !on_probation, run)
-        {
+        if let (true, Some(run)) = (
+            plan.coverable && session.fans_out() && writable && !on_probation,
+            run,
+        ) {
             match self.runs.cover(run, self.now) {
                 Cover::Linked(coverage) => {
                     return self.submit_covered(id, command, plan, run, &coverage);
@@ -219,9 +255,14 @@ impl Core {
 
     /// Whether a USER sync of this plan's user is left alone for now.
     fn deferred(&self, id: SessionId, plan: &Plan) -> bool {
-        let fans_out = self.sessions.get(&id).is_some_and(|session| session.mode == Mode::FanOut);
+        let fans_out = self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| session.mode == Mode::FanOut);
         let paused = |subject| {
-            self.ledger.probation(subject).is_some_and(|probation| probation.until > self.now)
+            self.ledger
+                .probation(subject)
+                .is_some_and(|probation| probation.until > self.now)
         };
         self.setup.named && fans_out && plan.subjects.iter().any(paused)
     }
@@ -234,8 +275,10 @@ impl Core {
         run: RunId,
         coverage: &Coverage,
     ) {
-        let is_covered =
-            plan.line.as_ref().is_some_and(|line| covered(line, coverage, &self.setup.site));
+        let is_covered = plan
+            .line
+            .as_ref()
+            .is_some_and(|line| covered(line, coverage, &self.setup.site));
         if !is_covered {
             return self.submit_real(id, command, plan);
         }
@@ -262,15 +305,15 @@ impl Core {
     /// Lets in those who wait for room, as far as there is some.
     pub(super) fn admit(&mut self) {
         while let Some(id) = self.room.front().copied() {
-            let Some(session) = self.sessions.get_mut(&id) else {
-                self.room.pop_front();
-                continue;
+            let pending = self
+                .sessions
+                .get(&id)
+                .and_then(|session| session.pending.as_ref());
+            let waits = match pending {
+                Some(Pending::Room { plan, .. }) => !self.has_room(plan),
+                _ => false,
             };
-            let Some(Pending::Room { plan, .. }) = &session.pending else {
-                self.room.pop_front();
-                continue;
-            };
-            if !self.has_room(&plan.clone()) {
+            if waits {
                 return;
             }
             self.room.pop_front();
@@ -280,7 +323,9 @@ impl Core {
 
     /// Takes a command up again that waited for a link or for room: much may have changed.
     pub(super) fn resubmit(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         match session.pending.take() {
             Some(Pending::Cover { command, plan, run } | Pending::Room { command, plan, run }) => {
                 self.submit(id, command, plan, Some(run));
@@ -298,7 +343,12 @@ impl Core {
             debug_assert!(false, "acknowledged what concerns nobody");
             return self.submit_real(id, command, plan);
         };
-        let acked = Acked { run, line: line.clone(), subject: subject.clone(), key: key.clone() };
+        let acked = Acked {
+            run,
+            line: line.clone(),
+            subject: subject.clone(),
+            key: key.clone(),
+        };
         let work = self.work(id, command);
         let verb = plan.verb;
         self.runs.pin(run);
@@ -343,7 +393,12 @@ impl Core {
     fn send_real(&mut self, id: SessionId, plan: Plan, command: Asked, work: Work) {
         self.push_job(id, 0, &plan, work, None);
         if let Some(session) = self.sessions.get_mut(&id) {
-            let waiting = Waiting { plan, command, parts: vec![None], order: Vec::new() };
+            let waiting = Waiting {
+                plan,
+                command,
+                parts: vec![None],
+                order: Vec::new(),
+            };
             session.pending = Some(Pending::Jobs(waiting));
         }
     }
@@ -364,14 +419,21 @@ impl Core {
         }
         let count = parts.len();
         for (part, (key, names)) in parts.into_iter().enumerate() {
-            let part_plan = Plan { keys: Keys::Of(vec![key]), ..plan.clone() };
-            let work = Work::Plain(print::get_mailboxes(&names));
+            let part_plan = Plan {
+                keys: Keys::Of(vec![key]),
+                ..plan.clone()
+            };
+            let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             let parts = (0..count).map(|_| None).collect();
-            let waiting =
-                Waiting { plan: plan.clone(), command: Asked::Mailboxes, parts, order };
+            let waiting = Waiting {
+                plan: plan.clone(),
+                command: Asked::Mailboxes,
+                parts,
+                order,
+            };
             session.pending = Some(Pending::Jobs(waiting));
         }
     }
@@ -387,9 +449,16 @@ impl Core {
     ) -> u64 {
         self.next_job += 1;
         let id = JobId(self.next_job);
-        let careful = plan.subjects.iter().any(|whom| self.ledger.on_probation(whom));
+        let careful = plan
+            .subjects
+            .iter()
+            .any(|whom| self.ledger.on_probation(whom));
         let read = plan.class == Class::Read;
-        let Some(pool) = self.sessions.get(&session).map(|session| session.pool.clone()) else {
+        let Some(pool) = self
+            .sessions
+            .get(&session)
+            .map(|session| session.pool.clone())
+        else {
             return 0;
         };
         let bytes = work.bytes();
@@ -397,7 +466,6 @@ impl Core {
             session,
             part,
             pool,
-            verb: plan.verb,
             work,
             read,
             alone: plan.class == Class::Exclusive || (careful && !read),
@@ -425,10 +493,17 @@ impl Core {
         body: Body,
         early: bool,
     ) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         session.pending = None;
         let took = self.now.saturating_sub(session.arrived);
-        self.note(Note::Answered { verb, answer, took, early });
+        self.note(Note::Answered {
+            verb,
+            answer,
+            took,
+            early,
+        });
         self.act(Action::Answer { session: id, body });
         if self.draining.is_some() {
             self.end_session(id, BYE.into());
@@ -437,7 +512,9 @@ impl Core {
 
     /// EXIT waits for everything of the session.
     pub(super) fn try_exit(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
         if matches!(session.pending, Some(Pending::Exit)) && session.unconfirmed == 0 {
             self.end_session(id, "OK Finished\r\n".into());
         }
@@ -453,7 +530,9 @@ impl Core {
         self.runs.linked(run, coverage.clone());
         self.not_covered = false;
         if let Some(seen) = self.runs.seen(run) {
-            let settled = self.ledger.run_linked(run, seen, &coverage, &self.setup.site);
+            let settled = self
+                .ledger
+                .run_linked(run, seen, &coverage, &self.setup.site);
             self.settle(settled);
         }
         self.uncover(run);
@@ -475,11 +554,13 @@ impl Core {
     }
 
     fn uncover(&mut self, run: RunId) {
-        let waits = |session: &Session| {
-            matches!(&session.pending, Some(Pending::Cover { run: other, .. }) if *other == run)
-        };
-        let waiting: Vec<SessionId> =
-            self.sessions.iter().filter(|(_, session)| waits(session)).map(|(id, _)| *id).collect();
+        let waits = |session: &Session| matches!(&session.pending, Some(Pending::Cover { run: other, .. }) if *other == run);
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waits(session))
+            .map(|(id, _)| *id)
+            .collect();
         for id in waiting {
             self.resubmit(id);
         }
@@ -489,14 +570,13 @@ impl Core {
 impl Asked {
     fn of(kind: &Kind) -> Self {
         match kind {
-            Kind::Get(Get::User(user)) => Asked::User(user.clone()),
             Kind::Get(Get::Mailboxes(_)) => Asked::Mailboxes,
             Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
             Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
-            Kind::Apply(
-                Apply::Unmailbox(_) | Apply::Unuser(_) | Apply::Annotation { .. },
-            ) => Asked::Fatal,
+            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_) | Apply::Annotation { .. }) => {
+                Asked::Fatal
+            }
             Kind::Apply(
                 Apply::Seen { .. }
                 | Apply::Sub { .. }

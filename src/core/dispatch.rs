@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::Core;
 use super::burst;
 use super::event::{Action, LaneId, Note, Pool, SessionId};
 use super::job::{Job, State};
@@ -12,19 +13,23 @@ use super::lanes::{State as LaneState, What};
 use super::limits::pause;
 use super::queue::JobId;
 use super::session::Pending;
-use super::Core;
 use crate::protocol::{Body, print};
 
 impl Core {
     /// The job may run: it waits for a lane from now on.
     pub(super) fn make_ready(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         if job.state != State::Waiting {
             return;
         }
         job.state = State::Ready;
         // Its user may have come on probation, or off it, while it waited.
-        let careful = job.subjects.iter().any(|whom| self.ledger.on_probation(whom));
+        let careful = job
+            .subjects
+            .iter()
+            .any(|whom| self.ledger.on_probation(whom));
         job.careful |= careful && job.acked.is_none();
         job.alone |= job.careful && !job.read;
         let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
@@ -56,7 +61,11 @@ impl Core {
         for pool in pools {
             self.dispatch_alone(&pool);
             self.dispatch_shared(&pool);
-            let wanted = self.lanes.pools.get(&pool).is_some_and(|state| state.wanted);
+            let wanted = self
+                .lanes
+                .pools
+                .get(&pool)
+                .is_some_and(|state| state.wanted);
             if wanted && self.lanes.of(&pool).next().is_none() {
                 self.open_lane(&pool, 0);
             }
@@ -66,7 +75,9 @@ impl Core {
     fn dispatch_shared(&mut self, pool: &Pool) {
         loop {
             let state = self.lanes.pools.get(pool);
-            let Some(id) = state.and_then(|state| state.ready.front().copied()) else { return };
+            let Some(id) = state.and_then(|state| state.ready.front().copied()) else {
+                return;
+            };
             if !self.is_ready(id) {
                 self.pop_ready(pool, false);
                 continue;
@@ -75,7 +86,11 @@ impl Core {
             let idle = lane.and_then(|lane| self.lanes.all.get(&lane));
             if !idle.is_some_and(|lane| lane.is_idle()) {
                 // Everything is busy: one more lane for each job that waits, up to the limit.
-                let waiting = self.lanes.pools.get(pool).map_or(0, |state| state.ready.len());
+                let waiting = self
+                    .lanes
+                    .pools
+                    .get(pool)
+                    .map_or(0, |state| state.ready.len());
                 if self.lanes.count(pool, LaneState::Opening) < waiting {
                     self.open_lane(pool, 0);
                 }
@@ -90,7 +105,12 @@ impl Core {
         loop {
             let state = self.lanes.pools.get(pool);
             let Some(id) = state.and_then(|state| state.ready_alone.front().copied()) else {
-                for lane in self.lanes.all.values_mut().filter(|lane| lane.pool == *pool) {
+                for lane in self
+                    .lanes
+                    .all
+                    .values_mut()
+                    .filter(|lane| lane.pool == *pool)
+                {
                     lane.reserved = false;
                 }
                 return;
@@ -101,7 +121,11 @@ impl Core {
             }
             let Some(lane) = self.lanes.idle(pool) else {
                 let careful = self.jobs.get(&id).is_some_and(|job| job.careful);
-                let extra = if careful { self.setup.limits.probation_lanes } else { 0 };
+                let extra = if careful {
+                    self.setup.limits.probation_lanes
+                } else {
+                    0
+                };
                 if self.lanes.count(pool, LaneState::Opening) == 0 && !self.open_lane(pool, extra) {
                     self.keep_one_free(pool);
                 }
@@ -119,23 +143,38 @@ impl Core {
     /// No lane is idle and none can be opened: nothing more is put on the least busy one, so that
     /// it becomes idle.
     fn keep_one_free(&mut self, pool: &Pool) {
-        if self.lanes.of(pool).any(|(_, lane)| lane.alone || lane.reserved) {
+        if self
+            .lanes
+            .of(pool)
+            .any(|(_, lane)| lane.alone || lane.reserved)
+        {
             return;
         }
-        let up = self.lanes.of(pool).filter(|(_, lane)| lane.state == LaneState::Up);
-        let least = up.min_by_key(|(_, lane)| lane.in_flight.len()).map(|(id, _)| *id);
+        let up = self
+            .lanes
+            .of(pool)
+            .filter(|(_, lane)| lane.state == LaneState::Up);
+        let least = up
+            .min_by_key(|(_, lane)| lane.in_flight.len())
+            .map(|(id, _)| *id);
         if let Some(lane) = least.and_then(|id| self.lanes.all.get_mut(&id)) {
             lane.reserved = true;
         }
     }
 
     fn is_ready(&self, id: JobId) -> bool {
-        self.jobs.get(&id).is_some_and(|job| job.state == State::Ready)
+        self.jobs
+            .get(&id)
+            .is_some_and(|job| job.state == State::Ready)
     }
 
     fn pop_ready(&mut self, pool: &Pool, alone: bool) {
         if let Some(state) = self.lanes.pools.get_mut(pool) {
-            let queue = if alone { &mut state.ready_alone } else { &mut state.ready };
+            let queue = if alone {
+                &mut state.ready_alone
+            } else {
+                &mut state.ready
+            };
             queue.pop_front();
         }
     }
@@ -187,19 +226,27 @@ impl Core {
             return false;
         }
         let lane = self.lanes.open(pool, self.now);
-        self.act(Action::OpenLane { lane, pool: pool.clone() });
+        self.act(Action::OpenLane {
+            lane,
+            pool: pool.clone(),
+        });
         true
     }
 
     /// The lane takes nothing new and closes when it is idle.
     fn retire(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.all.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.all.get_mut(&id) else {
+            return;
+        };
         match lane.state {
             LaneState::Up | LaneState::Retiring => {
                 lane.state = LaneState::Retiring;
                 if lane.in_flight.is_empty() && lane.jobs.is_empty() {
                     lane.state = LaneState::Closing;
-                    self.act(Action::CloseLane { lane: id, polite: true });
+                    self.act(Action::CloseLane {
+                        lane: id,
+                        polite: true,
+                    });
                 }
             }
             LaneState::Opening | LaneState::Closing => {}
@@ -208,13 +255,20 @@ impl Core {
 
     /// A lane had an answer: it may be due to close.
     pub(super) fn retire_if_due(&mut self, id: LaneId) {
-        if self.lanes.all.get(&id).is_some_and(|lane| lane.state == LaneState::Retiring) {
+        if self
+            .lanes
+            .all
+            .get(&id)
+            .is_some_and(|lane| lane.state == LaneState::Retiring)
+        {
             self.retire(id);
         }
     }
 
     pub(super) fn lane_opened(&mut self, id: LaneId, enabled: Option<Vec<bytes::Bytes>>) {
-        let Some(lane) = self.lanes.all.get_mut(&id) else { return };
+        let Some(lane) = self.lanes.all.get_mut(&id) else {
+            return;
+        };
         debug_assert_eq!(lane.state, LaneState::Opening, "a lane opened twice");
         lane.state = LaneState::Up;
         lane.idle = self.now;
@@ -243,19 +297,27 @@ impl Core {
 
     /// Answers those who asked for the capabilities of this pool.
     fn answer_enabled(&mut self, pool: &Pool) {
-        let Some(Some(enabled)) = self.lanes.pools.get(pool).map(|state| state.enabled.clone())
+        let Some(Some(enabled)) = self
+            .lanes
+            .pools
+            .get(pool)
+            .map(|state| state.enabled.clone())
         else {
             return;
         };
         let waits = |session: &super::Session| {
             session.pool == *pool && matches!(session.pending, Some(Pending::Enabled))
         };
-        let waiting: Vec<SessionId> =
-            self.sessions.iter().filter(|(_, session)| waits(session)).map(|(id, _)| *id).collect();
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waits(session))
+            .map(|(id, _)| *id)
+            .collect();
         for id in waiting {
             match &enabled {
                 Some(names) => {
-                    let body = print::enabled(names);
+                    let body = print::enabled(names.iter().map(AsRef::as_ref));
                     self.answer(id, "APPLY CAPABILITIES", "ok", body, false);
                 }
                 None => {
@@ -273,7 +335,9 @@ impl Core {
         pending: Pending,
         change: impl FnOnce(&mut Pool),
     ) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let old = session.pool.clone();
         change(&mut session.pool);
         let pool = session.pool.clone();
@@ -320,12 +384,17 @@ impl Core {
     }
 
     pub(super) fn lane_refused(&mut self, id: LaneId, why: &str) {
-        let Some(lane) = self.lanes.all.remove(&id) else { return };
+        let Some(lane) = self.lanes.all.remove(&id) else {
+            return;
+        };
         let wait = self.back_off();
         if !self.lanes.any_up() && self.lanes.away.is_none() {
             self.lanes.away = Some(self.now);
         }
-        self.note(Note::ReplicaAway { why: why.to_owned(), pause: wait });
+        self.note(Note::ReplicaAway {
+            why: why.to_owned(),
+            pause: wait,
+        });
         self.forget_pool(&lane.pool);
     }
 
@@ -333,7 +402,12 @@ impl Core {
     pub(super) fn back_off(&mut self) -> Duration {
         let limits = &self.setup.limits;
         let nth = self.lanes.refusals;
-        let wait = pause(limits.reconnect, limits.reconnect_max, nth, &mut self.random);
+        let wait = pause(
+            limits.reconnect,
+            limits.reconnect_max,
+            nth,
+            &mut self.random,
+        );
         self.lanes.refusals = nth.saturating_add(1);
         self.lanes.retry_at = Some(self.now + wait);
         wait
@@ -345,19 +419,25 @@ impl Core {
         let limits = self.setup.limits.clone();
         let ids: Vec<LaneId> = self.lanes.all.keys().copied().collect();
         for id in ids {
-            let Some(lane) = self.lanes.all.get_mut(&id) else { continue };
+            let spare = self.is_spare(id);
+            let Some(lane) = self.lanes.all.get_mut(&id) else {
+                continue;
+            };
             let overdue = |at: Duration| at + limits.answer_timeout <= now;
             match lane.state {
                 LaneState::Up | LaneState::Retiring
                     if lane.in_flight.front().is_some_and(|sent| overdue(sent.at)) =>
                 {
                     lane.state = LaneState::Closing;
-                    self.act(Action::CloseLane { lane: id, polite: false });
+                    self.act(Action::CloseLane {
+                        lane: id,
+                        polite: false,
+                    });
                 }
                 LaneState::Up if lane.in_flight.is_empty() && lane.jobs.is_empty() => {
                     if lane.idle + limits.idle_restart <= now && !lane.staged.is_empty() {
                         self.restart(id, true);
-                    } else if lane.idle + limits.idle_lane <= now && self.is_spare(id) {
+                    } else if lane.idle + limits.idle_lane <= now && spare {
                         self.retire(id);
                     } else if lane.active + limits.ping <= now {
                         let output = burst::own(lane, What::Noop, print::NOOP.into(), now);
@@ -372,7 +452,10 @@ impl Core {
 
     /// Whether the pool has another lane that is up.
     fn is_spare(&self, id: LaneId) -> bool {
-        self.lanes.all.get(&id).is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
+        self.lanes
+            .all
+            .get(&id)
+            .is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
     }
 
     /// Sessions do not wait for ever for a replica that is away.
@@ -382,8 +465,12 @@ impl Core {
         let waited = |session: &super::Session| {
             session.pending.is_some() && away.max(session.arrived) + absence <= now
         };
-        let tired: Vec<SessionId> =
-            self.sessions.iter().filter(|(_, session)| waited(session)).map(|(id, _)| *id).collect();
+        let tired: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waited(session))
+            .map(|(id, _)| *id)
+            .collect();
         for id in tired {
             let body: Body = "BYE The replica has been away for too long\r\n".into();
             self.end_session(id, body);
@@ -406,15 +493,27 @@ impl Core {
             _ => None,
         };
         let lanes = self.lanes.all.values().filter_map(lane).min();
-        let wants = self.lanes.pools.values().any(|state| {
-            state.wanted || !state.ready.is_empty() || !state.ready_alone.is_empty()
-        });
+        let wants =
+            self.lanes.pools.values().any(|state| {
+                state.wanted || !state.ready.is_empty() || !state.ready_alone.is_empty()
+            });
         let retry = self.lanes.retry_at.filter(|_| wants);
         let tired = self.lanes.away.and_then(|away| {
-            let waiting = self.sessions.values().filter(|session| session.pending.is_some());
-            waiting.map(|session| away.max(session.arrived) + limits.absence).min()
+            let waiting = self
+                .sessions
+                .values()
+                .filter(|session| session.pending.is_some());
+            waiting
+                .map(|session| away.max(session.arrived) + limits.absence)
+                .min()
         });
-        let all = [lanes, retry, tired, self.ledger.deadline(), self.draining_until()];
+        let all = [
+            lanes,
+            retry,
+            tired,
+            self.ledger.deadline(),
+            self.draining_until(),
+        ];
         all.into_iter().flatten().min()
     }
 }

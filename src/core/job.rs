@@ -19,7 +19,6 @@ pub(super) struct Job {
     /// Which part of the session's command this is.
     pub(super) part: usize,
     pub(super) pool: Pool,
-    pub(super) verb: &'static str,
     pub(super) work: Work,
     pub(super) read: bool,
     /// Only on a lane with nothing in flight, and nothing behind it.

@@ -93,9 +93,16 @@ pub(super) struct Sent {
 #[derive(Debug)]
 pub(super) enum What {
     /// A real RESERVE; `last` where no other follows for this unit.
-    Reserve { partition: Bytes, guids: Vec<Guid>, last: bool },
+    Reserve {
+        partition: Bytes,
+        guids: Vec<Guid>,
+        last: bool,
+    },
     /// Messages, which count as staged unless this fails.
-    Message { staged: Vec<Staged>, last: bool },
+    Message {
+        staged: Vec<Staged>,
+        last: bool,
+    },
     /// The command itself: its answer is the job's answer.
     Command,
     /// RESTART, NOOP or FORCE of the lane's own.
@@ -121,7 +128,12 @@ impl Lane {
 
     /// Notes a request.
     pub(super) fn sent(&mut self, job: Option<JobId>, what: What, bytes: u64, now: Duration) {
-        self.in_flight.push_back(Sent { job, what, at: now, bytes });
+        self.in_flight.push_back(Sent {
+            job,
+            what,
+            at: now,
+            bytes,
+        });
         self.bytes += bytes;
         self.active = now;
     }
@@ -172,7 +184,9 @@ impl Lanes {
 
     /// How many lanes of a pool are in this state.
     pub(super) fn count(&self, pool: &Pool, state: State) -> usize {
-        self.of(pool).filter(|(_, lane)| lane.state == state).count()
+        self.of(pool)
+            .filter(|(_, lane)| lane.state == state)
+            .count()
     }
 
     /// The lane with room and the least in flight.
@@ -184,18 +198,26 @@ impl Lanes {
 
     /// A lane of the pool with nothing in flight.
     pub(super) fn idle(&self, pool: &Pool) -> Option<LaneId> {
-        self.of(pool).find(|(_, lane)| lane.is_idle() && !lane.alone).map(|(id, _)| *id)
+        self.of(pool)
+            .find(|(_, lane)| lane.is_idle() && !lane.alone)
+            .map(|(id, _)| *id)
     }
 
     /// Whether any lane is up.
     pub(super) fn any_up(&self) -> bool {
-        self.all.values().any(|lane| matches!(lane.state, State::Up | State::Retiring))
+        self.all
+            .values()
+            .any(|lane| matches!(lane.state, State::Up | State::Retiring))
     }
 
     /// A lane of another pool that can make room for one of `pool`: an idle one, else one of the
     /// pool that has most.
     pub(super) fn to_retire(&self, pool: &Pool) -> Option<LaneId> {
-        if self.all.values().any(|lane| matches!(lane.state, State::Retiring | State::Closing)) {
+        if self
+            .all
+            .values()
+            .any(|lane| matches!(lane.state, State::Retiring | State::Closing))
+        {
             return None;
         }
         let others = || self.all.iter().filter(|(_, lane)| lane.pool != *pool);

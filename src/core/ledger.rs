@@ -125,7 +125,9 @@ impl Ledger {
 
     /// Whether any line stands in `log` and waits to be taken by the client.
     pub(super) fn awaits_run(&self) -> bool {
-        self.lines.values().any(|owed| matches!(owed.place, Place::Logged(_, None)))
+        self.lines
+            .values()
+            .any(|owed| matches!(owed.place, Place::Logged(_, None)))
     }
 
     /// How many lines are not done with.
@@ -148,14 +150,17 @@ impl Ledger {
         now: Duration,
     ) -> (&mut Probation, bool) {
         let new = !self.subjects.contains_key(subject);
-        let probation = self.subjects.entry(subject.clone()).or_insert_with(|| Probation {
-            lines: HashMap::new(),
-            failures: 0,
-            until: now,
-            due: now,
-            since: now,
-            words: String::new(),
-        });
+        let probation = self
+            .subjects
+            .entry(subject.clone())
+            .or_insert_with(|| Probation {
+                lines: HashMap::new(),
+                failures: 0,
+                until: now,
+                due: now,
+                since: now,
+                words: String::new(),
+            });
         // Several refusals within one try are one failure.
         if refused && (probation.failures == 0 || probation.due <= now) {
             probation.failures += 1;
@@ -257,7 +262,10 @@ impl Ledger {
 
     /// When `next_batch` has something to do that it has not now.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let waiting = self.lines.values().filter(|owed| owed.place == Place::Waiting);
+        let waiting = self
+            .lines
+            .values()
+            .filter(|owed| owed.place == Place::Waiting);
         let due = waiting.map(|owed| owed.due).min();
         match self.retry_at {
             Some(at) => Some(at),
@@ -269,10 +277,14 @@ impl Ledger {
     /// The lines of a batch stand in `log`.
     pub(super) fn written(&mut self, batch: BatchId, now: Duration) -> Settled {
         let mut settled = Settled::default();
-        let Some((_, ids)) = self.writing.take_if(|(id, _)| *id == batch) else { return settled };
+        let Some((_, ids)) = self.writing.take_if(|(id, _)| *id == batch) else {
+            return settled;
+        };
         for id in ids {
             settled.written += 1;
-            let Some(owed) = self.lines.get_mut(&id) else { continue };
+            let Some(owed) = self.lines.get_mut(&id) else {
+                continue;
+            };
             // Owed again while the batch was under way: the client may have taken the line from
             // `log` before it was refused, so the later debt stands.
             if owed.batch.take() != Some(batch) {
@@ -288,7 +300,9 @@ impl Ledger {
     /// The owed file holds the lines of a batch, and no others.
     pub(super) fn stored(&mut self, batch: BatchId) -> Settled {
         let mut settled = Settled::default();
-        let Some((_, ids)) = self.storing.take_if(|(id, _)| *id == batch) else { return settled };
+        let Some((_, ids)) = self.storing.take_if(|(id, _)| *id == batch) else {
+            return settled;
+        };
         for owed in self.lines.values_mut() {
             owed.in_file = false;
         }
@@ -319,7 +333,10 @@ impl Ledger {
     /// The replica said OK to the very command of this line.
     pub(super) fn done(&mut self, subject: &Subject, line: &Line) -> Settled {
         let mut settled = Settled::default();
-        let found = self.subjects.get(subject).and_then(|probation| probation.lines.get(line));
+        let found = self
+            .subjects
+            .get(subject)
+            .and_then(|probation| probation.lines.get(line));
         if let Some(id) = found.copied() {
             self.forget(id, &mut settled);
         }
@@ -360,8 +377,12 @@ impl Ledger {
     pub(super) fn run_gone(&mut self, run: RunId) -> Settled {
         let mut settled = Settled::default();
         let held = |owed: &Owed| matches!(owed.place, Place::Logged(_, Some(held)) if held == run);
-        let done: Vec<_> =
-            self.lines.iter().filter(|(_, owed)| held(owed)).map(|(id, _)| *id).collect();
+        let done: Vec<_> = self
+            .lines
+            .iter()
+            .filter(|(_, owed)| held(owed))
+            .map(|(id, _)| *id)
+            .collect();
         for id in done {
             self.forget(id, &mut settled);
         }
@@ -369,10 +390,14 @@ impl Ledger {
     }
 
     fn forget(&mut self, id: LineId, settled: &mut Settled) {
-        let Some(mut owed) = self.lines.remove(&id) else { return };
+        let Some(mut owed) = self.lines.remove(&id) else {
+            return;
+        };
         self.dirty |= owed.in_file || owed.place == Place::Waiting;
         owed.settle(settled);
-        let Some(probation) = self.subjects.get_mut(&owed.subject) else { return };
+        let Some(probation) = self.subjects.get_mut(&owed.subject) else {
+            return;
+        };
         probation.lines.remove(&owed.line);
         if probation.lines.is_empty() {
             self.subjects.remove(&owed.subject);
@@ -400,5 +425,8 @@ impl Owed {
 
 /// Whether [`covered`] can tell that a run holds this line.
 fn can_be_covered(line: &Line) -> bool {
-    matches!(line, Line::Mailbox(_) | Line::Seen(..) | Line::Sub(..) | Line::User(_))
+    matches!(
+        line,
+        Line::Mailbox(_) | Line::Seen(..) | Line::Sub(..) | Line::User(_)
+    )
 }

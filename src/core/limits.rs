@@ -84,7 +84,12 @@ impl Default for Limits {
 /// The `nth` pause (from 0) of a series that doubles up to `max`, shortened by up to a quarter at
 /// random so that many waiters do not come back at the same moment.
 #[must_use]
-pub(super) fn pause(first: Duration, max: Duration, nth: u32, random: &mut fastrand::Rng) -> Duration {
+pub(super) fn pause(
+    first: Duration,
+    max: Duration,
+    nth: u32,
+    random: &mut fastrand::Rng,
+) -> Duration {
     let whole = first.saturating_mul(1 << nth.min(20)).min(max);
     whole.mul_f64(1.0 - 0.25 * random.f64())
 }

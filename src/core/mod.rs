@@ -116,10 +116,18 @@ impl Core {
     pub fn handle(&mut self, now: Duration, event: Event) {
         self.now = self.now.max(now);
         match event {
-            Event::SessionOpened { session, mode, identity } => {
+            Event::SessionOpened {
+                session,
+                mode,
+                identity,
+            } => {
                 self.session_opened(session, mode, identity);
             }
-            Event::Command { session, command, run } => self.command(session, command, run),
+            Event::Command {
+                session,
+                command,
+                run,
+            } => self.command(session, command, run),
             Event::SessionClosed { session } => self.session_closed(session),
             Event::LaneOpened { lane, enabled } => self.lane_opened(lane, enabled),
             Event::LaneRefused { lane, why } => self.lane_refused(lane, &why),

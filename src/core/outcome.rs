@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Core;
 use super::burst::{self, Progress};
 use super::event::{Action, LaneId, Mode, Note, SessionId};
 use super::job::{Acked, Job, State, Work};
@@ -12,23 +13,28 @@ use super::plan::Subject;
 use super::policy::{self, Answer};
 use super::queue::JobId;
 use super::session::{Asked, Pending, Waiting};
-use super::Core;
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Reply, Status, StatusKind};
 
 impl Core {
     pub(super) fn lane_reply(&mut self, id: LaneId, reply: Reply) {
-        let Some(lane) = self.lanes.all.get_mut(&id) else { return };
-        let Some(sent) = lane.answered(self.now) else {
-            // An answer to nothing: the lane is out of step.
-            self.act(Action::CloseLane { lane: id, polite: false });
+        let Some(lane) = self.lanes.all.get_mut(&id) else {
             return;
         };
-        let job = sent.job.and_then(|job| Some((job, self.jobs.get_mut(&job)?)));
+        let Some(sent) = lane.answered(self.now) else {
+            // An answer to nothing: the lane is out of step.
+            self.act(Action::CloseLane {
+                lane: id,
+                polite: false,
+            });
+            return;
+        };
+        let job = sent
+            .job
+            .and_then(|job| Some((job, self.jobs.get_mut(&job)?)));
         match (job, &sent.what) {
             (Some((job_id, job)), _) => {
-                let (output, progress) =
-                    burst::answered(lane, job_id, job, sent, reply, self.now);
+                let (output, progress) = burst::answered(lane, job_id, job, sent, reply, self.now);
                 self.send(id, output);
                 match progress {
                     Progress::Going => {}
@@ -61,7 +67,9 @@ impl Core {
 
     /// A job has its answer.
     pub(super) fn job_done(&mut self, id: JobId, reply: Reply) {
-        let Some(mut job) = self.drop_job(id) else { return };
+        let Some(mut job) = self.drop_job(id) else {
+            return;
+        };
         let ok = reply.status.kind == StatusKind::Ok;
         match job.acked.take() {
             Some(acked) => {
@@ -110,17 +118,27 @@ impl Core {
             (unversioned && !refused).then(|| self.now + self.setup.limits.in_doubt)
         };
         let due_first = doubt(&acked.line).unwrap_or(due).max(due);
-        self.ledger.owe(&subject, &acked.line, due_first, vec![acked.run], None);
+        self.ledger
+            .owe(&subject, &acked.line, due_first, vec![acked.run], None);
         self.unit_done(job, if refused { "refused" } else { "in doubt" });
         let behind: Vec<JobId> = self
             .queue
             .of_key(&acked.key)
-            .filter(|id| self.jobs.get(id).is_some_and(|job| is_behind(job, &subject)))
+            .filter(|id| {
+                self.jobs
+                    .get(id)
+                    .is_some_and(|job| is_behind(job, &subject))
+            })
             .collect();
         for id in behind {
-            let Some(dropped) = self.drop_job(id) else { continue };
-            let Some(behind) = &dropped.acked else { continue };
-            self.ledger.owe(&subject, &behind.line, due, vec![behind.run], None);
+            let Some(dropped) = self.drop_job(id) else {
+                continue;
+            };
+            let Some(behind) = &dropped.acked else {
+                continue;
+            };
+            self.ledger
+                .owe(&subject, &behind.line, due, vec![behind.run], None);
             self.unit_done(&dropped, "dropped");
             self.confirmed(&dropped, behind);
         }
@@ -129,7 +147,9 @@ impl Core {
 
     /// An acknowledged unit is not waited for any longer: it is in doubt.
     pub(super) fn give_up(&mut self, id: JobId) {
-        let Some(mut job) = self.drop_job(id) else { return };
+        let Some(mut job) = self.drop_job(id) else {
+            return;
+        };
         if let Some(acked) = job.acked.take() {
             self.unit_failed(&job, &acked, "not confirmed before syncmux stopped", false);
         }
@@ -156,8 +176,12 @@ impl Core {
 
     /// One answer for a session's command.
     fn part_done(&mut self, job: &Job, reply: Reply) {
-        let Some(session) = self.sessions.get_mut(&job.session) else { return };
-        let Some(Pending::Jobs(waiting)) = &mut session.pending else { return };
+        let Some(session) = self.sessions.get_mut(&job.session) else {
+            return;
+        };
+        let Some(Pending::Jobs(waiting)) = &mut session.pending else {
+            return;
+        };
         if let Some(part) = waiting.parts.get_mut(job.part) {
             *part = Some(reply);
         }
@@ -172,9 +196,16 @@ impl Core {
 
     /// All answers are there.
     fn command_done(&mut self, id: SessionId, waiting: Waiting) {
-        let Waiting { plan, command, parts, order } = waiting;
+        let Waiting {
+            plan,
+            command,
+            parts,
+            order,
+        } = waiting;
         let reply = merge(parts.into_iter().flatten().collect(), &order);
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         if reply.status.kind == StatusKind::Ok {
             if let Asked::FullMailbox(name) = &command {
                 session.group.full.insert(name.clone());
@@ -191,18 +222,24 @@ impl Core {
         }
         let force = session.pool.force.is_some();
         let named = self.setup.named;
-        let verdict =
-            policy::refused(&reply.status, &plan, &command, &session.group, named, force);
+        let verdict = policy::refused(&reply.status, &plan, &command, &session.group, named, force);
         let token = reply.status.token();
         if let (Asked::Mailbox(name), Some(b"IMAP_SYNC_CHECKSUM")) = (&command, token) {
             session.group.checksums.insert(name.clone());
         }
-        let user = session.group.user.as_ref().map(|(_, key)| Subject::User(key.clone()));
+        let user = session
+            .group
+            .user
+            .as_ref()
+            .map(|(_, key)| Subject::User(key.clone()));
         let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
         let (body, outcome): (Body, _) = match verdict.answer {
             Answer::AsIs => (body_of(reply.clone()), outcome(&reply.status)),
             Answer::Plain => ("NO The mailbox is locked\r\n".into(), "no"),
-            Answer::Locked => ("NO IMAP_MAILBOX_LOCKED Left alone for a while\r\n".into(), "no"),
+            Answer::Locked => (
+                "NO IMAP_MAILBOX_LOCKED Left alone for a while\r\n".into(),
+                "no",
+            ),
             Answer::Ok => ("OK success\r\n".into(), "ok"),
         };
         let subject = user.clone().or_else(|| plan.subjects.first().cloned());
@@ -216,7 +253,11 @@ impl Core {
             self.ledger.leave_alone(&subject, due);
         }
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Durable { body, outcome, verb: plan.verb });
+            session.pending = Some(Pending::Durable {
+                body,
+                outcome,
+                verb: plan.verb,
+            });
         }
         self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
     }
@@ -227,15 +268,25 @@ impl Core {
             self.runs.unpin(run);
         }
         if settled.written > 0 {
-            self.note(Note::LinesWritten { lines: settled.written });
+            self.note(Note::LinesWritten {
+                lines: settled.written,
+            });
         }
         for subject in settled.healed {
-            self.note(Note::Healed { subject: subject.name() });
+            self.note(Note::Healed {
+                subject: subject.name(),
+            });
         }
         for id in settled.durable {
-            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
             match session.pending.take() {
-                Some(Pending::Durable { body, outcome, verb }) => {
+                Some(Pending::Durable {
+                    body,
+                    outcome,
+                    verb,
+                }) => {
                     self.answer(id, verb, outcome, body, false);
                 }
                 other => session.pending = other,
@@ -248,7 +299,9 @@ impl Core {
     }
 
     pub(super) fn lane_lost(&mut self, id: LaneId, why: &str, orderly: bool) {
-        let Some(lane) = self.lanes.all.remove(&id) else { return };
+        let Some(lane) = self.lanes.all.remove(&id) else {
+            return;
+        };
         let suspect = lane.in_flight.iter().find_map(|sent| sent.job);
         let mut jobs: Vec<JobId> = lane.jobs.iter().copied().collect();
         jobs.sort_unstable();
@@ -272,7 +325,9 @@ impl Core {
 
     /// A job's lane is gone.
     fn job_lost(&mut self, id: JobId, why: &str, suspect: bool) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         job.tries += 1;
         let again = job.tries < self.setup.limits.read_tries;
         if again && (job.read || !job.work.committed()) {
@@ -282,22 +337,36 @@ impl Core {
         }
         let words = format!("the connection to the replica was lost: {why}");
         if job.acked.is_some() {
-            let Some(mut job) = self.drop_job(id) else { return };
+            let Some(mut job) = self.drop_job(id) else {
+                return;
+            };
             if let Some(acked) = job.acked.take() {
                 self.unit_failed(&job, &acked, &words, suspect);
             }
             return;
         }
         let (session, read) = (job.session, job.read);
-        let strict = self.sessions.get(&session).is_some_and(|one| one.mode == Mode::Strict);
+        let strict = self
+            .sessions
+            .get(&session)
+            .is_some_and(|one| one.mode == Mode::Strict);
         if strict && !read {
             // As the client's own connection would have ended: it must not take this for an
             // answer.
             self.drop_job(id);
             return self.end_session(session, Body::new());
         }
-        let status = Status { kind: StatusKind::No, text: words.into() };
-        self.job_done(id, Reply { untagged: Vec::new(), status });
+        let status = Status {
+            kind: StatusKind::No,
+            text: words.into(),
+        };
+        self.job_done(
+            id,
+            Reply {
+                untagged: Vec::new(),
+                status,
+            },
+        );
     }
 }
 
@@ -323,7 +392,10 @@ impl Work {
 }
 
 fn is_behind(job: &Job, subject: &Subject) -> bool {
-    let same = job.acked.as_ref().is_some_and(|acked| acked.subject == *subject);
+    let same = job
+        .acked
+        .as_ref()
+        .is_some_and(|acked| acked.subject == *subject);
     same && !matches!(job.state, State::Running(_))
 }
 
@@ -360,10 +432,15 @@ fn merge(mut parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
         }
     }
     let refused = parts.iter().find(|part| part.status.kind != StatusKind::Ok);
-    let ok = || Status { kind: StatusKind::Ok, text: "success".into() };
+    let ok = || Status {
+        kind: StatusKind::Ok,
+        text: "success".into(),
+    };
     let status = refused.map_or_else(ok, |part| part.status.clone());
-    let mut lines: Vec<_> =
-        parts.into_iter().map(|part| part.untagged.into_iter().peekable()).collect();
+    let mut lines: Vec<_> = parts
+        .into_iter()
+        .map(|part| part.untagged.into_iter().peekable())
+        .collect();
     let mut untagged = Vec::new();
     for (name, part) in order {
         if let Some(lines) = lines.get_mut(*part) {

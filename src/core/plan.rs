@@ -48,7 +48,11 @@ impl Subject {
     /// The subject of a mailbox name.
     pub(super) fn of_mailbox(site: &Site, name: &Bytes) -> Self {
         let key = site.key_of_mailbox(name);
-        if key.is_shared() { Subject::Mailbox(name.clone()) } else { Subject::User(key) }
+        if key.is_shared() {
+            Subject::Mailbox(name.clone())
+        } else {
+            Subject::User(key)
+        }
     }
 
     /// For logs and the admin endpoint.
@@ -75,7 +79,14 @@ impl Plan {
     }
 
     fn new(verb: &'static str, class: Class, keys: Keys, subjects: Vec<Subject>) -> Self {
-        Plan { verb, class, keys, subjects, line: None, coverable: false }
+        Plan {
+            verb,
+            class,
+            keys,
+            subjects,
+            line: None,
+            coverable: false,
+        }
     }
 
     fn mailbox(verb: &'static str, class: Class, name: &Bytes, site: &Site) -> Self {
@@ -85,7 +96,12 @@ impl Plan {
 
     fn user(verb: &'static str, class: Class, user: &Bytes, site: &Site) -> Self {
         let key = site.key_of_user(user);
-        Plan::new(verb, class, Keys::Of(vec![key.clone()]), vec![Subject::User(key)])
+        Plan::new(
+            verb,
+            class,
+            Keys::Of(vec![key.clone()]),
+            vec![Subject::User(key)],
+        )
     }
 
     fn barrier(verb: &'static str, class: Class) -> Self {
@@ -129,7 +145,11 @@ fn of_apply(apply: &Apply, site: &Site) -> Option<Plan> {
             let plan = Plan::mailbox("APPLY MAILBOX", Class::Unit, &mailbox.name, site)
                 .line(Line::Mailbox(mailbox.name.clone()));
             // The short form carries no version, so nothing would protect a later one from it.
-            if mailbox.intermediate { plan } else { plan.coverable() }
+            if mailbox.intermediate {
+                plan
+            } else {
+                plan.coverable()
+            }
         }
         Apply::Seen { user, uniqueid } => Plan::user("APPLY SEEN", Class::Write, user, site)
             .line(Line::Seen(user.clone(), uniqueid.clone()))
@@ -150,16 +170,19 @@ fn of_apply(apply: &Apply, site: &Site) -> Option<Plan> {
             .line(Line::Unmailbox(name.clone())),
         Apply::Unuser(user) => Plan::user("APPLY UNUSER", Class::Exclusive, user, site)
             .line(Line::Unuser(user.clone())),
-        Apply::Quota { root } => Plan::mailbox("APPLY QUOTA", Class::Write, root, site)
-            .line(Line::Quota(root.clone())),
-        Apply::Unquota { root } => Plan::mailbox("APPLY UNQUOTA", Class::Write, root, site)
-            .line(Line::Quota(root.clone())),
+        Apply::Quota { root } => {
+            Plan::mailbox("APPLY QUOTA", Class::Write, root, site).line(Line::Quota(root.clone()))
+        }
+        Apply::Unquota { root } => {
+            Plan::mailbox("APPLY UNQUOTA", Class::Write, root, site).line(Line::Quota(root.clone()))
+        }
         Apply::Annotation { mailbox, .. } => {
             Plan::mailbox("APPLY ANNOTATION", Class::Write, mailbox, site)
                 .line(Line::Annotation(mailbox.clone()))
         }
-        Apply::Sieve { user, .. } => Plan::user("APPLY SIEVE", Class::Write, user, site)
-            .line(Line::Meta(user.clone())),
+        Apply::Sieve { user, .. } => {
+            Plan::user("APPLY SIEVE", Class::Write, user, site).line(Line::Meta(user.clone()))
+        }
         Apply::Other(_) => Plan::barrier("APPLY other", Class::Exclusive),
         Apply::Message { .. } | Apply::Reserve { .. } | Apply::Force | Apply::Capabilities(_) => {
             return None;
@@ -192,9 +215,7 @@ pub(super) fn all(names: &[Bytes], site: &Site) -> (Keys, Vec<Subject>) {
 pub(super) fn covered(line: &Line, coverage: &Coverage, site: &Site) -> bool {
     match line {
         Line::Mailbox(name) => coverage.covers_mailbox(name, &site.key_of_mailbox(name)),
-        Line::Seen(user, uniqueid) => {
-            coverage.covers_seen(user, uniqueid, &site.key_of_user(user))
-        }
+        Line::Seen(user, uniqueid) => coverage.covers_seen(user, uniqueid, &site.key_of_user(user)),
         Line::Sub(user, name) => coverage.covers_sub(user, name, &site.key_of_user(user)),
         Line::User(user) => coverage.covers_user(&site.key_of_user(user)),
         _ => false,

@@ -45,21 +45,36 @@ pub(super) fn refused(
         let again = group.full.contains(name) || (force && group.checksums.contains(name));
         if !again {
             // Two of these in a row make the client fetch FULLMAILBOX and copy back.
-            return Verdict { answer: Answer::AsIs, owe: None };
+            return Verdict {
+                answer: Answer::AsIs,
+                owe: None,
+            };
         }
     }
     if let Some((user, _)) = &group.user {
         // Any refusal here, or a dead lane, would end the client.
         let owe = Some(Line::User(user.clone()));
         return match (named, is_read, asked) {
-            (true, ..) => Verdict { answer: Answer::Locked, owe },
+            (true, ..) => Verdict {
+                answer: Answer::Locked,
+                owe,
+            },
             // Data can't be made up, and a RENAME is looked at again by the client's next GET.
-            (false, true, _) | (false, _, Asked::Rename) => Verdict { answer: Answer::AsIs, owe },
-            (false, false, _) => Verdict { answer: Answer::Ok, owe },
+            (false, true, _) | (false, _, Asked::Rename) => Verdict {
+                answer: Answer::AsIs,
+                owe,
+            },
+            (false, false, _) => Verdict {
+                answer: Answer::Ok,
+                owe,
+            },
         };
     }
     if is_read {
-        return Verdict { answer: Answer::AsIs, owe: None };
+        return Verdict {
+            answer: Answer::AsIs,
+            owe: None,
+        };
     }
     let owe = plan.line.clone();
     let answer = match asked {

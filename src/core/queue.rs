@@ -53,17 +53,25 @@ impl Queue {
 
     /// Takes a job out, run or not, and returns those that may run because of that.
     pub(super) fn remove(&mut self, id: JobId) -> Vec<JobId> {
-        let Some(keys) = self.jobs.remove(&id) else { return Vec::new() };
+        let Some(keys) = self.jobs.remove(&id) else {
+            return Vec::new();
+        };
         self.outstanding.remove(&id);
         let mut candidates = Vec::new();
         match keys {
             Keys::Barrier => {
                 self.barriers.remove(&id);
-                candidates.extend(self.keys.values().filter_map(|queue| queue.front().copied()));
+                candidates.extend(
+                    self.keys
+                        .values()
+                        .filter_map(|queue| queue.front().copied()),
+                );
             }
             Keys::Of(list) => {
                 for key in list {
-                    let Some(queue) = self.keys.get_mut(&key) else { continue };
+                    let Some(queue) = self.keys.get_mut(&key) else {
+                        continue;
+                    };
                     let was_head = queue.front() == Some(&id);
                     if was_head {
                         queue.pop_front();
@@ -117,7 +125,12 @@ mod tests {
 
     fn keys(names: &[&str]) -> Keys {
         let site = Site::default();
-        Keys::Of(names.iter().map(|name| site.key_of_user(name.as_bytes())).collect())
+        Keys::Of(
+            names
+                .iter()
+                .map(|name| site.key_of_user(name.as_bytes()))
+                .collect(),
+        )
     }
 
     #[test]

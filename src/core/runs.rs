@@ -61,7 +61,12 @@ impl Runs {
                 State::Failed(_) => {}
             }
         }
-        let new = Run { state: State::Linking, gone: false, pins: 0, seen: now };
+        let new = Run {
+            state: State::Linking,
+            gone: false,
+            pins: 0,
+            seen: now,
+        };
         self.runs.insert(run, new);
         Cover::Link
     }
@@ -111,7 +116,9 @@ impl Runs {
 
     /// Marks one run as gone; returns whether that is news.
     pub(super) fn gone(&mut self, run: RunId) -> bool {
-        self.runs.get_mut(&run).is_some_and(|run| !std::mem::replace(&mut run.gone, true))
+        self.runs
+            .get_mut(&run)
+            .is_some_and(|run| !std::mem::replace(&mut run.gone, true))
     }
 
     /// Forgets what is not needed any more; returns the links to drop.
@@ -134,6 +141,9 @@ impl Runs {
 
     /// How many links stand.
     pub(super) fn len(&self) -> usize {
-        self.runs.values().filter(|run| matches!(run.state, State::Linked(_))).count()
+        self.runs
+            .values()
+            .filter(|run| matches!(run.state, State::Linked(_)))
+            .count()
     }
 }

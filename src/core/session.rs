@@ -49,15 +49,27 @@ pub(super) enum Pending {
     /// Answers of the replica.
     Jobs(Waiting),
     /// The run that this command came under is being linked.
-    Cover { command: Command, plan: Plan, run: RunId },
+    Cover {
+        command: Command,
+        plan: Plan,
+        run: RunId,
+    },
     /// There is no room for another unconfirmed unit.
-    Room { command: Command, plan: Plan, run: RunId },
+    Room {
+        command: Command,
+        plan: Plan,
+        run: RunId,
+    },
     /// A lane of the session's pool, to know what the replica enables.
     Enabled,
     /// A lane on which FORCE was said.
     Forced,
     /// A line must be durable before this answer goes out.
-    Durable { body: Body, outcome: &'static str, verb: &'static str },
+    Durable {
+        body: Body,
+        outcome: &'static str,
+        verb: &'static str,
+    },
     /// Everything that was acknowledged to this session, for EXIT.
     Exit,
 }
@@ -76,8 +88,6 @@ pub(super) struct Waiting {
 /// What is still to be known of a command after it went out.
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
-    /// GET USER
-    User(Bytes),
     /// GET MAILBOXES
     Mailboxes,
     /// GET FULLMAILBOX
@@ -101,7 +111,11 @@ impl Session {
     pub(super) fn new(mode: Mode, identity: Identity, now: Duration) -> Self {
         Session {
             mode,
-            pool: Pool { identity, capabilities: Vec::new(), force: None },
+            pool: Pool {
+                identity,
+                capabilities: Vec::new(),
+                force: None,
+            },
             staging: Staging::default(),
             group: Group::default(),
             pending: None,
@@ -121,7 +135,8 @@ impl Group {
     /// GET MAILBOXES: a group of mailboxes begins, or is looked at again.
     pub(super) fn asked_mailboxes(&mut self, names: &[Bytes], site: &Site) {
         self.names.extend(names.iter().cloned());
-        self.keys.extend(names.iter().map(|name| site.key_of_mailbox(name)));
+        self.keys
+            .extend(names.iter().map(|name| site.key_of_mailbox(name)));
     }
 
     /// Whether the client asked the replica about this mailbox before it sends an update of it. A
@@ -136,6 +151,8 @@ impl Group {
     pub(super) fn concerns_others(&self, subjects: &[Subject]) -> bool {
         self.keys.len() > 1
             || self.keys.iter().any(UserKey::is_shared)
-            || subjects.iter().any(|subject| matches!(subject, Subject::Mailbox(_)))
+            || subjects
+                .iter()
+                .any(|subject| matches!(subject, Subject::Mailbox(_)))
     }
 }

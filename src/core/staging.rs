@@ -49,7 +49,9 @@ impl Staging {
         let before = self.bytes;
         for file in files {
             self.bytes += file.content.len();
-            let old = self.files.insert((file.partition.clone(), file.guid), Arc::new(file));
+            let old = self
+                .files
+                .insert((file.partition.clone(), file.guid), Arc::new(file));
             self.bytes -= old.map_or(0, |old| old.content.len());
         }
         self.bytes - before.min(self.bytes)
@@ -67,7 +69,11 @@ impl Staging {
             // process (protocol.md 6), so whatever is not here is asked for.
             if (file.is_some() || reserve.is_some() || self.nil) && seen.insert(*guid) {
                 let mailboxes = reserve.and_then(|index| self.reserves.get(*index)).cloned();
-                needs.push(Need { guid: *guid, file, mailboxes });
+                needs.push(Need {
+                    guid: *guid,
+                    file,
+                    mailboxes,
+                });
             }
         }
         needs

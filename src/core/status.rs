@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use super::Core;
 use super::event::Action;
 use super::job::State;
 use super::lanes::State as LaneState;
 use super::queue::JobId;
 use super::session::Pending;
-use super::Core;
 
 /// A look at the core, for metrics and the admin endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -72,13 +72,16 @@ impl Core {
         let now = self.now;
         let mut subjects: Vec<_> = self.ledger.subjects().collect();
         subjects.sort_by(|a, b| a.0.cmp(b.0));
-        let shown = subjects.iter().take(100).map(|(subject, probation)| OnProbation {
-            subject: subject.name(),
-            lines: probation.lines(),
-            failures: probation.failures,
-            seconds: now.saturating_sub(probation.since).as_secs(),
-            words: probation.words.clone(),
-        });
+        let shown = subjects
+            .iter()
+            .take(100)
+            .map(|(subject, probation)| OnProbation {
+                subject: subject.name(),
+                lines: probation.lines(),
+                failures: probation.failures,
+                seconds: now.saturating_sub(probation.since).as_secs(),
+                words: probation.words.clone(),
+            });
         Snapshot {
             sessions: self.sessions.len(),
             lanes_opening: lane(|lane| lane.state == LaneState::Opening),
@@ -116,7 +119,8 @@ impl Core {
     }
 
     pub(super) fn draining_until(&self) -> Option<Duration> {
-        self.draining.filter(|until| *until > self.now && !self.drained)
+        self.draining
+            .filter(|until| *until > self.now && !self.drained)
     }
 
     pub(super) fn finish_drain(&mut self) {
@@ -138,9 +142,8 @@ impl Core {
             }
             let sessions: Vec<_> = self.sessions.keys().copied().collect();
             for id in sessions {
-                let exits = |session: &super::Session| {
-                    matches!(session.pending, Some(Pending::Exit))
-                };
+                let exits =
+                    |session: &super::Session| matches!(session.pending, Some(Pending::Exit));
                 if !self.sessions.get(&id).is_some_and(exits) {
                     self.end_session(id, "BYE syncmux is shutting down\r\n".into());
                 }
@@ -154,7 +157,10 @@ impl Core {
                 });
             }
         }
-        let pending = self.sessions.values().any(|session| session.pending.is_some());
+        let pending = self
+            .sessions
+            .values()
+            .any(|session| session.pending.is_some());
         if !pending && self.unconfirmed.is_empty() && self.ledger.all_durable() {
             self.drained = true;
             let lanes: Vec<_> = self.lanes.all.keys().copied().collect();
@@ -176,16 +182,28 @@ impl Core {
         }
         debug_assert_eq!(self.unconfirmed.values().sum::<usize>(), count);
         debug_assert_eq!(self.queued_bytes, bytes);
-        let staged: u64 = self.sessions.values().map(|session| session.staging.bytes()).sum();
+        let staged: u64 = self
+            .sessions
+            .values()
+            .map(|session| session.staging.bytes())
+            .sum();
         debug_assert_eq!(self.staged_bytes, staged);
         for lane in self.lanes.all.values() {
-            debug_assert_eq!(lane.bytes, lane.in_flight.iter().map(|sent| sent.bytes).sum::<u64>());
+            debug_assert_eq!(
+                lane.bytes,
+                lane.in_flight.iter().map(|sent| sent.bytes).sum::<u64>()
+            );
             let alone = |id| self.jobs.get(id).is_some_and(|job| job.alone);
             debug_assert!(!lane.jobs.iter().any(alone) || lane.jobs.len() == 1);
         }
         for (id, job) in &self.jobs {
             if let State::Running(lane) = job.state {
-                debug_assert!(self.lanes.all.get(&lane).is_some_and(|lane| lane.jobs.contains(id)));
+                debug_assert!(
+                    self.lanes
+                        .all
+                        .get(&lane)
+                        .is_some_and(|lane| lane.jobs.contains(id))
+                );
                 debug_assert!(self.queue.may_run(*id));
             }
         }
