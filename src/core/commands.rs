@@ -12,7 +12,7 @@ use super::plan::{self, Class, Plan, covered};
 use super::queue::{JobId, Keys};
 use super::runs::Cover;
 use super::session::{Asked, Group, Pending, Session, Waiting};
-use crate::protocol::synclog::{Coverage, Line};
+use crate::protocol::synclog::Coverage;
 use crate::protocol::{Apply, Body, Command, Get, Kind, print};
 
 const OK: &str = "OK success\r\n";
@@ -229,7 +229,7 @@ impl Core {
             .subjects
             .iter()
             .any(|whom| self.ledger.on_probation(whom));
-        let writable = plan.line.as_ref().is_some_and(Line::is_writable);
+        let writable = plan.line.as_ref().is_some_and(|line| line.check().is_ok());
         if let (true, Some(run)) = (
             plan.coverable && session.fans_out() && writable && !on_probation,
             run,
