@@ -16,7 +16,7 @@ pub use token::{
     ENDS_ATOM, KEPT_TEXT, List, LiteralForm, MAX_WORD, ScanLimits, Sink, Text, Token, Trouble,
     is_space,
 };
-use token::{ENDS_QUOTED_RUN, run};
+use token::{ENDS_QUOTED_RUN, Form, bad_file_header, number_too_big, run};
 
 /// How far the scanner has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -585,23 +585,4 @@ impl Scanner {
         self.after_value();
         self.emit(piece, Token::FileEnd)
     }
-}
-
-/// How a string was written.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Atom,
-    Quoted,
-    Literal,
-}
-
-fn number_too_big() -> Trouble {
-    Trouble::Fatal {
-        why: "the size of a literal or message is too big".into(),
-        stock: Some("num too big"),
-    }
-}
-
-fn bad_file_header() -> Trouble {
-    Trouble::fatal("the header of a message is malformed")
 }

@@ -175,3 +175,22 @@ impl Trouble {
         }
     }
 }
+
+/// How a string was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Atom,
+    Quoted,
+    Literal,
+}
+
+pub(super) fn number_too_big() -> Trouble {
+    Trouble::Fatal {
+        why: "the size of a literal or message is too big".into(),
+        stock: Some("num too big"),
+    }
+}
+
+pub(super) fn bad_file_header() -> Trouble {
+    Trouble::fatal("the header of a message is malformed")
+}
