@@ -197,7 +197,7 @@ mod tests {
         let n = b.read(&mut first).await.unwrap();
         a.flush().await.unwrap();
         drop(a);
-        assert_eq!(b.read(&mut vec![0; 10]).await.unwrap(), 0);
+        assert_eq!(b.read(&mut [0; 10]).await.unwrap(), 0);
         let mut inflated = Vec::with_capacity(100);
         Decompress::new(false)
             .decompress_vec(&first[..n], &mut inflated, FlushDecompress::Sync)

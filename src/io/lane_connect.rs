@@ -22,7 +22,8 @@ use super::stream::{self, BoxStream, Meter};
 use super::tls::{self, ClientFiles, TlsError};
 use super::wire::Wire;
 use crate::core::event::Pool;
-use crate::protocol::greeting::Greeting;
+use crate::protocol::reply_reader::Line;
+use crate::protocol::{Greeting, StatusKind, print};
 
 /// More lines than any `sync_server` says before `* OK`.
 const GREETING_LINES: usize = 64;
@@ -376,27 +377,27 @@ impl Replica {
         wire.send(exchange.command().map_err(no_way)?.as_bytes())
             .await?;
         loop {
-            let line = wire.line().await?;
-            if let Some(challenge) = line.strip_prefix(b"+") {
-                let challenge = challenge.trim_ascii();
-                let answer = exchange
-                    .answer(challenge)
-                    .map_err(|error| ConnectError::protocol(error.to_string()))?;
-                wire.send(answer.as_bytes()).await?;
-            } else if is_status(&line, "OK") {
-                return exchange
-                    .succeed()
-                    .map_err(|error| ConnectError::login(error.to_string()));
-            } else if is_status(&line, "NO") || is_status(&line, "BAD") {
-                return Err(ConnectError::login(format!(
-                    "the replica refuses the login{}: {}",
-                    credentials
-                        .map(|given| format!(" of {:?}", given.username))
-                        .unwrap_or_default(),
-                    shown(&line)
-                )));
-            } else {
-                return Err(unexpected("AUTHENTICATE", &line));
+            match wire.line().await? {
+                Line::Continuation(challenge) => {
+                    let answer = exchange
+                        .answer(&challenge)
+                        .map_err(|error| ConnectError::protocol(error.to_string()))?;
+                    wire.send(answer.as_bytes()).await?;
+                }
+                Line::Status(status) if status.kind == StatusKind::Ok => {
+                    return exchange
+                        .succeed()
+                        .map_err(|error| ConnectError::login(error.to_string()));
+                }
+                Line::Status(status) if status.kind != StatusKind::Bye => {
+                    let who = credentials.map(|given| format!(" of {:?}", given.username));
+                    return Err(ConnectError::login(format!(
+                        "the replica refuses the login{}: {}",
+                        who.unwrap_or_default(),
+                        shown(&status.line())
+                    )));
+                }
+                line => return Err(unexpected("AUTHENTICATE", &line)),
             }
         }
     }
@@ -406,16 +407,10 @@ async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectError> {
     let mut greeting = Greeting::default();
     for _ in 0..GREETING_LINES {
         let line = wire.line().await?;
-        match read_greeting_line(&mut greeting, &line) {
-            Some(true) => return Ok(greeting),
-            Some(false) => {}
-            None if is_status(&line, "BYE") => {
-                return Err(ConnectError::unreachable(format!(
-                    "the replica says {}",
-                    shown(&line)
-                )));
-            }
-            None => return Err(unexpected("a connection", &line)),
+        match greeting.read(&line) {
+            Ok(true) => return Ok(greeting),
+            Ok(false) => {}
+            Err(_) => return Err(unexpected("a new connection", &line)),
         }
     }
     Err(ConnectError::protocol(
@@ -432,20 +427,20 @@ async fn starttls(wire: &mut Wire, greeting: &Greeting) -> Result<(), ConnectErr
     }
     wire.send(b"STARTTLS\r\n").await?;
     let line = wire.line().await?;
-    if is_status(&line, "OK") {
+    if is_ok(&line) {
         return Ok(());
     }
     Err(ConnectError::tls(format!(
         "the replica refuses STARTTLS: {}",
-        shown(&line)
+        show(&line)
     )))
 }
 
 async fn compress(mut wire: Wire) -> Result<Wire, ConnectError> {
     wire.send(b"COMPRESS DEFLATE\r\n").await?;
     let line = wire.line().await?;
-    if !is_status(&line, "OK") {
-        tracing::info!(answer = %shown(&line), "the replica refuses COMPRESS; going on without");
+    if !is_ok(&line) {
+        tracing::info!(answer = %show(&line), "the replica refuses COMPRESS; going on without");
         return Ok(wire);
     }
     let (stream, received) = wire.into_parts();
@@ -457,9 +452,9 @@ async fn compress(mut wire: Wire) -> Result<Wire, ConnectError> {
 async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, ConnectError> {
     let mut burst = b"NOOP\r\n".to_vec();
     if !pool.capabilities.is_empty() {
-        burst.extend_from_slice(b"APPLY CAPABILITIES (");
-        burst.extend_from_slice(&pool.capabilities.join(&b' '));
-        burst.extend_from_slice(b")\r\n");
+        let names = pool.capabilities.iter().map(|name| &name[..]);
+        let command = print::capabilities(names).to_vec();
+        burst.extend_from_slice(&command.unwrap_or_default());
     }
     if pool.force.is_some() {
         burst.extend_from_slice(b"APPLY FORCE %()\r\n");
@@ -472,10 +467,10 @@ async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, Conn
     }
     if pool.force.is_some() {
         let line = wire.line().await?;
-        if !is_status(&line, "OK") {
+        if !is_ok(&line) {
             return Err(ConnectError::protocol(format!(
                 "the replica does not take APPLY FORCE: {}",
-                shown(&line)
+                show(&line)
             )));
         }
     }
@@ -483,38 +478,30 @@ async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, Conn
 }
 
 async fn read_noop(wire: &mut Wire) -> Result<(), ConnectError> {
-    let line = wire.line().await?;
-    if is_status(&line, "OK") {
-        Ok(())
-    } else if is_status(&line, "NO") {
-        Err(ConnectError::login(format!(
-            "the replica lets the user in but does not serve it: {}. Is it among admins in the \
-             replica's imapd.conf?",
-            shown(&line)
-        )))
-    } else {
-        Err(unexpected("NOOP", &line))
+    match wire.line().await? {
+        line if is_ok(&line) => Ok(()),
+        Line::Status(status) if status.kind == StatusKind::No => Err(ConnectError::login(format!(
+            "the replica lets the user in but does not serve it: {}. Is it among admins in \
+                 the replica's imapd.conf?",
+            shown(&status.line())
+        ))),
+        line => Err(unexpected("NOOP", &line)),
     }
 }
 
 async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, ConnectError> {
     let mut enabled = Vec::new();
     loop {
-        let line = wire.line().await?;
-        if let Some(words) = line.strip_prefix(b"* ENABLED (") {
-            let words = words.strip_suffix(b")").unwrap_or(words);
-            let words = words.split(|byte| *byte == b' ');
-            enabled.extend(
-                words
-                    .filter(|word| !word.is_empty())
-                    .map(Bytes::copy_from_slice),
-            );
-        } else if is_status(&line, "OK") {
-            return Ok(Some(enabled));
-        } else if is_status(&line, "NO") || is_status(&line, "BAD") {
-            return Ok(None);
-        } else if !line.starts_with(b"* ") || line.starts_with(b"* Fatal error") {
-            return Err(unexpected("APPLY CAPABILITIES", &line));
+        match wire.line().await? {
+            Line::Untagged(line) if &line.kind[..] == b"ENABLED" => enabled.extend(line.words),
+            Line::Status(status) => match status.kind {
+                StatusKind::Ok => return Ok(Some(enabled)),
+                StatusKind::No | StatusKind::Bad => return Ok(None),
+                StatusKind::Bye => {
+                    return Err(unexpected("APPLY CAPABILITIES", &Line::Status(status)));
+                }
+            },
+            line => return Err(unexpected("APPLY CAPABILITIES", &line)),
         }
     }
 }
@@ -529,16 +516,18 @@ async fn leave(mut wire: Wire) {
     let _ = timeout(Duration::from_secs(1), goodbye).await;
 }
 
-fn is_status(line: &[u8], word: &str) -> bool {
-    match line.strip_prefix(word.as_bytes()) {
-        Some(rest) => rest.is_empty() || rest.starts_with(b" "),
-        None => false,
-    }
+fn is_ok(line: &Line) -> bool {
+    matches!(line, Line::Status(status) if status.kind == StatusKind::Ok)
 }
 
-fn unexpected(to: &str, line: &[u8]) -> ConnectError {
-    let what = shown(line);
-    if line.starts_with(b"BYE") || line.starts_with(b"* Fatal error") {
+fn unexpected(to: &str, line: &Line) -> ConnectError {
+    let what = show(line);
+    let leaving = match line {
+        Line::Status(status) => status.kind == StatusKind::Bye,
+        Line::Untagged(untagged) => &untagged.kind[..] == b"FATAL",
+        Line::Continuation(_) => false,
+    };
+    if leaving {
         return ConnectError::unreachable(format!("the replica answers {to} with {what}"));
     }
     ConnectError::protocol(format!(
@@ -546,8 +535,17 @@ fn unexpected(to: &str, line: &[u8]) -> ConnectError {
     ))
 }
 
+fn show(line: &Line) -> String {
+    match line {
+        Line::Untagged(untagged) => shown(&untagged.raw.to_vec().unwrap_or_default()),
+        Line::Status(status) => shown(&status.line()),
+        Line::Continuation(_) => "\"+\"".to_owned(),
+    }
+}
+
 /// A line for the log: short, and with nothing in it that a terminal would obey.
 pub(super) fn shown(line: &[u8]) -> String {
+    let line = line.trim_ascii_end();
     let line = &line[..line.len().min(200)];
     format!("\"{}\"", line.escape_ascii())
 }
@@ -562,8 +560,4 @@ impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tls({})", self.shown)
     }
-}
-/// Takes a greeting line in. `Some(true)` ends the greeting; `None` is no line of a greeting.
-fn read_greeting_line(_greeting: &mut Greeting, _line: &[u8]) -> Option<bool> {
-    None
 }

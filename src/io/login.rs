@@ -14,8 +14,7 @@ use super::credentials::{Credentials, Verdict};
 use super::registry::{Peer, SessionContext};
 use crate::core::event::Identity;
 use crate::protocol::command::Secret;
-use crate::protocol::greeting::Greeting;
-use crate::protocol::{Body, Kind};
+use crate::protocol::{Body, Greeting, Kind};
 
 /// The client gives up after 10 seconds (`client_timeout`): every answer comes before that.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(9);
@@ -38,7 +37,8 @@ impl Login<'_> {
         if let Peer::Unix { .. } = self.peer {
             // As in Cyrus the peer counts as logged in; unlike there it is told of capabilities,
             // or SIEVE-MAILBOX could not be used on a socket.
-            client.answer(&greeting.render(&[], false)).await?;
+            let banner = greeting.render::<&str>(&[], false);
+            client.answer(&banner.into()).await?;
             return Ok(Identity::Configured);
         }
         loop {
@@ -65,7 +65,7 @@ impl Login<'_> {
 
     fn banner(&self, greeting: &Greeting) -> Body {
         let mechanisms: &[&str] = if self.may_login() { &["PLAIN"] } else { &[] };
-        greeting.render(mechanisms, self.may_starttls())
+        greeting.render(mechanisms, self.may_starttls()).into()
     }
 
     fn may_starttls(&self) -> bool {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::lane_connect::shown;
 use super::spill::SpillWriter;
-use crate::protocol::reply_reader::{Item, ReplyReader};
-use crate::protocol::{Body, Piece, Reply, StatusKind, Untagged};
+use crate::protocol::reply_reader::Line;
+use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
 
 /// Gathers untagged lines and the status line that ends them.
 pub(super) struct Replies {
@@ -34,7 +34,7 @@ impl Replies {
     /// Holds about `memory` bytes of one reply; what is beyond goes to `spill`.
     pub(super) fn new(memory: u64, spill: SpillWriter) -> Self {
         Self {
-            reader: ReplyReader::new(crate::protocol::ReaderLimits::default()),
+            reader: ReplyReader::new(ReaderLimits::default()),
             untagged: Vec::new(),
             held: 0,
             memory,
@@ -56,19 +56,19 @@ impl Replies {
                     self.spill_line();
                     return Ok(None);
                 }
-                Some(Item::Untagged(line)) => self.keep(line),
-                Some(Item::Continuation(_)) => {
+                Some(Line::Untagged(line)) => self.keep(line),
+                Some(Line::Continuation(_)) => {
                     return Err(Broken::Garbage(
                         "the replica asks for a continuation that nobody needs".to_owned(),
                     ));
                 }
-                Some(Item::Status(status)) if status.kind == StatusKind::Bye => {
+                Some(Line::Status(status)) if status.kind == StatusKind::Bye => {
                     return Err(Broken::Bye(format!(
                         "the replica says {}",
                         shown(&status.line())
                     )));
                 }
-                Some(Item::Status(status)) => {
+                Some(Line::Status(status)) => {
                     self.held = 0;
                     return Ok(Some(Reply {
                         untagged: std::mem::take(&mut self.untagged),
@@ -90,9 +90,9 @@ impl Replies {
     }
 
     fn keep(&mut self, mut line: Untagged) {
-        if line.kind.eq_ignore_ascii_case(b"FATAL") {
+        if &line.kind[..] == b"FATAL" {
             let said = line.raw.to_vec().unwrap_or_default();
-            self.last_words = Some(shown(said.trim_ascii_end()));
+            self.last_words = Some(shown(&said));
         }
         if self.held + line.raw.memory() > self.memory {
             self.spill_body(&mut line.raw);

@@ -5,50 +5,54 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::lane_connect::ConnectError;
 use super::stream::BoxStream;
+use crate::protocol::reply_reader::Line;
+use crate::protocol::{ReaderLimits, ReplyReader};
 
-/// A line longer than any that a greeting or a login has.
+/// More than any line of a greeting or a login has.
 const LINE: usize = 32 * 1024;
 
 /// A stream read by lines.
 pub(super) struct Wire {
     stream: BoxStream,
+    reader: ReplyReader,
     buffer: BytesMut,
-    /// How much of the buffer was looked through for a line end already.
-    scanned: usize,
+    input: Bytes,
 }
 
 impl Wire {
     pub(super) fn new(stream: BoxStream) -> Self {
+        let limits = ReaderLimits {
+            text: LINE as u64,
+            message: LINE as u64,
+            line: LINE,
+            ..ReaderLimits::default()
+        };
         Self {
             stream,
+            reader: ReplyReader::new(limits),
             buffer: BytesMut::with_capacity(4096),
-            scanned: 0,
+            input: Bytes::new(),
         }
     }
 
-    /// The next line without its end.
-    pub(super) async fn line(&mut self) -> Result<Bytes, ConnectError> {
+    /// The next line.
+    pub(super) async fn line(&mut self) -> Result<Line, ConnectError> {
         loop {
-            if let Some(at) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) {
-                let mut line = self.buffer.split_to(self.scanned + at + 1);
-                self.scanned = 0;
-                line.truncate(line.len() - 1);
-                if line.last() == Some(&b'\r') {
-                    line.truncate(line.len() - 1);
-                }
-                return Ok(line.freeze());
+            let line = self.reader.feed(&mut self.input).map_err(|fatal| {
+                ConnectError::protocol(format!(
+                    "what answers is not a sync_server, or one that cannot be followed: {fatal}"
+                ))
+            })?;
+            if let Some(line) = line {
+                return Ok(line);
             }
-            self.scanned = self.buffer.len();
-            if self.buffer.len() > LINE {
-                return Err(ConnectError::protocol(
-                    "the replica sends a line without end: is it a sync_server?",
-                ));
-            }
+            self.buffer.reserve(4096);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Err(ConnectError::unreachable(
                     "the replica closed the connection before it was ready for commands",
                 ));
             }
+            self.input = self.buffer.split().freeze();
         }
     }
 
@@ -60,6 +64,6 @@ impl Wire {
 
     /// The stream and what was read of it but not asked for.
     pub(super) fn into_parts(self) -> (BoxStream, Bytes) {
-        (self.stream, self.buffer.freeze())
+        (self.stream, self.input)
     }
 }
