@@ -82,11 +82,11 @@ pub fn explain(error: &std::io::Error, name: &str) -> String {
     };
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::UnknownIssuer => {
+            // A bad signature is what an authority made anew under its old name looks like.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                 "the replica's certificate is not signed by an authority known here: set ca_file \
-                 to the certificate of the authority that signed it"
-                    .to_owned()
-            }
+                 to the certificate of the authority that signed it ({certificate})"
+            ),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 format!(
                     "the replica's certificate is not for {name:?}: set server_name to a name that \
