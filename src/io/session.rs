@@ -59,8 +59,14 @@ pub(super) async fn serve(
     };
     let ended = session.run().await;
     let Session {
-        client, last, told, ..
+        client,
+        place,
+        last,
+        told,
+        ..
     } = session;
+    // Nothing that the core still says reaches anybody.
+    drop(place);
     if !told {
         let _ = context.events.send(Event::SessionClosed { session: id });
     }
