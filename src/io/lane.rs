@@ -18,7 +18,7 @@ use super::credentials::Credentials;
 use super::lane_connect::{Connected, Replica};
 use super::replies::{Broken, Replies};
 use super::spill::write_body;
-use super::stream::BoxStream;
+use super::stream::{self, BoxStream};
 use crate::core::event::{Event, LaneId, Pool};
 use crate::protocol::Body;
 
@@ -279,7 +279,7 @@ impl Lane {
                 Err(loss) => return loss,
             }
             buffer.reserve(READ_BUFFER);
-            match read.read_buf(&mut buffer).await {
+            match stream::read(read, &mut buffer).await {
                 Ok(0) => return self.end_of_file(&replies),
                 Ok(n) => self.replica.meter.read.increment(n as u64),
                 Err(error) => {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::conversation::{Conversation, Ended};
+use super::conversation::{Conversation, Ended, When};
 use super::credentials::{Credentials, Verdict};
 use super::registry::{Peer, SessionContext};
 use crate::core::event::Identity;
@@ -57,10 +57,7 @@ impl Login<'_> {
         if let Ok(Some(greeting)) = found {
             return Ok(greeting);
         }
-        client.say("BYE the replica is away").await?;
-        Err(Ended::Here(
-            "the replica is away and its greeting not known yet",
-        ))
+        Err(Ended::Here("the replica is away"))
     }
 
     fn banner(&self, greeting: &Greeting) -> Body {
@@ -97,7 +94,7 @@ impl Login<'_> {
                 Kind::Restart => client.say("OK Restarting").await?,
                 Kind::Exit => {
                     client.say("OK Finished").await?;
-                    return Err(Ended::Closed { midway: false });
+                    return Err(Ended::Closed(When::Between));
                 }
                 other => client.say(&connection_answer(&other)).await?,
             }
@@ -213,7 +210,6 @@ impl Login<'_> {
         if self.failures < self.context.limits.failed_logins {
             return Ok(());
         }
-        client.say("BYE too many failed logins").await?;
         Err(Ended::Here("too many failed logins"))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use metrics::Counter;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 /// What a session or a lane talks over.
@@ -34,6 +35,19 @@ pub fn tune(stream: &TcpStream) {
     ];
     for error in results.into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "a socket option could not be set");
+    }
+}
+
+/// Reads some bytes; 0 is the end of file. Cyrus closes TLS connections without saying so in TLS
+/// (no close_notify): that is an end of file like any other, since whoever reads csync knows by
+/// itself whether something is missing.
+pub async fn read<S>(stream: &mut S, buffer: &mut BytesMut) -> std::io::Result<usize>
+where
+    S: AsyncRead + Unpin,
+{
+    match stream.read_buf(buffer).await {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
     }
 }
 
