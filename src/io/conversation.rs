@@ -45,7 +45,7 @@ pub(super) enum Ended {
     Fatal(Fatal),
     /// Ended from here, for this reason, which the client is still to be told.
     Here(&'static str),
-    /// Ended from here, and the client has got its last line.
+    /// Ended from here, and the client has got its last line or takes none.
     Told(&'static str),
 }
 
@@ -215,7 +215,7 @@ async fn within(
 ) -> Result<(), Ended> {
     match timeout(limit, write).await {
         Ok(written) => written.map_err(Ended::Broken),
-        Err(_) => Err(Ended::Here("it takes no answer")),
+        Err(_) => Err(Ended::Told("it takes no answer")),
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::conversation::{Conversation, Ended, When};
+use super::conversation::{Conversation, Ended};
 use super::credentials::{Credentials, Verdict};
 use super::registry::{Peer, SessionContext};
 use crate::core::event::Identity;
@@ -33,7 +33,7 @@ pub(super) struct Login<'a> {
 impl Login<'_> {
     /// Greets, and lets the client in or not.
     pub(super) async fn run(mut self, client: &mut Conversation) -> Result<Identity, Ended> {
-        let greeting = self.greeting(client).await?;
+        let greeting = self.greeting().await?;
         if let Peer::Unix { .. } = self.peer {
             // As in Cyrus the peer counts as logged in; unlike there it is told of capabilities,
             // or SIEVE-MAILBOX could not be used on a socket.
@@ -50,7 +50,7 @@ impl Login<'_> {
     }
 
     /// The replica's greeting: at once where it is known.
-    async fn greeting(&self, client: &mut Conversation) -> Result<Arc<Greeting>, Ended> {
+    async fn greeting(&self) -> Result<Arc<Greeting>, Ended> {
         let mut known = self.context.greeting.clone();
         let wait = async { known.wait_for(Option::is_some).await.ok()?.clone() };
         let found = timeout(self.context.limits.away_wait, wait).await;
@@ -94,7 +94,7 @@ impl Login<'_> {
                 Kind::Restart => client.say("OK Restarting").await?,
                 Kind::Exit => {
                     client.say("OK Finished").await?;
-                    return Err(Ended::Closed(When::Between));
+                    return Err(Ended::Told("it said EXIT"));
                 }
                 other => client.say(&connection_answer(&other)).await?,
             }
@@ -169,7 +169,7 @@ impl Login<'_> {
                 client
                     .say("NO the replica is away, try again later")
                     .await?;
-                Err(Ended::Here(
+                Err(Ended::Told(
                     "the replica is away: its password could not be checked",
                 ))
             }
