@@ -360,3 +360,43 @@ async fn what_is_no_sync_server_is_refused() {
     drop(fake);
     assert!(Lane::open(gone).refused().await.contains("refused"));
 }
+
+#[tokio::test]
+async fn compression_is_used_where_it_is_wanted_and_offered() {
+    use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+    let fake = Fake::bind().await;
+    let mut wanted = settings(&fake.address);
+    wanted.compress = true;
+    let mut lane = Lane::open(wanted);
+    let mut peer = fake.accept().await;
+    peer.greet_and_login().await;
+    peer.expect("COMPRESS DEFLATE\r\n").await;
+    peer.send(b"OK DEFLATE active\r\n").await;
+    let (mut deflate, mut inflate) = (
+        Compress::new(Compression::fast(), false),
+        Decompress::new(false),
+    );
+    for (asked, answer) in [
+        ("NOOP\r\n", "OK Noop completed\r\n"),
+        ("GET USER a\r\n", "OK success\r\n"),
+    ] {
+        if asked.starts_with("GET") {
+            assert_eq!(lane.opened().await, Some(Vec::new()));
+            lane.handle.send(Body::from(asked));
+        }
+        let mut got = Vec::with_capacity(1000);
+        while got.len() < asked.len() {
+            let byte = [tokio::io::AsyncReadExt::read_u8(&mut peer.0).await.unwrap()];
+            inflate
+                .decompress_vec(&byte, &mut got, FlushDecompress::Sync)
+                .unwrap();
+        }
+        assert_eq!(String::from_utf8_lossy(&got), asked);
+        let mut out = Vec::with_capacity(1000);
+        deflate
+            .compress_vec(answer.as_bytes(), &mut out, FlushCompress::Sync)
+            .unwrap();
+        peer.send(&out).await;
+    }
+    assert_eq!(lane.reply().await.status.kind, StatusKind::Ok);
+}

@@ -141,16 +141,30 @@ impl Lane {
         let event = match connected {
             Ok(connected) => {
                 let enabled = connected.enabled.clone();
+                tracing::info!(lane = lane.0, ?enabled, "a lane is open");
                 self.tell(Event::LaneOpened { lane, enabled });
                 let Loss { why, orderly, .. } = self.carry(connected, queue).await;
+                tracing::info!(lane = lane.0, why, orderly, "a lane is gone");
+                if !orderly {
+                    self.count("lane lost");
+                }
                 Event::LaneLost { lane, why, orderly }
             }
-            Err(error) => Event::LaneRefused {
-                lane,
-                why: error.to_string(),
-            },
+            Err(error) => {
+                // The core decides when it is tried again, and says so in the log.
+                tracing::debug!(lane = lane.0, %error, "a lane could not be opened");
+                self.count(error.kind());
+                Event::LaneRefused {
+                    lane,
+                    why: error.to_string(),
+                }
+            }
         };
         self.tell(event);
+    }
+
+    fn count(&self, kind: &'static str) {
+        stream::count_failure(&self.replica.settings.channel, "replica", kind);
     }
 
     fn tell(&self, event: Event) {

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::conversation::{Conversation, Ended};
 use super::credentials::{Credentials, Verdict};
 use super::registry::{Peer, SessionContext};
+use super::stream;
 use crate::core::event::Identity;
 use crate::protocol::command::Secret;
 use crate::protocol::{Body, Greeting, Kind};
@@ -203,6 +204,7 @@ impl Login<'_> {
         who: &str,
     ) -> Result<(), Ended> {
         tracing::warn!(peer = %self.peer, who = ?who, "a login failed");
+        stream::count_failure(&self.context.channel, "client", "login");
         let patience = CLIENT_PATIENCE.saturating_sub(began.elapsed());
         tokio::time::sleep(self.context.limits.failed_pause.min(patience)).await;
         self.failures += 1;

@@ -1,5 +1,6 @@
 //! Sessions, lanes, TLS, the sync directory, the admin endpoint. Thin: `core` decides.
 
+pub mod address;
 mod compress;
 mod conversation;
 pub mod credentials;

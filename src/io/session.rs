@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::conversation::{Conversation, Ended};
 use super::login::{Login, UNKNOWN, connection_answer};
 use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutput};
-use super::stream::BoxStream;
+use super::stream::{self, BoxStream};
 use crate::core::event::{Event, SessionId};
 use crate::protocol::{Command, Kind};
 
@@ -73,6 +73,7 @@ pub(super) async fn serve(
     match &ended {
         Ended::Fatal(fatal) => {
             tracing::warn!(session = id.0, %peer, why = %fatal, "a client cannot be followed");
+            stream::count_failure(&context.channel, "client", "malformed");
         }
         _ => tracing::info!(session = id.0, %peer, why = %ended, after = last, "a session ended"),
     }

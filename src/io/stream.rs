@@ -81,6 +81,13 @@ impl Meter {
     }
 }
 
+/// Counts something that went wrong; rare, so the counter is looked up each time.
+pub(super) fn count_failure(channel: &str, side: &'static str, kind: &'static str) {
+    metrics::counter!("syncmux_failures_total", "channel" => channel.to_owned(),
+        "side" => side, "kind" => kind)
+    .increment(1);
+}
+
 impl std::fmt::Debug for Meter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Meter")
