@@ -400,3 +400,29 @@ async fn compression_is_used_where_it_is_wanted_and_offered() {
     }
     assert_eq!(lane.reply().await.status.kind, StatusKind::Ok);
 }
+
+#[tokio::test]
+async fn a_password_is_never_taken_for_good_without_being_looked_at() {
+    // A UNIX socket would let anybody in.
+    let mut on_socket = settings(&"127.0.0.1:1".parse().unwrap());
+    on_socket.address = "unix:/nonexistent/csync".parse().unwrap();
+    let replica = Replica::new(on_socket, spill(1)).unwrap();
+    assert!(!replica.checks_passwords());
+    let checked = replica.login_check()(Credentials::new("repl", "any")).await;
+    assert_eq!(checked.unwrap_err().kind(), "mechanism");
+    // So would our own certificate.
+    let fake = Fake::bind().await;
+    let mut external = settings(&fake.address);
+    external.mechanism = Some("EXTERNAL".to_owned());
+    let replica = Replica::new(external, spill(1)).unwrap();
+    let check = replica.login_check()(Credentials::new("repl", "wrong"));
+    let server = async {
+        let mut peer = fake.accept().await;
+        peer.send(b"* SASL EXTERNAL PLAIN\r\n* OK replica\r\n")
+            .await;
+        peer.expect("AUTHENTICATE PLAIN AHJlcGwAd3Jvbmc=\r\n").await;
+        peer.send(b"NO authentication failure\r\n").await;
+    };
+    let (checked, ()) = tokio::join!(check, server);
+    assert_eq!(checked.unwrap_err().kind(), "login");
+}

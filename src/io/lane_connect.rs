@@ -211,27 +211,59 @@ impl Replica {
         }
     }
 
-    /// Whether the replica lets these credentials in, as an administrator.
+    /// Whether the replica lets these credentials in, as an administrator, the way that lanes log
+    /// in.
     pub async fn check_login(&self, credentials: Option<&Credentials>) -> Result<(), ConnectError> {
+        self.try_login(self.settings.mechanism.as_deref(), credentials)
+            .await
+    }
+
+    /// Whether a login there says anything about a password: a UNIX socket lets everybody in who
+    /// can open it.
+    #[must_use]
+    pub fn checks_passwords(&self) -> bool {
+        matches!(self.settings.address, Address::Tcp { .. })
+    }
+
+    /// The check of a client's password by a login to the replica.
+    #[must_use]
+    pub fn login_check(self: &Arc<Self>) -> LoginCheck {
+        let replica = Arc::clone(self);
+        Arc::new(move |credentials| {
+            let replica = Arc::clone(&replica);
+            Box::pin(async move { replica.check_password(&credentials).await })
+        })
+    }
+
+    async fn check_password(&self, credentials: &Credentials) -> Result<(), ConnectError> {
+        if !self.checks_passwords() {
+            return Err(ConnectError::Mechanism {
+                why: "a replica on a UNIX socket checks no passwords: give clients a username and \
+                      password_file of their own under [client]"
+                    .to_owned(),
+            });
+        }
+        // EXTERNAL would log in by our own certificate, whatever the password is.
+        let configured = self.settings.mechanism.as_deref();
+        let mechanism = configured.filter(|name| !name.eq_ignore_ascii_case("EXTERNAL"));
+        self.try_login(mechanism, Some(credentials)).await
+    }
+
+    async fn try_login(
+        &self,
+        mechanism: Option<&str>,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), ConnectError> {
         let login = async {
             let (mut wire, greeting) = self.reach().await?;
-            self.login(&mut wire, &greeting, credentials).await?;
+            self.login(&mut wire, &greeting, mechanism, credentials)
+                .await?;
             wire.send(b"NOOP\r\n").await?;
             read_noop(&mut wire).await?;
             Ok(wire)
         };
         leave(self.within_login_time(login).await?).await;
         Ok(())
-    }
-
-    /// [`Self::check_login`] as the check of client passwords.
-    #[must_use]
-    pub fn login_check(self: &Arc<Self>) -> LoginCheck {
-        let replica = Arc::clone(self);
-        Arc::new(move |credentials| {
-            let replica = Arc::clone(&replica);
-            Box::pin(async move { replica.check_login(Some(&credentials)).await })
-        })
     }
 
     /// Connects all the way.
@@ -242,7 +274,9 @@ impl Replica {
     ) -> Result<Connected, ConnectError> {
         let connect = async {
             let (mut wire, greeting) = self.reach().await?;
-            self.login(&mut wire, &greeting, credentials).await?;
+            let mechanism = self.settings.mechanism.as_deref();
+            self.login(&mut wire, &greeting, mechanism, credentials)
+                .await?;
             if self.settings.compress && greeting.compress {
                 wire = compress(wire).await?;
             }
@@ -339,6 +373,7 @@ impl Replica {
         &self,
         wire: &mut Wire,
         greeting: &Greeting,
+        mechanism: Option<&str>,
         credentials: Option<&Credentials>,
     ) -> Result<(), ConnectError> {
         if matches!(self.settings.address, Address::Unix(_)) {
@@ -347,9 +382,8 @@ impl Replica {
         let no_way = |error: sasl::SaslError| ConnectError::Mechanism {
             why: error.to_string(),
         };
-        let configured = self.settings.mechanism.as_deref();
-        let mechanism = sasl::choose(&greeting.mechanisms, configured, credentials.is_some())
-            .map_err(no_way)?;
+        let mechanism =
+            sasl::choose(&greeting.mechanisms, mechanism, credentials.is_some()).map_err(no_way)?;
         let mut exchange = Exchange::start(mechanism, credentials.cloned()).map_err(no_way)?;
         wire.send(exchange.command().map_err(no_way)?.as_bytes())
             .await?;
