@@ -3,6 +3,7 @@
 //!
 //! Imports run one way: [`io`] -> [`core`] -> [`protocol`].
 
+pub mod config;
 pub mod core;
 pub mod io;
 pub mod protocol;
