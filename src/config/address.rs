@@ -93,13 +93,20 @@ impl Address {
             )
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        let port = port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(wrong)?;
         let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
             Some(Some(host)) if host.parse::<std::net::Ipv6Addr>().is_ok() => host,
             None if !host.is_empty() && !host.contains([':', '/', ' ', '[', ']']) => host,
             _ => return Err(wrong()),
         };
-        Ok(Address::Tcp { host: host.to_owned(), port })
+        Ok(Address::Tcp {
+            host: host.to_owned(),
+            port,
+        })
     }
 
     /// What is sent there does not leave the machine.
@@ -108,7 +115,9 @@ impl Address {
         match self {
             Address::Tcp { host, .. } => {
                 host == "localhost"
-                    || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+                    || host
+                        .parse::<IpAddr>()
+                        .is_ok_and(|ip| ip.to_canonical().is_loopback())
             }
             Address::Unix(_) => true,
         }
@@ -118,9 +127,9 @@ impl Address {
 fn socket_path(path: &str) -> Result<PathBuf, String> {
     // sockaddr_un holds 108 bytes, the closing NUL included.
     match path {
-        _ if !Path::new(path).is_absolute() => {
-            Err(format!("`unix:{path}` is no address: the path must start with /"))
-        }
+        _ if !Path::new(path).is_absolute() => Err(format!(
+            "`unix:{path}` is no address: the path must start with /"
+        )),
         _ if path.len() > 107 => Err(format!(
             "`unix:{path}` is too long: the system takes 107 bytes, choose a shorter path"
         )),
@@ -161,9 +170,20 @@ mod tests {
             ("*:2005", false),
             ("10.0.0.1:2005", false),
         ] {
-            assert_eq!(Listen::parse(text).map(|it| it.is_local()), Ok(local), "{text}");
+            assert_eq!(
+                Listen::parse(text).map(|it| it.is_local()),
+                Ok(local),
+                "{text}"
+            );
         }
-        for text in ["", "2005", "localhost", "host:2005", "unix:run/x", "127.0.0.1:66000"] {
+        for text in [
+            "",
+            "2005",
+            "localhost",
+            "host:2005",
+            "unix:run/x",
+            "127.0.0.1:66000",
+        ] {
             assert!(Listen::parse(text).is_err(), "{text}");
         }
     }
@@ -185,10 +205,26 @@ mod tests {
 
     #[test]
     fn replicas() {
-        for text in ["replica.example.com:2005", "[2001:db8::1]:2005", "unix:/run/x", "10.0.0.1:1"] {
-            assert_eq!(Address::parse(text).map(|it| it.to_string()), Ok(text.to_owned()));
+        for text in [
+            "replica.example.com:2005",
+            "[2001:db8::1]:2005",
+            "unix:/run/x",
+            "10.0.0.1:1",
+        ] {
+            assert_eq!(
+                Address::parse(text).map(|it| it.to_string()),
+                Ok(text.to_owned())
+            );
         }
-        for text in ["", "replica", "replica:0", "replica:x", "2001:db8::1:2005", ":2005", "[x]:1"] {
+        for text in [
+            "",
+            "replica",
+            "replica:0",
+            "replica:x",
+            "2001:db8::1:2005",
+            ":2005",
+            "[x]:1",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }

@@ -20,12 +20,23 @@ const IMAPD_CONF: &str = "/etc/imapd.conf";
 
 /// Reads and checks everything; all problems are reported at once.
 pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Config, Errors> {
-    let mut build = Build { source, problems: Vec::new(), warnings: Vec::new() };
+    let mut build = Build {
+        source,
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
     let file = match source {
         Some((_, text)) => toml::from_str::<File>(text).map_err(|error| build.syntax(&error))?,
         None => File::default(),
     };
-    let File { channel, client, site, limits, admin, log } = file;
+    let File {
+        channel,
+        client,
+        site,
+        limits,
+        admin,
+        log,
+    } = file;
     let imapd_conf = build.imapd_conf(site.imapd_conf.as_ref(), flags);
     let site = build.site(site, imapd_conf.as_ref());
     let limits = build.limits(limits);
@@ -33,14 +44,26 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
     let admin = build.pick(admin.listen, flags.admin_listen.as_ref(), "--admin-listen");
     let admin = admin.and_then(|at| {
         let listen = build.checked(Listen::parse(&at.value), &at.place)?;
-        Some(At { value: listen, place: at.place })
+        Some(At {
+            value: listen,
+            place: at.place,
+        })
     });
     let client = build.client(client);
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
     if build.problems.is_empty() {
         let admin = admin.map(|at| at.value);
         let warnings = build.warnings;
-        Ok(Config { channels, client, site, imapd_conf, limits, admin, log, warnings })
+        Ok(Config {
+            channels,
+            client,
+            site,
+            imapd_conf,
+            limits,
+            admin,
+            log,
+            warnings,
+        })
     } else {
         Err(Errors(build.problems))
     }
@@ -69,7 +92,10 @@ impl Build<'_> {
         name: &'static str,
     ) -> Option<At<T>> {
         match flag {
-            Some(value) => Some(At { value: value.clone(), place: Place::Flag(name) }),
+            Some(value) => Some(At {
+                value: value.clone(),
+                place: Place::Flag(name),
+            }),
             None => key.map(|key| self.at(key)),
         }
     }
@@ -77,15 +103,24 @@ impl Build<'_> {
     /// A key of the file.
     pub(super) fn at<T>(&self, key: Spanned<T>) -> At<T> {
         let place = self.place(&key.span());
-        At { value: key.into_inner(), place }
+        At {
+            value: key.into_inner(),
+            place,
+        }
     }
 
     pub(super) fn fail(&mut self, place: &Place, what: impl Into<String>) {
-        self.problems.push(Problem { place: place.clone(), what: what.into() });
+        self.problems.push(Problem {
+            place: place.clone(),
+            what: what.into(),
+        });
     }
 
     pub(super) fn warn(&mut self, place: &Place, what: impl Into<String>) {
-        self.warnings.push(Problem { place: place.clone(), what: what.into() });
+        self.warnings.push(Problem {
+            place: place.clone(),
+            what: what.into(),
+        });
     }
 
     /// The value, or its problem reported.
@@ -100,9 +135,14 @@ impl Build<'_> {
         what: &str,
         known: &[(&str, T)],
     ) -> Option<T> {
-        let found = known.iter().find(|(word, _)| at.value.eq_ignore_ascii_case(word));
+        let found = known
+            .iter()
+            .find(|(word, _)| at.value.eq_ignore_ascii_case(word));
         if found.is_none() {
-            let words: Vec<String> = known.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let words: Vec<String> = known
+                .iter()
+                .map(|(word, _)| format!("\"{word}\""))
+                .collect();
             self.fail(
                 &at.place,
                 format!("`{}` is no {what}: write {}", at.value, words.join(" or ")),
@@ -122,7 +162,10 @@ impl Build<'_> {
         match at {
             Some(at) if !range.contains(&at.value) => {
                 let (low, high) = (range.start(), range.end());
-                self.fail(&at.place, format!("{what} = {}: set it to {low} to {high}", at.value));
+                self.fail(
+                    &at.place,
+                    format!("{what} = {}: set it to {low} to {high}", at.value),
+                );
                 absent
             }
             Some(at) => at.value as usize,
@@ -137,10 +180,16 @@ impl Build<'_> {
         password_file: Option<At<PathBuf>>,
     ) -> Login {
         if username.value.is_empty() || username.value.contains(['\0', '\r', '\n']) {
-            self.fail(&username.place, "username is empty or holds a line break: write a name");
+            self.fail(
+                &username.place,
+                "username is empty or holds a line break: write a name",
+            );
         }
         let password = password_file.and_then(|at| self.password(&at));
-        Login { username: username.value, password }
+        Login {
+            username: username.value,
+            password,
+        }
     }
 
     fn password(&mut self, at: &At<PathBuf>) -> Option<Password> {
@@ -175,11 +224,17 @@ impl Build<'_> {
                 self.checked(pem::Identity::read(&cert.value, &key.value), &cert.place)
             }
             (Some(one), None) => {
-                self.fail(&one.place, "cert_file needs its key: set key_file beside it");
+                self.fail(
+                    &one.place,
+                    "cert_file needs its key: set key_file beside it",
+                );
                 None
             }
             (None, Some(one)) => {
-                self.fail(&one.place, "key_file needs its certificate: set cert_file beside it");
+                self.fail(
+                    &one.place,
+                    "key_file needs its certificate: set cert_file beside it",
+                );
                 None
             }
         }
@@ -203,7 +258,11 @@ impl Build<'_> {
             (None, None) => Place::Missing,
         };
         // The expected keys come as a second sentence; one line is enough for both.
-        Problem { place, what: error.message().replace('\n', ", ") }.into()
+        Problem {
+            place,
+            what: error.message().replace('\n', ", "),
+        }
+        .into()
     }
 
     fn imapd_conf(&mut self, key: Option<&Spanned<PathBuf>>, flags: &Flags) -> Option<ImapdConf> {
@@ -242,13 +301,26 @@ impl Build<'_> {
                     Virtdomains::Switch(on) => if on { "on" } else { "off" }.to_owned(),
                     Virtdomains::Name(name) => name,
                 };
-                let known = [("off", false), ("no", false), ("userid", true), ("on", true)];
+                let known = [
+                    ("off", false),
+                    ("no", false),
+                    ("userid", true),
+                    ("on", true),
+                ];
                 let known = [known.as_slice(), &[("yes", true)]].concat();
-                self.word(&At { value: name, place: at.place }, "virtdomains", &known)
-                    .unwrap_or(false)
+                self.word(
+                    &At {
+                        value: name,
+                        place: at.place,
+                    },
+                    "virtdomains",
+                    &known,
+                )
+                .unwrap_or(false)
             }
-            None => option("virtdomains")
-                .is_some_and(|value| value == "userid" || super::is_on(&value)),
+            None => {
+                option("virtdomains").is_some_and(|value| value == "userid" || super::is_on(&value))
+            }
         };
         let unixhierarchysep = match site.unixhierarchysep {
             Some(key) => key.into_inner(),
@@ -301,11 +373,17 @@ impl Build<'_> {
                 Passwords::Configured(self.login(username, Some(file)))
             }
             (Some(at), None, None) => {
-                self.fail(&at.place, "username needs its password: set password_file beside it");
+                self.fail(
+                    &at.place,
+                    "username needs its password: set password_file beside it",
+                );
                 Passwords::ByReplica
             }
             (None, Some(at), None) => {
-                self.fail(&at.place, "password_file needs a name: set username beside it");
+                self.fail(
+                    &at.place,
+                    "password_file needs a name: set username beside it",
+                );
                 Passwords::ByReplica
             }
         };
@@ -337,7 +415,9 @@ impl Build<'_> {
             build.between(at, what, 1..=1_000_000, absent)
         };
         let size = |build: &mut Self, key: Key<Size>, what: &str, low: u64, absent: u64| {
-            let Some(at) = key.map(|key| build.at(key)) else { return absent };
+            let Some(at) = key.map(|key| build.at(key)) else {
+                return absent;
+            };
             if at.value.0 < low {
                 let what = format!("{what} is {} bytes: set it to {low} or more", at.value.0);
                 build.fail(&at.place, what);
@@ -345,7 +425,9 @@ impl Build<'_> {
             at.value.0
         };
         let time = |build: &mut Self, key: Key<Span>, what: &str, high: u64, absent| {
-            let Some(at) = key.map(|key| build.at(key)) else { return absent };
+            let Some(at) = key.map(|key| build.at(key)) else {
+                return absent;
+            };
             let seconds = at.value.0.as_secs_f64();
             if seconds <= 0.0 || seconds > high as f64 {
                 let what = format!("{what} is {seconds} seconds: set it to 1 to {high}");
@@ -361,7 +443,13 @@ impl Build<'_> {
                 "unconfirmed_users",
                 sane.unconfirmed_users,
             ),
-            queued_bytes: size(self, keys.queued_bytes, "queued_bytes", 1 << 16, sane.queued_bytes),
+            queued_bytes: size(
+                self,
+                keys.queued_bytes,
+                "queued_bytes",
+                1 << 16,
+                sane.queued_bytes,
+            ),
             staged_memory: size(
                 self,
                 keys.staged_memory,
@@ -371,8 +459,20 @@ impl Build<'_> {
             ),
             spill_directory: sane.spill_directory,
             spill_size: size(self, keys.spill_size, "spill_size", 0, sane.spill_size),
-            command_size: size(self, keys.command_size, "command_size", 1 << 16, sane.command_size),
-            message_size: size(self, keys.message_size, "message_size", 1 << 16, sane.message_size),
+            command_size: size(
+                self,
+                keys.command_size,
+                "command_size",
+                1 << 16,
+                sane.command_size,
+            ),
+            message_size: size(
+                self,
+                keys.message_size,
+                "message_size",
+                1 << 16,
+                sane.message_size,
+            ),
             login_time: time(self, keys.login_time, "login_time", 600, sane.login_time),
             // Both below the 30 minutes for which the stock client waits for an answer.
             answer_timeout: time(
@@ -390,13 +490,21 @@ impl Build<'_> {
                 sane.replica_absence,
             ),
             lane_idle: time(self, keys.lane_idle, "lane_idle", 1_799, sane.lane_idle),
-            drain_grace: time(self, keys.drain_grace, "drain_grace", 3_600, sane.drain_grace),
+            drain_grace: time(
+                self,
+                keys.drain_grace,
+                "drain_grace",
+                3_600,
+                sane.drain_grace,
+            ),
         };
         self.spill(keys.spill_directory, limits)
     }
 
     fn spill(&mut self, key: Key<PathBuf>, mut limits: Limits) -> Limits {
-        let place = key.as_ref().map_or(Place::Missing, |key| self.place(&key.span()));
+        let place = key
+            .as_ref()
+            .map_or(Place::Missing, |key| self.place(&key.span()));
         if let Some(key) = key {
             limits.spill_directory = key.into_inner();
         }
@@ -431,7 +539,9 @@ impl Build<'_> {
             format: format
                 .and_then(|at| self.word(&at, "log format", &formats))
                 .unwrap_or(sane.format),
-            level: level.and_then(|at| self.word(&at, "log level", &levels)).unwrap_or(sane.level),
+            level: level
+                .and_then(|at| self.word(&at, "log level", &levels))
+                .unwrap_or(sane.level),
         }
     }
 }

@@ -59,8 +59,12 @@ fn channel(
 ) -> Option<Channel> {
     let name = name(build, keys.name, names);
     let listen = listen(build, keys.listen, &flags.listen, "--listen");
-    let strict_listen =
-        self::listen(build, keys.strict_listen, &flags.strict_listen, "--strict-listen");
+    let strict_listen = self::listen(
+        build,
+        keys.strict_listen,
+        &flags.strict_listen,
+        "--strict-listen",
+    );
     let place = match listen.iter().chain(&strict_listen).next() {
         Some(at) => at.place.clone(),
         None => Place::Missing,
@@ -73,15 +77,24 @@ fn channel(
         build.fail(&place, what);
     }
     for at in listen.iter().chain(&strict_listen) {
-        if let Some(other) = listeners.iter().find(|other| other.value.clashes(&at.value)) {
-            let what = format!("{} is taken by {} already: change one", at.value, other.value);
+        if let Some(other) = listeners
+            .iter()
+            .find(|other| other.value.clashes(&at.value))
+        {
+            let what = format!(
+                "{} is taken by {} already: change one",
+                at.value, other.value
+            );
             build.fail(&at.place, what);
         }
         listeners.push(at.clone());
         passwords_protected(build, at, client);
     }
-    let directory =
-        build.pick(keys.sync_directory, flags.sync_directory.as_ref(), "--sync-directory");
+    let directory = build.pick(
+        keys.sync_directory,
+        flags.sync_directory.as_ref(),
+        "--sync-directory",
+    );
     let mode = build.pick(keys.mode, flags.mode.as_ref(), "--mode");
     let mode = mode_of(build, mode, directory.as_ref());
     let directory = directory.and_then(|at| sync_directory(build, at, directories));
@@ -114,12 +127,18 @@ fn channel(
 fn name(build: &mut Build<'_>, key: file::Key<String>, names: &mut Vec<String>) -> String {
     let at = match key {
         Some(key) => build.at(key),
-        None => At { value: String::new(), place: Place::Missing },
+        None => At {
+            value: String::new(),
+            place: Place::Missing,
+        },
     };
     // It is a folder and a prefix of options of imapd.conf.
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if !at.value.chars().all(is_word) {
-        let what = format!("`{}` is no channel's name: use letters, digits, - and _", at.value);
+        let what = format!(
+            "`{}` is no channel's name: use letters, digits, - and _",
+            at.value
+        );
         build.fail(&at.place, what);
     }
     if names.contains(&at.value) {
@@ -139,12 +158,18 @@ fn listen(
     let texts: Vec<At<String>> = if flags.is_empty() {
         keys.into_iter().map(|key| build.at(key)).collect()
     } else {
-        let at = |text: &String| At { value: text.clone(), place: Place::Flag(flag) };
+        let at = |text: &String| At {
+            value: text.clone(),
+            place: Place::Flag(flag),
+        };
         flags.iter().map(at).collect()
     };
     let parse = |at: At<String>| {
         let value = build.checked(Listen::parse(&at.value), &at.place)?;
-        Some(At { value, place: at.place })
+        Some(At {
+            value,
+            place: at.place,
+        })
     };
     texts.into_iter().filter_map(parse).collect()
 }
@@ -161,9 +186,17 @@ fn passwords_protected(build: &mut Build<'_>, at: &At<Listen>, client: &Client) 
     }
 }
 
-fn mode_of(build: &mut Build<'_>, mode: Option<At<String>>, directory: Option<&At<PathBuf>>) -> Mode {
+fn mode_of(
+    build: &mut Build<'_>,
+    mode: Option<At<String>>,
+    directory: Option<&At<PathBuf>>,
+) -> Mode {
     let Some(at) = mode else {
-        return if directory.is_some() { Mode::FanOut } else { Mode::Strict };
+        return if directory.is_some() {
+            Mode::FanOut
+        } else {
+            Mode::Strict
+        };
     };
     let modes = [("fan-out", Mode::FanOut), ("strict", Mode::Strict)];
     let mode = build.word(&at, "mode", &modes).unwrap_or(Mode::Strict);
@@ -224,30 +257,59 @@ fn replica(
     let address = build.checked(Address::parse(&at.value), &at.place);
     let tls = build.pick(keys.tls, flags.replica_tls.as_ref(), "--replica-tls");
     let tls = tls_of(build, tls, address.as_ref());
-    let ca = build.pick(keys.ca_file, flags.ca_file.as_ref(), "--ca-file");
-    let ca = ca.and_then(|at| build.checked(pem::certificates(&at.value), &at.place));
-    let name = build.pick(keys.server_name, flags.server_name.as_ref(), "--server-name");
+    let ca_file = build.pick(keys.ca_file, flags.ca_file.as_ref(), "--ca-file");
+    if let Some(at) = &ca_file {
+        build.checked(pem::certificates(&at.value), &at.place);
+    }
+    let ca_file = ca_file.map(|at| at.value);
+    let name = build.pick(
+        keys.server_name,
+        flags.server_name.as_ref(),
+        "--server-name",
+    );
     let server_name = server_name(build, tls, name, address.as_ref(), &at.place);
     let cert_file = build.pick(keys.cert_file, flags.cert_file.as_ref(), "--cert-file");
     let key_file = build.pick(keys.key_file, flags.key_file.as_ref(), "--key-file");
     if let Some(at) = &cert_file
         && tls == Tls::Off
     {
-        build.fail(&at.place, "cert_file is of no use with tls = \"off\": remove one");
+        build.fail(
+            &at.place,
+            "cert_file is of no use with tls = \"off\": remove one",
+        );
     }
     let identity = build.identity(cert_file, key_file);
     let mechanism = build.pick(keys.mechanism, flags.mechanism.as_ref(), "--mechanism");
     let username = build.pick(keys.username, flags.username.as_ref(), "--username");
-    let password_file =
-        build.pick(keys.password_file, flags.password_file.as_ref(), "--password-file");
-    let (mechanism, login) = login(build, mechanism, username, password_file, identity.is_some());
+    let password_file = build.pick(
+        keys.password_file,
+        flags.password_file.as_ref(),
+        "--password-file",
+    );
+    let (mechanism, login) = login(
+        build,
+        mechanism,
+        username,
+        password_file,
+        identity.is_some(),
+    );
     let address = address?;
     if tls == Tls::Off && !address.is_local() {
         let what = format!("mail and passwords go to {address} in the clear: tls is \"off\"");
         build.warn(&at.place, what);
     }
     let compress = keys.compress.is_some_and(Spanned::into_inner);
-    Some(Replica { address, tls, ca, server_name, identity, mechanism, login, lanes, compress })
+    Some(Replica {
+        address,
+        tls,
+        ca_file,
+        server_name,
+        identity,
+        mechanism,
+        login,
+        lanes,
+        compress,
+    })
 }
 
 fn tls_of(build: &mut Build<'_>, tls: Option<At<String>>, address: Option<&Address>) -> Tls {
@@ -255,10 +317,19 @@ fn tls_of(build: &mut Build<'_>, tls: Option<At<String>>, address: Option<&Addre
     let Some(at) = tls else {
         return if is_unix { Tls::Off } else { Tls::StartTls };
     };
-    let words = [("starttls", Tls::StartTls), ("implicit", Tls::Implicit), ("off", Tls::Off)];
-    let tls = build.word(&at, "kind of TLS", &words).unwrap_or(Tls::StartTls);
+    let words = [
+        ("starttls", Tls::StartTls),
+        ("implicit", Tls::Implicit),
+        ("off", Tls::Off),
+    ];
+    let tls = build
+        .word(&at, "kind of TLS", &words)
+        .unwrap_or(Tls::StartTls);
     if is_unix && tls != Tls::Off {
-        build.fail(&at.place, "a sync_server has no TLS on a UNIX socket: remove tls");
+        build.fail(
+            &at.place,
+            "a sync_server has no TLS on a UNIX socket: remove tls",
+        );
     }
     tls
 }
@@ -269,20 +340,24 @@ fn server_name(
     name: Option<At<String>>,
     address: Option<&Address>,
     address_place: &Place,
-) -> Option<ServerName<'static>> {
+) -> Option<String> {
     let at = match (name, address) {
         _ if tls == Tls::Off => return None,
         (Some(at), _) => at,
-        (None, Some(Address::Tcp { host, .. })) => {
-            At { value: host.clone(), place: address_place.clone() }
-        }
+        (None, Some(Address::Tcp { host, .. })) => At {
+            value: host.clone(),
+            place: address_place.clone(),
+        },
         (None, _) => return None,
     };
     let what = format!(
         "`{}` can't stand in a certificate: set server_name to the name in the replica's",
         at.value
     );
-    build.checked(ServerName::try_from(at.value).map_err(|_| what), &at.place)
+    let name = ServerName::try_from(at.value.as_str())
+        .map(|_| ())
+        .map_err(|_| what);
+    build.checked(name, &at.place).map(|()| at.value)
 }
 
 fn login(
@@ -292,7 +367,11 @@ fn login(
     password_file: Option<At<PathBuf>>,
     has_certificate: bool,
 ) -> (Option<Mechanism>, Option<Login>) {
-    let known = [Mechanism::Plain, Mechanism::ScramSha256, Mechanism::External];
+    let known = [
+        Mechanism::Plain,
+        Mechanism::ScramSha256,
+        Mechanism::External,
+    ];
     let names = ["PLAIN", "SCRAM-SHA-256", "EXTERNAL"];
     let known: Vec<(&str, Mechanism)> = names.into_iter().zip(known).collect();
     let place = mechanism.as_ref().map(|at| at.place.clone());
@@ -304,11 +383,17 @@ fn login(
     let login = match (username, password_file) {
         (None, None) => None,
         (None, Some(at)) => {
-            build.fail(&at.place, "password_file needs a name: set username beside it");
+            build.fail(
+                &at.place,
+                "password_file needs a name: set username beside it",
+            );
             None
         }
         (Some(at), None) if !has_certificate => {
-            build.fail(&at.place, "username needs its password: set password_file beside it");
+            build.fail(
+                &at.place,
+                "username needs its password: set password_file beside it",
+            );
             None
         }
         (Some(at), file) => Some(build.login(at, file)),

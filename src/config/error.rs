@@ -33,7 +33,10 @@ impl Problem {
     /// A problem with a file.
     #[must_use]
     pub fn file(path: &Path, what: impl Into<String>) -> Self {
-        Problem { place: Place::File(path.to_owned()), what: what.into() }
+        Problem {
+            place: Place::File(path.to_owned()),
+            what: what.into(),
+        }
     }
 }
 

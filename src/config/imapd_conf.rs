@@ -16,7 +16,10 @@ pub struct ImapdConf {
 impl ImapdConf {
     /// Reads the file and what it includes.
     pub fn read(path: &Path) -> Result<Self, Problem> {
-        let mut conf = ImapdConf { path: path.to_owned(), options: HashMap::new() };
+        let mut conf = ImapdConf {
+            path: path.to_owned(),
+            options: HashMap::new(),
+        };
         conf.read_file(path, &mut Vec::new())?;
         Ok(conf)
     }
@@ -38,9 +41,13 @@ impl ImapdConf {
     #[must_use]
     pub fn channel_option(&self, channel: &str, name: &str) -> Option<(&str, &Place)> {
         let own = (!channel.is_empty())
-            .then(|| self.options.get(&format!("{channel}_{name}").to_ascii_lowercase()))
+            .then(|| {
+                self.options
+                    .get(&format!("{channel}_{name}").to_ascii_lowercase())
+            })
             .flatten();
-        own.or_else(|| self.find(name)).map(|(value, place)| (value.as_str(), place))
+        own.or_else(|| self.find(name))
+            .map(|(value, place)| (value.as_str(), place))
     }
 
     /// A switch, or `absent` where it is not set.
@@ -50,17 +57,21 @@ impl ImapdConf {
     }
 
     fn find(&self, name: &str) -> Option<&(String, Place)> {
-        self.options.get(&format!("sync_client_{name}")).or_else(|| self.options.get(name))
+        self.options
+            .get(&format!("sync_client_{name}"))
+            .or_else(|| self.options.get(name))
     }
 
     fn read_file(&mut self, path: &Path, seen: &mut Vec<PathBuf>) -> Result<(), Problem> {
         if seen.iter().any(|other| other == path) {
-            return Err(Problem::file(path, "is included twice, which Cyrus refuses too"));
+            return Err(Problem::file(
+                path,
+                "is included twice, which Cyrus refuses too",
+            ));
         }
         seen.push(path.to_owned());
-        let bytes = std::fs::read(path).map_err(|error| {
-            Problem::file(path, format!("can't be read: {}", words(&error)))
-        })?;
+        let bytes = std::fs::read(path)
+            .map_err(|error| Problem::file(path, format!("can't be read: {}", words(&error))))?;
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.lines().enumerate();
         while let Some((number, line)) = lines.next() {
@@ -96,7 +107,9 @@ impl ImapdConf {
         if name == "@include" {
             return self.read_file(Path::new(value), seen);
         }
-        self.options.entry(name).or_insert_with(|| (value.to_owned(), place));
+        self.options
+            .entry(name)
+            .or_insert_with(|| (value.to_owned(), place));
         Ok(())
     }
 }
@@ -129,7 +142,10 @@ mod tests {
         assert_eq!(conf.option("sync_host"), Some("replica"));
         assert_eq!(conf.channel_option("", "sync_host").unwrap().0, "replica");
         assert_eq!(conf.channel_option("far", "sync_host").unwrap().0, "other");
-        assert_eq!(conf.channel_option("near", "sync_host").unwrap().0, "replica");
+        assert_eq!(
+            conf.channel_option("near", "sync_host").unwrap().0,
+            "replica"
+        );
         assert_eq!(conf.option("sync_port"), Some("2006"));
         assert_eq!(conf.option("admins"), Some("a   b"));
         assert!(!conf.switch("unixhierarchysep", true));
@@ -140,10 +156,25 @@ mod tests {
     fn errors() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imapd.conf");
-        assert!(ImapdConf::read(&path).unwrap_err().to_string().contains("no such file"));
+        assert!(
+            ImapdConf::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no such file")
+        );
         std::fs::write(&path, "a: b\nrubbish\n").unwrap();
-        assert!(ImapdConf::read(&path).unwrap_err().to_string().contains("line 2"));
+        assert!(
+            ImapdConf::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("line 2")
+        );
         std::fs::write(&path, format!("@include: {}\n", path.display())).unwrap();
-        assert!(ImapdConf::read(&path).unwrap_err().to_string().contains("twice"));
+        assert!(
+            ImapdConf::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
     }
 }

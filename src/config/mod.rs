@@ -19,8 +19,6 @@ mod units;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName};
-
 pub use address::{Address, Listen};
 pub use error::{Errors, Place, Problem, words};
 pub use flags::Flags;
@@ -77,9 +75,9 @@ pub struct Replica {
     /// How the connection is protected.
     pub tls: Tls,
     /// Whom to trust; `None` is the system's roots.
-    pub ca: Option<Vec<CertificateDer<'static>>>,
+    pub ca_file: Option<PathBuf>,
     /// The name that its certificate must carry; `None` without TLS.
-    pub server_name: Option<ServerName<'static>>,
+    pub server_name: Option<String>,
     /// The client certificate.
     pub identity: Option<Identity>,
     /// How to log in; `None` is the best offered.
@@ -216,14 +214,19 @@ impl Default for Limits {
 
 impl Default for Log {
     fn default() -> Self {
-        Log { format: LogFormat::Text, level: tracing::Level::INFO }
+        Log {
+            format: LogFormat::Text,
+            level: tracing::Level::INFO,
+        }
     }
 }
 
 impl Config {
     /// Reads the file that the flags name, puts the flags on top, and checks everything.
     pub fn load(flags: &Flags) -> Result<Self, Errors> {
-        let Some(path) = &flags.config else { return build::build(None, flags) };
+        let Some(path) = &flags.config else {
+            return build::build(None, flags);
+        };
         let text = std::fs::read_to_string(path)
             .map_err(|error| Problem::file(path, format!("can't be read: {}", words(&error))))?;
         build::build(Some((path, &text)), flags)

@@ -39,9 +39,9 @@ impl Identity {
             .map_err(|_| in_key_file("is of a kind that TLS does not use: take ECDSA or RSA"))?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
-            Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
-                Err(in_key_file(&format!("is not the key of {}", cert_file.display())))
-            }
+            Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => Err(
+                in_key_file(&format!("is not the key of {}", cert_file.display())),
+            ),
             // A key that can't tell its public half is left to the handshake.
             Ok(()) | Err(rustls::Error::InconsistentKeys(_)) => Ok(Identity {
                 cert_file: cert_file.to_owned(),
@@ -55,8 +55,7 @@ impl Identity {
 
 /// All certificates of a PEM file, at least one; the error names the file.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(&read(path)?).collect();
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(format!(

@@ -26,7 +26,11 @@ impl FromStr for Size {
             "m" | "mb" | "mib" => 20,
             "g" | "gb" | "gib" => 30,
             "t" | "tb" | "tib" => 40,
-            _ => return Err(format!("`{text}` is no size: write bytes, or such as \"64MiB\"")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is no size: write bytes, or such as \"64MiB\""
+                ));
+            }
         };
         number
             .parse::<u64>()
@@ -61,13 +65,18 @@ impl FromStr for Span {
 /// The digits, and the unit behind them.
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
 }
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(NumberOrText { expected: "a size: bytes, or such as \"64MiB\"", whole: Size })
+        from.deserialize_any(NumberOrText {
+            expected: "a size: bytes, or such as \"64MiB\"",
+            whole: Size,
+        })
     }
 }
 
@@ -98,9 +107,12 @@ where
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-        u64::try_from(number)
-            .map(&self.whole)
-            .map_err(|_| E::custom(format!("`{number}` is negative: expected {}", self.expected)))
+        u64::try_from(number).map(&self.whole).map_err(|_| {
+            E::custom(format!(
+                "`{number}` is negative: expected {}",
+                self.expected
+            ))
+        })
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
@@ -118,7 +130,12 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("64MiB", 64 << 20), ("2 g", 2 << 30)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64MiB", 64 << 20),
+            ("2 g", 2 << 30),
+        ] {
             assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
         }
         for text in ["", "MiB", "-1", "1.5G", "5 apples", "99999999999999T"] {
@@ -129,9 +146,16 @@ mod tests {
     #[test]
     fn times() {
         for (text, seconds) in [("90", 90), ("20m", 1200), ("1h", 3600), ("5 s", 5)] {
-            assert_eq!(text.parse::<Span>(), Ok(Span(Duration::from_secs(seconds))), "{text}");
+            assert_eq!(
+                text.parse::<Span>(),
+                Ok(Span(Duration::from_secs(seconds))),
+                "{text}"
+            );
         }
-        assert_eq!("250ms".parse::<Span>(), Ok(Span(Duration::from_millis(250))));
+        assert_eq!(
+            "250ms".parse::<Span>(),
+            Ok(Span(Duration::from_millis(250)))
+        );
         for text in ["", "m", "-1", "20 minutes", "1m30s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }

@@ -85,12 +85,26 @@ impl SyncDirectory {
         }
         let euid = rustix::process::geteuid().as_raw();
         if euid != 0 && euid != meta.uid() {
-            return Err(Error::Owner { path: path.to_owned(), owner: meta.uid(), euid });
+            return Err(Error::Owner {
+                path: path.to_owned(),
+                owner: meta.uid(),
+                euid,
+            });
         }
-        let owner = Owner { uid: meta.uid(), gid: meta.gid(), ours: euid == meta.uid() };
+        let owner = Owner {
+            uid: meta.uid(),
+            gid: meta.gid(),
+            ours: euid == meta.uid(),
+        };
         let lock = take(path, owner)?;
         let work = Mutex::default();
-        Ok(SyncDirectory { path: path.to_owned(), dir, _lock: lock, owner, work })
+        Ok(SyncDirectory {
+            path: path.to_owned(),
+            dir,
+            _lock: lock,
+            owner,
+            work,
+        })
     }
 
     /// The folder.
@@ -108,7 +122,9 @@ impl SyncDirectory {
     /// For threads that only need to know the current run.
     #[must_use]
     pub fn lookup(&self) -> RunLookup {
-        RunLookup { log_run: self.path.join("log-run").into() }
+        RunLookup {
+            log_run: self.path.join("log-run").into(),
+        }
     }
 
     fn work(&self) -> MutexGuard<'_, Work> {
@@ -131,7 +147,9 @@ impl SyncDirectory {
             .mode(0o640)
             .open(&path)
             .map_err(Error::io("create", &path))?;
-        self.owner.give(&file).map_err(Error::io("change the owner of", &path))?;
+        self.owner
+            .give(&file)
+            .map_err(Error::io("change the owner of", &path))?;
         Ok((path, file))
     }
 }
@@ -140,7 +158,9 @@ impl RunLookup {
     /// The inode of `log-run`, where there is one.
     #[must_use]
     pub fn current(&self) -> Option<RunId> {
-        std::fs::metadata(&self.log_run).ok().map(|meta| RunId(meta.ino()))
+        std::fs::metadata(&self.log_run)
+            .ok()
+            .map(|meta| RunId(meta.ino()))
     }
 }
 
@@ -171,13 +191,20 @@ fn take(directory: &Path, owner: Owner) -> Result<File, Error> {
         Err(std::fs::TryLockError::WouldBlock) => {
             let pid = std::fs::read_to_string(&path).ok();
             let pid = pid.and_then(|text| text.trim().parse().ok());
-            return Err(Error::Held { path: directory.to_owned(), pid });
+            return Err(Error::Held {
+                path: directory.to_owned(),
+                pid,
+            });
         }
         Err(std::fs::TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
     }
-    owner.give(&file).map_err(Error::io("change the owner of", &path))?;
+    owner
+        .give(&file)
+        .map_err(Error::io("change the owner of", &path))?;
     // Only for the other one's error message: a disk too full for it is no reason to stop.
-    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    let _ = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
 

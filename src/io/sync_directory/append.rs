@@ -36,9 +36,16 @@ impl SyncDirectory {
     pub(super) fn lock_log(&self) -> Result<LockedLog<'_>, Error> {
         let path = self.path.join("log");
         for _ in 0..TRIES {
-            let Some(file) = self.open_log(&path)? else { continue };
+            let Some(file) = self.open_log(&path)? else {
+                continue;
+            };
             lock(&file, true).map_err(Error::io("lock", &path))?;
-            let mut log = LockedLog { directory: self, path: path.clone(), file, len: 0 };
+            let mut log = LockedLog {
+                directory: self,
+                path: path.clone(),
+                file,
+                len: 0,
+            };
             // The client may have renamed it since it was opened.
             let open = log.file.metadata().map_err(Error::io("look at", &path))?;
             match std::fs::metadata(&path) {
@@ -99,14 +106,20 @@ pub(super) struct LockedLog<'a> {
 impl LockedLog<'_> {
     /// What stands in it.
     pub(super) fn reader(&mut self) -> Result<&File, Error> {
-        self.file.seek(SeekFrom::Start(0)).map_err(Error::io("read", &self.path))?;
+        self.file
+            .seek(SeekFrom::Start(0))
+            .map_err(Error::io("read", &self.path))?;
         Ok(&self.file)
     }
 
     /// One write; whole lines, each with its newline. After an error nothing of it is there.
     pub(super) fn append(&mut self, text: &[u8]) -> Result<(), Error> {
         let mend = self.mend().map_err(Error::io("mend", &self.path))?;
-        let text = if mend.is_empty() { text.into() } else { [mend, text].concat().into() };
+        let text = if mend.is_empty() {
+            text.into()
+        } else {
+            [mend, text].concat().into()
+        };
         let text: std::borrow::Cow<'_, [u8]> = text;
         let result = loop {
             match self.file.write(&text) {
@@ -119,9 +132,11 @@ impl LockedLog<'_> {
                 self.len += written as u64;
                 return Ok(());
             }
-            Ok(written) => {
-                Error::Short { path: self.path.clone(), written, wanted: text.len() }
-            }
+            Ok(written) => Error::Short {
+                path: self.path.clone(),
+                written,
+                wanted: text.len(),
+            },
             Err(error) => Error::io("write to", &self.path)(error),
         };
         self.take_back();
@@ -130,7 +145,9 @@ impl LockedLog<'_> {
 
     /// Makes what was appended, and the name, survive a power loss.
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.file.sync_all().map_err(Error::io("fsync", &self.path))?;
+        self.file
+            .sync_all()
+            .map_err(Error::io("fsync", &self.path))?;
         // Also where the file is not new: Cyrus made it without this.
         self.directory.sync_names()
     }

@@ -22,9 +22,9 @@ impl SyncDirectory {
         let mut work = self.work();
         let link = self.link_path(run);
         let (file, is_new) = self.name(run, &link, &mut work)?;
-        let covered = self.secure(&file, &link).and_then(|()| {
-            super::print::coverage(&file, site).map_err(Error::io("read", &link))
-        });
+        let covered = self
+            .secure(&file, &link)
+            .and_then(|()| super::print::coverage(&file, site).map_err(Error::io("read", &link)));
         if covered.is_err() && is_new {
             work.originals.remove(&run);
             let _ = std::fs::remove_file(&link);
@@ -70,7 +70,9 @@ impl SyncDirectory {
                 if is(&file, run) || work.originals.contains_key(&run) {
                     Ok((file, false))
                 } else {
-                    Err(Error::InTheWay { path: link.to_owned() })
+                    Err(Error::InTheWay {
+                        path: link.to_owned(),
+                    })
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Changed { run }),
@@ -131,7 +133,13 @@ fn is(file: &File, run: RunId) -> bool {
 fn without_links(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     let errno = Errno::from_io_error(error);
-    [Errno::PERM, Errno::XDEV, Errno::MLINK, Errno::OPNOTSUPP, Errno::NOSYS]
-        .into_iter()
-        .any(|no| errno == Some(no))
+    [
+        Errno::PERM,
+        Errno::XDEV,
+        Errno::MLINK,
+        Errno::OPNOTSUPP,
+        Errno::NOSYS,
+    ]
+    .into_iter()
+    .any(|no| errno == Some(no))
 }

@@ -13,8 +13,11 @@ use rustix::io::Errno;
 /// Waits until nobody else holds a lock on the file; an exclusive one needs a descriptor that can
 /// write.
 pub(super) fn lock(file: &File, exclusive: bool) -> io::Result<()> {
-    let operation =
-        if exclusive { FlockOperation::LockExclusive } else { FlockOperation::LockShared };
+    let operation = if exclusive {
+        FlockOperation::LockExclusive
+    } else {
+        FlockOperation::LockShared
+    };
     retry(|| fcntl_lock(file, operation))?;
     if maps_flock_to_fcntl(file) {
         return Ok(());

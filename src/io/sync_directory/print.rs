@@ -18,7 +18,10 @@ pub(super) fn print(line: &Line, to: &mut Vec<u8>) -> Result<(), ()> {
         Line::Quota(a) => ("QUOTA", vec![a]),
         Line::Annotation(a) => ("ANNOTATION", vec![a]),
     };
-    if names.iter().any(|name| name.iter().any(|byte| b"\r\n\0".contains(byte))) {
+    if names
+        .iter()
+        .any(|name| name.iter().any(|byte| b"\r\n\0".contains(byte)))
+    {
         return Err(());
     }
     to.extend_from_slice(word.as_bytes());

@@ -87,7 +87,11 @@ impl SyncDirectory {
             }
         }
         links.sort();
-        Ok(links.into_iter().map(|(_, path)| path).chain(owed).collect())
+        Ok(links
+            .into_iter()
+            .map(|(_, path)| path)
+            .chain(owed)
+            .collect())
     }
 }
 

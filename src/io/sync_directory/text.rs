@@ -62,7 +62,9 @@ fn walk(line: &[u8]) -> End {
     let word = line.iter().position(ends_word).unwrap_or(line.len());
     let mut rest = &line[word..];
     for _ in 0..2 {
-        let Some(after) = rest.strip_prefix(b" ") else { return End::Clean };
+        let Some(after) = rest.strip_prefix(b" ") else {
+            return End::Clean;
+        };
         rest = match after.first() {
             None | Some(b' ' | b'(' | b')' | b'\r' | b'{') => return End::Poison,
             Some(b'"') => match quoted(&after[1..]) {
@@ -119,7 +121,11 @@ pub(super) fn each_line(
         let used = piece.len() + usize::from(newline.is_some());
         from.consume(used);
         if newline.is_some() {
-            let shape = if too_long { Shape::Poison } else { shape(&line) };
+            let shape = if too_long {
+                Shape::Poison
+            } else {
+                shape(&line)
+            };
             take(&line, shape)?;
             line.clear();
             too_long = false;
@@ -172,8 +178,16 @@ mod tests {
 
     #[test]
     fn mended_tails_do_no_harm() {
-        for torn in ["MAIL", "MAILBOX user.j", "MAILBOX \"user.j", "MAILBOX \"a\\", "SEEN \"a\" \"b"] {
-            let Tail::Mend(with) = tail(torn.as_bytes()) else { panic!("{torn}") };
+        for torn in [
+            "MAIL",
+            "MAILBOX user.j",
+            "MAILBOX \"user.j",
+            "MAILBOX \"a\\",
+            "SEEN \"a\" \"b",
+        ] {
+            let Tail::Mend(with) = tail(torn.as_bytes()) else {
+                panic!("{torn}")
+            };
             let whole = [torn.as_bytes(), with].concat();
             let line = whole.strip_suffix(b"\n").unwrap();
             assert_eq!(shape(line), Shape::Harmless, "{torn}");
@@ -185,7 +199,11 @@ mod tests {
 
     #[test]
     fn lines_in_pieces() {
-        let text = [b"MAILBOX a\n\nMAILBOX \"b\n".to_vec(), vec![b'x'; LONGEST * 2]].concat();
+        let text = [
+            b"MAILBOX a\n\nMAILBOX \"b\n".to_vec(),
+            vec![b'x'; LONGEST * 2],
+        ]
+        .concat();
         let text = [text, b"\nMAILBOX c".to_vec()].concat();
         for size in [1, 7, 4096] {
             let mut found = Vec::new();
