@@ -5,6 +5,10 @@
 pub mod body;
 pub mod command;
 pub mod command_reader;
+mod eat;
+mod facts;
+mod fatal;
+mod gather;
 pub mod greeting;
 pub mod names;
 pub mod print;
@@ -12,8 +16,14 @@ pub mod reply;
 pub mod reply_reader;
 pub mod scan;
 pub mod synclog;
+mod verbs;
 
 pub use body::{Body, Piece, Spilled};
 pub use command::{Apply, Command, File, Get, Guid, Kind};
+pub use command_reader::{CommandReader, ReaderLimits};
+pub use fatal::Fatal;
+pub use gather::Write;
+pub use greeting::Greeting;
 pub use names::{Site, UserKey};
 pub use reply::{Reply, Status, StatusKind, Untagged};
+pub use reply_reader::ReplyReader;

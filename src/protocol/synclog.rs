@@ -1,6 +1,15 @@
-//! Cyrus's sync log: lines, quoting, and what a run covers (`sync_log.c`).
+//! Cyrus's sync log: writing lines as `sync_log.c` does (`sync_quote_name`), and what a run
+//! covers. Reading is in [`reader`].
+
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use bytes::Bytes;
+
+use super::names::{Site, UserKey};
+
+pub mod reader;
+
+pub use reader::{Item, ItemKind, LineReader, Torn};
 
 /// One line of a sync log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +34,263 @@ pub enum Line {
     Annotation(Bytes),
 }
 
-/// What the lines of a run name, in bounded memory.
+/// A name that can't stand in a sync log: the client would read the file wrongly from there on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritable {
+    /// CR, LF or NUL; also VT and FF, which the writing side does not quote and the reading side
+    /// takes for the end of a word.
+    #[error("a name with a control character can't stand in the sync log")]
+    Control,
+    /// More than 1,023 bytes when quoted (`MAX_MAILBOX_BUFFER`), or a line of more than 4,096
+    /// (`BUFSIZE`).
+    #[error("a name is too long for the sync log")]
+    TooLong,
+}
+
+/// `MAX_MAILBOX_BUFFER` in Cyrus's `mailbox.h`, in bytes.
+const MAX_MAILBOX_BUFFER: usize = 1024;
+
+/// `BUFSIZE` in Cyrus's `sync_log.c`: the longest line, in bytes.
+const BUFSIZE: usize = 4096;
+
+impl Line {
+    /// The type and the names.
+    fn parts(&self) -> (&'static str, &Bytes, Option<&Bytes>) {
+        match self {
+            Line::Mailbox(name) => ("MAILBOX", name, None),
+            Line::User(user) => ("USER", user, None),
+            Line::Meta(user) => ("META", user, None),
+            Line::Seen(user, id) => ("SEEN", user, Some(id)),
+            Line::Sub(user, name) => ("SUB", user, Some(name)),
+            Line::Unmailbox(name) => ("UNMAILBOX", name, None),
+            Line::Unuser(user) => ("UNUSER", user, None),
+            Line::Quota(root) => ("QUOTA", root, None),
+            Line::Annotation(name) => ("ANNOTATION", name, None),
+        }
+    }
+
+    /// Appends the line, line feed included, as `sync_log` would write it.
+    ///
+    /// # Errors
+    /// Where a name can't stand in a sync log; `out` is unchanged then.
+    pub fn print(&self, out: &mut Vec<u8>) -> Result<(), Unwritable> {
+        let (kind, first, second) = self.parts();
+        print(out, kind, first, second)
+    }
+
+    /// Whether [`Self::print`] can write it.
+    ///
+    /// # Errors
+    /// Why it can't.
+    pub fn check(&self) -> Result<(), Unwritable> {
+        self.print(&mut Vec::new())
+    }
+}
+
+pub(crate) fn print(
+    out: &mut Vec<u8>,
+    kind: &str,
+    first: &[u8],
+    second: Option<&Bytes>,
+) -> Result<(), Unwritable> {
+    let begin = out.len();
+    let result = (|| {
+        out.extend_from_slice(kind.as_bytes());
+        quote(out, first)?;
+        if let Some(second) = second {
+            quote(out, second)?;
+        }
+        out.push(b'\n');
+        match out.len() - begin {
+            0..=BUFSIZE => Ok(()),
+            _ => Err(Unwritable::TooLong),
+        }
+    })();
+    if result.is_err() {
+        out.truncate(begin);
+    }
+    result
+}
+
+/// Appends a space and the name (`sync_quote_name`).
+fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
+    let mut quoted = Vec::with_capacity(name.len() + 8);
+    let mut needed = name.is_empty();
+    for &byte in name {
+        match byte {
+            b'\r' | b'\n' | 0 | 0x0b | 0x0c => return Err(Unwritable::Control),
+            b'\\' | b'"' | b'{' | b'}' => {
+                needed = true;
+                quoted.push(b'\\');
+            }
+            b' ' | b'\t' | b'(' | b')' => needed = true,
+            _ => {}
+        }
+        quoted.push(byte);
+        // Cyrus counts the opening quote as well.
+        if quoted.len() + 1 > MAX_MAILBOX_BUFFER {
+            return Err(Unwritable::TooLong);
+        }
+    }
+    let mark: &[u8] = if needed { b"\"" } else { b"" };
+    out.push(b' ');
+    out.extend_from_slice(mark);
+    out.extend_from_slice(&quoted);
+    out.extend_from_slice(mark);
+    Ok(())
+}
+
+/// What the lines of a run name, in bounded memory: one 64-bit hash, keyed at random, for each
+/// thing named (about 19 MB for a million lines). Two different things having the same hash is a
+/// matter of one in 10^13 for a run of a million lines, and can't be brought about from outside.
 #[derive(Debug, Default)]
-pub struct Coverage {}
+pub struct Coverage {
+    keys: RandomState,
+    hashes: hashbrown::HashSet<u64, AsIs>,
+}
+
+/// The hashes are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+impl BuildHasher for AsIs {
+    type Hasher = AsIs;
+
+    fn build_hasher(&self) -> AsIs {
+        AsIs(0)
+    }
+}
+
+/// What is named.
+#[derive(Clone, Copy)]
+enum Class {
+    Mailbox = 1,
+    User,
+    Meta,
+    Seen,
+    Sub,
+    Unuser,
+}
+
+impl Coverage {
+    /// Adds what a line names, by what the client does with it (`sync_do_reader` in
+    /// `sync_support.c`):
+    /// - MAILBOX, APPEND, DOUBLEMAILBOX, RENAME: the mailboxes named;
+    /// - SEEN, SUB, UNSUB: the pair; META and SIEVE: the user's seen, subscriptions and scripts;
+    ///   USER: all of the user. An UNUSER in the run takes these four out of the client's work,
+    ///   wherever it stands, and so out of what is covered; lines that name mailboxes stay.
+    ///
+    /// The other lines (QUOTA, ANNOTATION, UNMAILBOX) cover nothing.
+    pub fn add(&mut self, item: &Item, site: &Site) {
+        let key = || site.key_of_user(&item.first);
+        match (item.kind, &item.second) {
+            (ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox, second) => {
+                self.insert(Class::Mailbox, &item.first, b"");
+                if let Some(second) = second {
+                    self.insert(Class::Mailbox, second, b"");
+                }
+            }
+            (ItemKind::Rename, Some(second)) => {
+                self.insert(Class::Mailbox, &item.first, b"");
+                self.insert(Class::Mailbox, second, b"");
+            }
+            (ItemKind::User, _) => self.insert_key(Class::User, &key()),
+            (ItemKind::Meta | ItemKind::Sieve, _) => self.insert_key(Class::Meta, &key()),
+            (ItemKind::Unuser, _) => self.insert_key(Class::Unuser, &key()),
+            (ItemKind::Seen, Some(id)) => self.insert(Class::Seen, &item.first, id),
+            (ItemKind::Sub | ItemKind::Unsub, Some(name)) => {
+                self.insert(Class::Sub, &item.first, name);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the run makes the client look at this mailbox: by its name, or by USER of its
+    /// owner.
+    #[must_use]
+    pub fn covers_mailbox(&self, name: &[u8], owner: &UserKey) -> bool {
+        self.has(Class::Mailbox, name, b"") || self.covers_user(owner)
+    }
+
+    /// Whether the run makes the client send this reader's state of this mailbox: `key` is the
+    /// reader's.
+    #[must_use]
+    pub fn covers_seen(&self, user: &[u8], uniqueid: &[u8], key: &UserKey) -> bool {
+        self.covers_meta(key)
+            || (self.has(Class::Seen, user, uniqueid) && !self.has_key(Class::Unuser, key))
+    }
+
+    /// Whether the run makes the client compare this subscription: `key` is the subscriber's.
+    #[must_use]
+    pub fn covers_sub(&self, user: &[u8], mailbox: &[u8], key: &UserKey) -> bool {
+        self.covers_meta(key)
+            || (self.has(Class::Sub, user, mailbox) && !self.has_key(Class::Unuser, key))
+    }
+
+    /// Whether the run holds a USER line of this user that no UNUSER line takes back.
+    #[must_use]
+    pub fn covers_user(&self, key: &UserKey) -> bool {
+        self.has_key(Class::User, key) && !self.has_key(Class::Unuser, key)
+    }
+
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Bytes of memory.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.hashes.allocation_size()
+    }
+
+    fn covers_meta(&self, key: &UserKey) -> bool {
+        (self.has_key(Class::Meta, key) || self.has_key(Class::User, key))
+            && !self.has_key(Class::Unuser, key)
+    }
+
+    fn hash(&self, class: Class, first: &[u8], second: &[u8]) -> u64 {
+        let mut hasher = self.keys.build_hasher();
+        hasher.write_u8(class as u8);
+        hasher.write_usize(first.len());
+        hasher.write(first);
+        hasher.write(second);
+        hasher.finish()
+    }
+
+    fn insert(&mut self, class: Class, first: &[u8], second: &[u8]) {
+        self.hashes.insert(self.hash(class, first, second));
+    }
+
+    /// Lines about no user are ignored by the client.
+    fn insert_key(&mut self, class: Class, key: &UserKey) {
+        if !key.is_shared() {
+            self.insert(class, key.as_bytes(), b"");
+        }
+    }
+
+    fn has(&self, class: Class, first: &[u8], second: &[u8]) -> bool {
+        self.hashes.contains(&self.hash(class, first, second))
+    }
+
+    fn has_key(&self, class: Class, key: &UserKey) -> bool {
+        !key.is_shared() && self.has(class, key.as_bytes(), b"")
+    }
+}
