@@ -282,6 +282,7 @@ impl Build<'_> {
     }
 
     fn site(&mut self, site: file::Site, conf: Option<&ImapdConf>) -> Site {
+        let cyrus = Site::default();
         let all_set = site.unixhierarchysep.is_some() && site.virtdomains.is_some();
         if conf.is_none() && !all_set {
             self.warn(
@@ -331,13 +332,12 @@ impl Build<'_> {
         Site {
             unixhierarchysep,
             virtdomains,
-            // Cyrus's own default is "internal".
             defaultdomain: defaultdomain
                 .or_else(|| option("defaultdomain"))
-                .or_else(|| Some("internal".to_owned())),
+                .or(cyrus.defaultdomain),
             deletedprefix: deletedprefix
                 .or_else(|| option("deletedprefix"))
-                .unwrap_or_else(|| "DELETED".to_owned()),
+                .unwrap_or(cyrus.deletedprefix),
         }
     }
 

@@ -13,7 +13,6 @@ mod error;
 mod link;
 mod lock;
 mod owed;
-mod print;
 mod recover;
 mod text;
 

@@ -197,7 +197,7 @@ pub(super) fn printed(lines: &[Line]) -> (Vec<u8>, Vec<Line>) {
     let mut text = Vec::new();
     let mut left_out = Vec::new();
     for line in lines {
-        if super::print::print(line, &mut text).is_err() {
+        if line.print(&mut text).is_err() {
             left_out.push(line.clone());
         }
     }

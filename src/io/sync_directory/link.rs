@@ -1,15 +1,17 @@
 //! Linking `log-run` beside itself: what makes an early answer safe.
 
 use std::fs::File;
-use std::io::{ErrorKind, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::lock::{lock, unlock};
-use super::{Error, RUN_PREFIX, SyncDirectory, Work};
+use super::{Error, RUN_PREFIX, Recovered, SyncDirectory, Work};
+use bytes::Bytes;
+
 use crate::core::event::RunId;
 use crate::protocol::Site;
-use crate::protocol::synclog::Coverage;
+use crate::protocol::synclog::{Coverage, LineReader};
 
 impl SyncDirectory {
     /// Links the run as `syncmux-run-INODE`, fsyncs the directory, and reads what it names. When
@@ -24,7 +26,13 @@ impl SyncDirectory {
         let (file, is_new) = self.name(run, &link, &mut work)?;
         let covered = self
             .secure(&file, &link)
-            .and_then(|()| super::print::coverage(&file, site).map_err(Error::io("read", &link)));
+            .and_then(|()| read(&file, site).map_err(Error::io("read", &link)));
+        let covered = covered.map(|(coverage, stop)| {
+            if let Some(line) = stop {
+                self.rescue(&link, line);
+            }
+            coverage
+        });
         if covered.is_err() && is_new {
             work.originals.remove(&run);
             let _ = std::fs::remove_file(&link);
@@ -43,6 +51,21 @@ impl SyncDirectory {
                 Err(Error::io("remove", &link)(error))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The client takes a torn line for the end of the file, and forgets it and the lines of others
+    /// behind it: they go into `log` once more. Nothing of this run is covered by them, so a
+    /// failure costs no promise.
+    fn rescue(&self, link: &Path, from_line: usize) {
+        match self.put_back_all(&[(link.to_owned(), from_line)]) {
+            Ok(Recovered { lines, .. }) => {
+                tracing::warn!(
+                    lines,
+                    "the client stops at a torn line: the rest was put back"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "the client stops at a torn line of log-run"),
         }
     }
 
@@ -114,6 +137,33 @@ impl SyncDirectory {
         wait_for_writers(file).map_err(Error::io("lock", link))?;
         file.sync_all().map_err(Error::io("fsync", link))?;
         self.sync_names()
+    }
+}
+
+/// What the run names, and how many lines the client reads, where it stops before the end.
+fn read(mut file: &File, site: &Site) -> std::io::Result<(Coverage, Option<usize>)> {
+    let mut coverage = Coverage::default();
+    let mut reader = LineReader::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut lines = 0;
+    file.seek(SeekFrom::Start(0))?;
+    loop {
+        let len = match file.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            len => len?,
+        };
+        if len == 0 {
+            return Ok((coverage, reader.mid_line().then_some(lines)));
+        }
+        let mut piece = Bytes::copy_from_slice(&buffer[..len]);
+        loop {
+            match reader.feed(&mut piece) {
+                Ok(Some(item)) => coverage.add(&item, site),
+                Ok(None) => break,
+                Err(torn) => return Ok((coverage, Some(torn.line as usize - 1))),
+            }
+        }
+        lines += memchr::memchr_iter(b'\n', &buffer[..len]).count();
     }
 }
 

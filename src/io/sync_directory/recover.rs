@@ -42,34 +42,50 @@ impl SyncDirectory {
     pub fn recover(&self) -> Result<Recovered, Error> {
         let mut work = self.work();
         work.originals.clear();
-        let mut done = Recovered::default();
         let left = self.left_over()?;
         if left.is_empty() {
-            return Ok(done);
+            return Ok(Recovered::default());
         }
-        done.files = left.len();
-        let mut log = self.lock_log()?;
-        let mut seen = Seen::default();
-        remember(&mut log, &mut seen)?;
-        let mut chunk = Vec::new();
-        for path in &left {
-            put_back(path, &mut log, &mut seen, &mut chunk, &mut done)?;
-        }
-        if !chunk.is_empty() {
-            log.append(&chunk)?;
-        }
-        // Also where nothing was written: the lines that stood there may not be on disk yet.
-        log.finish()?;
-        for path in &left {
+        let done = self.put_back_all(&left)?;
+        for (path, _) in &left {
             std::fs::remove_file(path).map_err(Error::io("remove", path))?;
         }
         self.sync_names()?;
         Ok(done)
     }
 
+    /// The lines of all these files, each from the given line on, counted from 0, stand in `log`,
+    /// fsynced, when this returns `Ok`.
+    pub(super) fn put_back_all(&self, files: &[(PathBuf, usize)]) -> Result<Recovered, Error> {
+        let mut log = self.lock_log()?;
+        let mut seen = Seen::default();
+        remember(&mut log, &mut seen)?;
+        let mut back = Back {
+            log,
+            seen,
+            chunk: Vec::new(),
+            done: Recovered::default(),
+        };
+        for (path, from_line) in files {
+            back.put(path, *from_line)?;
+        }
+        let Back {
+            mut log,
+            chunk,
+            done,
+            ..
+        } = back;
+        if !chunk.is_empty() {
+            log.append(&chunk)?;
+        }
+        // Also where nothing was written: the lines that stood there may not be on disk yet.
+        log.finish()?;
+        Ok(done)
+    }
+
     /// Links in the order of their last change, then the owed file. Files that were being made are
     /// removed: they were never counted on.
-    fn left_over(&self) -> Result<Vec<PathBuf>, Error> {
+    fn left_over(&self) -> Result<Vec<(PathBuf, usize)>, Error> {
         let mut links = Vec::new();
         let mut owed = None;
         for entry in std::fs::read_dir(&self.path).map_err(Error::io("list", &self.path))? {
@@ -91,6 +107,7 @@ impl SyncDirectory {
             .into_iter()
             .map(|(_, path)| path)
             .chain(owed)
+            .map(|path| (path, 0))
             .collect())
     }
 }
@@ -112,43 +129,52 @@ fn remember(log: &mut LockedLog<'_>, seen: &mut Seen) -> Result<(), Error> {
     .map_err(Error::io("read", path))
 }
 
-fn put_back(
-    path: &Path,
-    log: &mut LockedLog<'_>,
-    seen: &mut Seen,
-    chunk: &mut Vec<u8>,
-    done: &mut Recovered,
-) -> Result<(), Error> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let mut failed = None;
-    let read = each_line(BufReader::with_capacity(64 << 10, file), |line, shape| {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() && shape == Shape::Harmless {
-            return Ok(());
-        }
-        if shape == Shape::Poison {
-            done.unreadable += 1;
-            return Ok(());
-        }
-        if !seen.insert(line) {
-            done.repeated += 1;
-            return Ok(());
-        }
-        done.lines += 1;
-        chunk.extend_from_slice(line);
-        chunk.push(b'\n');
-        if chunk.len() >= CHUNK {
-            if let Err(error) = log.append(chunk) {
-                failed = Some(error);
-                return Err(ErrorKind::Other.into());
+/// Lines on their way back into `log`.
+struct Back<'a> {
+    log: LockedLog<'a>,
+    seen: Seen,
+    chunk: Vec<u8>,
+    done: Recovered,
+}
+
+impl Back<'_> {
+    fn put(&mut self, path: &Path, from_line: usize) -> Result<(), Error> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        self.done.files += 1;
+        let mut failed = None;
+        let mut number = 0;
+        let read = each_line(BufReader::with_capacity(64 << 10, file), |line, shape| {
+            number += 1;
+            if number > from_line {
+                self.take(line, shape).map_err(|error| {
+                    failed = Some(error);
+                    ErrorKind::Other
+                })?;
             }
-            chunk.clear();
+            Ok(())
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => read.map_err(Error::io("read", path)),
+        }
+    }
+
+    fn take(&mut self, line: &[u8], shape: Shape) -> Result<(), Error> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if shape == Shape::Poison {
+            self.done.unreadable += 1;
+        } else if !line.is_empty() && !self.seen.insert(line) {
+            self.done.repeated += 1;
+        } else if !line.is_empty() {
+            self.done.lines += 1;
+            self.chunk.extend_from_slice(line);
+            self.chunk.push(b'\n');
+            if self.chunk.len() >= CHUNK {
+                self.log.append(&self.chunk)?;
+                self.chunk.clear();
+            }
         }
         Ok(())
-    });
-    match failed {
-        Some(error) => Err(error),
-        None => read.map_err(Error::io("read", path)),
     }
 }
 

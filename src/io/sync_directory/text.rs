@@ -53,9 +53,7 @@ enum End {
 }
 
 fn walk(line: &[u8]) -> End {
-    // A literal is read past the end of the line, also while garbage is skipped; Cyrus writes
-    // none, and quotes every name with a brace.
-    if line.len() > LONGEST || line.ends_with(b"+}") || line.ends_with(b"+}\r") {
+    if line.len() > LONGEST {
         return End::Poison;
     }
     let ends_word = |byte: &u8| byte.is_ascii_whitespace() || b"()\"\x0b".contains(byte);
@@ -63,7 +61,7 @@ fn walk(line: &[u8]) -> End {
     let mut rest = &line[word..];
     for _ in 0..2 {
         let Some(after) = rest.strip_prefix(b" ") else {
-            return End::Clean;
+            break;
         };
         rest = match after.first() {
             None | Some(b' ' | b'(' | b')' | b'\r' | b'{') => return End::Poison,
@@ -77,7 +75,14 @@ fn walk(line: &[u8]) -> End {
             }
         };
     }
-    End::Clean
+    // What is left over is garbage, and skipped; but a literal at its end would be skipped over
+    // as well, into the next lines. Cyrus writes none, and quotes every name with a brace.
+    let rest = rest.strip_suffix(b"\r").unwrap_or(rest);
+    if rest.ends_with(b"+}") {
+        End::Poison
+    } else {
+        End::Clean
+    }
 }
 
 /// What stands behind the closing quote.
@@ -157,6 +162,7 @@ mod tests {
             b"MAILBOX \"a\" \"b\" c {7}",
             b"MAILBOX \xff\xfe",
             b"MAILBOX a\"b",
+            b"MAILBOX a+}",
             b"MAILBOX a(b",
         ] {
             assert_eq!(shape(line), Shape::Harmless, "{}", line.escape_ascii());
@@ -169,6 +175,8 @@ mod tests {
             b"MAILBOX (a",
             b"MAILBOX {3}",
             b"rubbish {10+}",
+            b"MAILBOX a b {10+}",
+            b"rubbish\t{10+}\r",
             b"MAILBOX \"a\\",
         ] {
             assert_eq!(shape(line), Shape::Poison, "{}", line.escape_ascii());
