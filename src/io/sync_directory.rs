@@ -49,6 +49,8 @@ pub struct SyncDirectory {
     owner: Owner,
     /// Whoever works holds this: see the rule about POSIX locks above.
     work: Mutex<Work>,
+    /// [`std::fs::hard_link`], or what a test puts in its place.
+    hard_link: fn(&Path, &Path) -> std::io::Result<()>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -96,13 +98,13 @@ impl SyncDirectory {
             ours: euid == meta.uid(),
         };
         let lock = take(path, owner)?;
-        let work = Mutex::default();
         Ok(SyncDirectory {
             path: path.to_owned(),
             dir,
             _lock: lock,
             owner,
-            work,
+            work: Mutex::default(),
+            hard_link: |from, to| std::fs::hard_link(from, to),
         })
     }
 
