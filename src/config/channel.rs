@@ -389,14 +389,13 @@ fn login(
             );
             None
         }
-        (Some(at), None) if !has_certificate => {
-            build.fail(
-                &at.place,
-                "username needs its password: set password_file beside it",
-            );
-            None
+        (Some(at), file) => {
+            if file.is_none() && !has_certificate {
+                let what = "username needs its password: set password_file beside it";
+                build.fail(&at.place, what);
+            }
+            Some(build.login(at, file))
         }
-        (Some(at), file) => Some(build.login(at, file)),
     };
     (mechanism, login)
 }
