@@ -1,0 +1,240 @@
+//! A client's connection as commands and answers.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::registry::SessionLimits;
+use super::spill::{SpillError, SpillWriter, write_piece};
+use super::stream::{BoxStream, Meter};
+use crate::protocol::{Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
+
+/// How much is read at once, and how much of what comes too early is kept.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// How long a client gets to read the last line before the connection is cut.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// One client's connection.
+pub(super) struct Conversation {
+    stream: BoxStream,
+    reader: CommandReader,
+    /// Filled from the stream; split off into `input`.
+    buffer: BytesMut,
+    input: Bytes,
+    spill: SpillWriter,
+    /// The spill directory took no more of the command under way: its rest is thrown away.
+    overflow: Option<String>,
+    command_memory: u64,
+    write_timeout: std::time::Duration,
+    meter: Meter,
+}
+
+/// Why a conversation is over.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The client has closed the connection, in the middle of a command or not.
+    Closed {
+        /// In the middle.
+        midway: bool,
+    },
+    /// The connection broke.
+    Broken(std::io::Error),
+    /// What the client sent cannot be followed any further.
+    Fatal(Fatal),
+    /// Ended from here, with this reason for the log.
+    Here(&'static str),
+}
+
+impl Conversation {
+    pub(super) fn new(
+        stream: BoxStream,
+        limits: &SessionLimits,
+        spill: SpillWriter,
+        meter: Meter,
+    ) -> Self {
+        Self {
+            stream,
+            reader: CommandReader::new(limits.reader.clone()),
+            buffer: BytesMut::with_capacity(READ_BUFFER),
+            input: Bytes::new(),
+            spill,
+            overflow: None,
+            command_memory: limits.command_memory,
+            write_timeout: limits.write_timeout,
+            meter,
+        }
+    }
+
+    /// From now on commands are read; before, short lines.
+    pub(super) fn logged_in(&mut self) {
+        self.reader.set_authenticated(true);
+    }
+
+    /// The next command. May be dropped half-way when the connection is given up.
+    pub(super) async fn next(&mut self) -> Result<Command, Ended> {
+        loop {
+            if let Some(command) = self.reader.feed(&mut self.input).map_err(Ended::Fatal)? {
+                return Ok(match self.overflow.take() {
+                    None => command,
+                    Some(answer) => Command {
+                        kind: Kind::Bad { answer },
+                        raw: Body::new(),
+                    },
+                });
+            }
+            if self.reader.held() > self.command_memory {
+                self.spill_command()?;
+            }
+            self.fill(self.reader.mid_command()).await?;
+        }
+    }
+
+    /// The next line, for SASL.
+    pub(super) async fn line(&mut self) -> Result<Bytes, Ended> {
+        loop {
+            let line = self.reader.feed_line(&mut self.input);
+            if let Some(line) = line.map_err(Ended::Fatal)? {
+                return Ok(line);
+            }
+            self.fill(true).await?;
+        }
+    }
+
+    /// Gets more input.
+    async fn fill(&mut self, midway: bool) -> Result<(), Ended> {
+        if self.buffer.is_empty() {
+            // Reuses the space where nothing holds on to it, and takes fresh space else.
+            self.buffer.reserve(READ_BUFFER);
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err(Ended::Closed { midway }),
+                Ok(n) => self.meter.read.increment(n as u64),
+                Err(error) => return Err(Ended::Broken(error)),
+            }
+        }
+        self.input = self.buffer.split().freeze();
+        Ok(())
+    }
+
+    fn spill_command(&mut self) -> Result<(), Ended> {
+        let Self {
+            reader,
+            spill,
+            overflow,
+            ..
+        } = self;
+        let spilled = reader.spill(&mut |pieces| {
+            if overflow.is_none() {
+                match spill.append(pieces) {
+                    Ok(spilled) => return Ok(spilled),
+                    Err(error) => *overflow = Some(no_space(&error)),
+                }
+            }
+            // The command must still be read to its end, which may be far: nothing of it is kept.
+            void(pieces)
+        });
+        spilled.map_err(Ended::Broken)
+    }
+
+    /// Writes an answer, all of it. The limit is for progress, not for the whole.
+    pub(super) async fn answer(&mut self, body: &Body) -> Result<(), Ended> {
+        self.meter.written.increment(body.len());
+        for piece in body.pieces() {
+            let written = write_piece(&mut self.stream, piece);
+            within(self.write_timeout, written).await?;
+        }
+        // A TLS stream holds bytes back until it is told not to.
+        within(self.write_timeout, self.stream.flush()).await
+    }
+
+    /// Writes one line.
+    pub(super) async fn say(&mut self, line: &str) -> Result<(), Ended> {
+        self.answer(&Body::from(format!("{line}\r\n"))).await
+    }
+
+    /// Resolves when the client is gone. Meanwhile it may send ahead, one buffer full; that is
+    /// kept for [`Self::next`].
+    pub(super) async fn gone(&mut self) -> Ended {
+        while self.buffer.len() < READ_BUFFER {
+            self.buffer.reserve(READ_BUFFER - self.buffer.len());
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) => return Ended::Closed { midway: true },
+                Ok(n) => self.meter.read.increment(n as u64),
+                Err(error) => return Ended::Broken(error),
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Goes over to TLS. What the client has sent behind STARTTLS in the clear is thrown away.
+    pub(super) async fn start_tls(
+        &mut self,
+        acceptor: &TlsAcceptor,
+        limits: &ReaderLimits,
+    ) -> Result<(), Ended> {
+        self.input = Bytes::new();
+        self.buffer.clear();
+        self.reader = CommandReader::new(limits.clone());
+        let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let stream = acceptor.accept(plain).await.map_err(Ended::Broken)?;
+        self.stream = Box::new(stream);
+        Ok(())
+    }
+
+    /// Closes so that the last line arrives: a connection that is closed with something unread is
+    /// reset, and the client might never see it.
+    pub(super) async fn close(mut self) {
+        let goodbye = async {
+            self.stream.shutdown().await?;
+            let mut rest = vec![0; 4096];
+            while self.stream.read(&mut rest).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
+}
+
+async fn within(
+    limit: std::time::Duration,
+    write: impl Future<Output = std::io::Result<()>>,
+) -> Result<(), Ended> {
+    match timeout(limit, write).await {
+        Ok(written) => written.map_err(Ended::Broken),
+        Err(_) => Err(Ended::Here("it takes no answer")),
+    }
+}
+
+fn no_space(error: &SpillError) -> String {
+    tracing::error!(%error, "a command does not fit; it is answered NO");
+    "NO syncmux has no room for this command, try again later".to_owned()
+}
+
+/// Stands for bytes that were thrown away.
+fn void(pieces: &[Bytes]) -> std::io::Result<Spilled> {
+    let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let file = Arc::new(File::open("/dev/null")?);
+    Ok(Spilled {
+        file,
+        offset: 0,
+        len,
+        lease: Arc::new(()),
+    })
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed { midway: false } => f.write_str("the client closed the connection"),
+            Self::Closed { midway: true } => {
+                f.write_str("the client closed the connection in the middle of a command")
+            }
+            Self::Broken(error) => write!(f, "the connection broke: {error}"),
+            Self::Fatal(fatal) => write!(f, "{fatal}"),
+            Self::Here(why) => f.write_str(why),
+        }
+    }
+}

@@ -1,0 +1,563 @@
+//! The way to a replica that is ready for commands: connect, TLS, greeting, login, compression,
+//! and what the pool of the lane asks for.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustls_pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::compress::Deflated;
+use super::credentials::{Credentials, LoginCheck};
+use super::sasl::{self, Exchange};
+use super::spill::Spill;
+use super::stream::{self, BoxStream, Meter};
+use super::tls::{self, ClientFiles, TlsError};
+use super::wire::Wire;
+use crate::core::event::Pool;
+use crate::protocol::reply_reader::Line;
+use crate::protocol::{Greeting, StatusKind, print};
+
+/// More lines than any `sync_server` says before `* OK`.
+const GREETING_LINES: usize = 64;
+
+/// Where a replica or a listener is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A host name or address and a port.
+    Tcp {
+        /// Without the brackets of an IPv6 address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A UNIX socket.
+    Unix(PathBuf),
+}
+
+/// How lanes are encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// STARTTLS, insisted on.
+    Starttls,
+    /// TLS from the first byte.
+    Implicit,
+    /// No TLS: written out in the configuration, or a UNIX socket.
+    Off,
+}
+
+/// Everything about the replica of one channel.
+#[derive(Clone, Debug)]
+pub struct ReplicaSettings {
+    /// The channel's name, for metrics.
+    pub channel: String,
+    /// Where it is.
+    pub address: Address,
+    /// How lanes are encrypted; a UNIX socket never is.
+    pub tls: TlsMode,
+    /// Certificate authorities and client certificate.
+    pub files: ClientFiles,
+    /// The name that the certificate must carry; absent: the host of `address`.
+    pub server_name: Option<String>,
+    /// The SASL mechanism; absent: the best offered.
+    pub mechanism: Option<String>,
+    /// Whether to use COMPRESS DEFLATE where it is offered.
+    pub compress: bool,
+    /// For the TCP connection.
+    pub connect_timeout: Duration,
+    /// For TLS, greeting, login and set-up together.
+    pub login_timeout: Duration,
+    /// How long a lost lane waits for the replica's end of file: its last command may still run.
+    pub linger: Duration,
+    /// How long a lane that says EXIT waits for the replica to close.
+    pub exit_wait: Duration,
+    /// Bytes of one reply in memory; what is beyond spills.
+    pub reply_memory: u64,
+}
+
+/// A replica to connect to.
+#[derive(Debug)]
+pub struct Replica {
+    pub(super) settings: ReplicaSettings,
+    pub(super) spill: Arc<Spill>,
+    pub(super) meter: Meter,
+    tls: Option<Tls>,
+    greeting: watch::Sender<Option<Arc<Greeting>>>,
+}
+
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    shown: String,
+}
+
+/// A connection that is logged in and set up.
+pub(super) struct Connected {
+    pub(super) stream: BoxStream,
+    /// What the replica has sent since; nothing, from a replica that follows the protocol.
+    pub(super) received: Bytes,
+    /// As in [`crate::core::event::Event::LaneOpened`].
+    pub(super) enabled: Option<Vec<Bytes>>,
+}
+
+/// Why there is no connection, in sentences for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It is down, does not answer, or says that it is going down.
+    #[error("{why}")]
+    Unreachable {
+        /// In words.
+        why: String,
+    },
+    /// No TLS, or not with the one it should be.
+    #[error("{why}")]
+    Tls {
+        /// In words.
+        why: String,
+    },
+    /// It does not let these credentials in.
+    #[error("{why}")]
+    Login {
+        /// In words.
+        why: String,
+    },
+    /// There is no way to log in that both ends know.
+    #[error("{why}")]
+    Mechanism {
+        /// In words.
+        why: String,
+    },
+    /// It says something that a `sync_server` does not say.
+    #[error("{why}")]
+    Protocol {
+        /// In words.
+        why: String,
+    },
+}
+
+impl ConnectError {
+    pub(super) fn unreachable(why: impl Into<String>) -> Self {
+        Self::Unreachable { why: why.into() }
+    }
+
+    pub(super) fn login(why: impl Into<String>) -> Self {
+        Self::Login { why: why.into() }
+    }
+
+    pub(super) fn protocol(why: impl Into<String>) -> Self {
+        Self::Protocol { why: why.into() }
+    }
+
+    fn tls(why: impl Into<String>) -> Self {
+        Self::Tls { why: why.into() }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// `host:port`, `[address]:port` or `unix:/path`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.starts_with('/') {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err(format!("{text:?}: the path after unix: must begin with /"))
+            };
+        }
+        let wrong = || format!("{text:?} is neither host:port nor unix:/path");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        match bare {
+            None if host.is_empty() || host.contains(':') => Err(wrong()),
+            bare => Ok(Self::Tcp {
+                host: bare.unwrap_or(host).to_owned(),
+                port,
+            }),
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Replica {
+    /// Reads the certificates and gets ready; connects to nothing.
+    pub fn new(settings: ReplicaSettings, spill: Arc<Spill>) -> Result<Arc<Self>, TlsError> {
+        let tls = match (&settings.address, settings.tls) {
+            (Address::Unix(_), _) | (_, TlsMode::Off) => None,
+            (Address::Tcp { host, .. }, _) => {
+                let shown = settings.server_name.clone().unwrap_or_else(|| host.clone());
+                Some(Tls {
+                    connector: tls::client_config(&settings.files)?.into(),
+                    name: tls::server_name(&shown)?,
+                    shown,
+                })
+            }
+        };
+        Ok(Arc::new(Self {
+            meter: Meter::new(&settings.channel, "replica"),
+            greeting: watch::Sender::new(None),
+            settings,
+            spill,
+            tls,
+        }))
+    }
+
+    /// The replica's greeting, as last seen by a lane or a probe.
+    #[must_use]
+    pub fn greeting(&self) -> watch::Receiver<Option<Arc<Greeting>>> {
+        self.greeting.subscribe()
+    }
+
+    /// Connects, does TLS, reads the greeting and goes away again.
+    pub async fn probe_greeting(&self) -> Result<Arc<Greeting>, ConnectError> {
+        let (wire, greeting) = self.within_login_time(self.reach()).await?;
+        leave(wire).await;
+        Ok(greeting)
+    }
+
+    /// Whether the replica lets these credentials in, as an administrator.
+    pub async fn check_login(&self, credentials: Option<&Credentials>) -> Result<(), ConnectError> {
+        let login = async {
+            let (mut wire, greeting) = self.reach().await?;
+            self.login(&mut wire, &greeting, credentials).await?;
+            wire.send(b"NOOP\r\n").await?;
+            read_noop(&mut wire).await?;
+            Ok(wire)
+        };
+        leave(self.within_login_time(login).await?).await;
+        Ok(())
+    }
+
+    /// [`Self::check_login`] as the check of client passwords.
+    #[must_use]
+    pub fn login_check(self: &Arc<Self>) -> LoginCheck {
+        let replica = Arc::clone(self);
+        Arc::new(move |credentials| {
+            let replica = Arc::clone(&replica);
+            Box::pin(async move { replica.check_login(Some(&credentials)).await })
+        })
+    }
+
+    /// Connects all the way.
+    pub(super) async fn connect(
+        &self,
+        pool: &Pool,
+        credentials: Option<&Credentials>,
+    ) -> Result<Connected, ConnectError> {
+        let connect = async {
+            let (mut wire, greeting) = self.reach().await?;
+            self.login(&mut wire, &greeting, credentials).await?;
+            if self.settings.compress && greeting.compress {
+                wire = compress(wire).await?;
+            }
+            let enabled = set_up(&mut wire, pool).await?;
+            let (stream, received) = wire.into_parts();
+            Ok(Connected {
+                stream,
+                received,
+                enabled,
+            })
+        };
+        self.within_login_time(connect).await
+    }
+
+    async fn within_login_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        // The connection's own limit is inside, and shorter where it matters.
+        let limit = self.settings.connect_timeout + self.settings.login_timeout;
+        timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(ConnectError::unreachable(format!(
+                "{} accepts connections but was not ready within {} seconds: is it a sync_server?",
+                self.settings.address,
+                self.settings.login_timeout.as_secs()
+            )))
+        })
+    }
+
+    /// A connection after TLS, and the greeting that counts.
+    async fn reach(&self) -> Result<(Wire, Arc<Greeting>), ConnectError> {
+        let address = &self.settings.address;
+        let stream = timeout(self.settings.connect_timeout, self.dial())
+            .await
+            .map_err(|_| {
+                ConnectError::unreachable(format!(
+                    "{address} does not answer (waited {} seconds)",
+                    self.settings.connect_timeout.as_secs()
+                ))
+            })?
+            .map_err(|error| ConnectError::unreachable(format!("{address}: {error}")))?;
+        let mut wire = Wire::new(stream);
+        let Some(tls) = &self.tls else {
+            let greeting = self.publish(read_greeting(&mut wire).await?);
+            return Ok((wire, greeting));
+        };
+        if self.settings.tls == TlsMode::Starttls {
+            let greeting = read_greeting(&mut wire).await?;
+            starttls(&mut wire, &greeting).await?;
+        }
+        wire = Wire::new(self.handshake(tls, wire).await?);
+        let greeting = self.publish(read_greeting(&mut wire).await?);
+        Ok((wire, greeting))
+    }
+
+    async fn dial(&self) -> std::io::Result<BoxStream> {
+        match &self.settings.address {
+            Address::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream::tune(&stream);
+                Ok(Box::new(stream))
+            }
+            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+        }
+    }
+
+    async fn handshake(&self, tls: &Tls, wire: Wire) -> Result<BoxStream, ConnectError> {
+        let (stream, received) = wire.into_parts();
+        if !received.is_empty() {
+            // Plain bytes slipped in before TLS would be taken for the replica's own.
+            return Err(ConnectError::tls(
+                "something was sent in the clear between STARTTLS and TLS: refused",
+            ));
+        }
+        match tls.connector.connect(tls.name.clone(), stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(ConnectError::tls(tls::explain(&error, &tls.shown))),
+        }
+    }
+
+    fn publish(&self, greeting: Greeting) -> Arc<Greeting> {
+        let greeting = Arc::new(greeting);
+        self.greeting.send_if_modified(|known| {
+            let news = known.as_ref() != Some(&greeting);
+            if news {
+                *known = Some(Arc::clone(&greeting));
+            }
+            news
+        });
+        greeting
+    }
+
+    async fn login(
+        &self,
+        wire: &mut Wire,
+        greeting: &Greeting,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), ConnectError> {
+        if matches!(self.settings.address, Address::Unix(_)) {
+            return Ok(());
+        }
+        let no_way = |error: sasl::SaslError| ConnectError::Mechanism {
+            why: error.to_string(),
+        };
+        let configured = self.settings.mechanism.as_deref();
+        let mechanism = sasl::choose(&greeting.mechanisms, configured, credentials.is_some())
+            .map_err(no_way)?;
+        let mut exchange = Exchange::start(mechanism, credentials.cloned()).map_err(no_way)?;
+        wire.send(exchange.command().map_err(no_way)?.as_bytes())
+            .await?;
+        loop {
+            match wire.line().await? {
+                Line::Continuation(challenge) => {
+                    let answer = exchange
+                        .answer(&challenge)
+                        .map_err(|error| ConnectError::protocol(error.to_string()))?;
+                    wire.send(answer.as_bytes()).await?;
+                }
+                Line::Status(status) if status.kind == StatusKind::Ok => {
+                    return exchange
+                        .succeed()
+                        .map_err(|error| ConnectError::login(error.to_string()));
+                }
+                Line::Status(status) if status.kind != StatusKind::Bye => {
+                    let who = credentials.map(|given| format!(" of {:?}", given.username));
+                    return Err(ConnectError::login(format!(
+                        "the replica refuses the login{}: {}",
+                        who.unwrap_or_default(),
+                        shown(&status.line())
+                    )));
+                }
+                line => return Err(unexpected("AUTHENTICATE", &line)),
+            }
+        }
+    }
+}
+
+async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectError> {
+    let mut greeting = Greeting::default();
+    for _ in 0..GREETING_LINES {
+        let line = wire.line().await?;
+        match greeting.read(&line) {
+            Ok(true) => return Ok(greeting),
+            Ok(false) => {}
+            Err(_) => return Err(unexpected("a new connection", &line)),
+        }
+    }
+    Err(ConnectError::protocol(
+        "the replica's greeting does not end: is it a sync_server?",
+    ))
+}
+
+async fn starttls(wire: &mut Wire, greeting: &Greeting) -> Result<(), ConnectError> {
+    if !greeting.starttls {
+        return Err(ConnectError::tls(
+            "the replica does not offer STARTTLS: set tls_server_cert and tls_server_key in its \
+             imapd.conf, or write tls = \"off\" here if the way to it is safe",
+        ));
+    }
+    wire.send(b"STARTTLS\r\n").await?;
+    let line = wire.line().await?;
+    if is_ok(&line) {
+        return Ok(());
+    }
+    Err(ConnectError::tls(format!(
+        "the replica refuses STARTTLS: {}",
+        show(&line)
+    )))
+}
+
+async fn compress(mut wire: Wire) -> Result<Wire, ConnectError> {
+    wire.send(b"COMPRESS DEFLATE\r\n").await?;
+    let line = wire.line().await?;
+    if !is_ok(&line) {
+        tracing::info!(answer = %show(&line), "the replica refuses COMPRESS; going on without");
+        return Ok(wire);
+    }
+    let (stream, received) = wire.into_parts();
+    Ok(Wire::new(Box::new(Deflated::new(stream, &received))))
+}
+
+/// Sends what the pool asks for in one burst. The NOOP shows at once, and by its name, what would
+/// else be a NO to every command: a login that is not an administrator's.
+async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, ConnectError> {
+    let mut burst = b"NOOP\r\n".to_vec();
+    if !pool.capabilities.is_empty() {
+        let names = pool.capabilities.iter().map(|name| &name[..]);
+        let command = print::capabilities(names).to_vec();
+        burst.extend_from_slice(&command.unwrap_or_default());
+    }
+    if pool.force.is_some() {
+        burst.extend_from_slice(b"APPLY FORCE %()\r\n");
+    }
+    wire.send(&burst).await?;
+    read_noop(wire).await?;
+    let mut enabled = Some(Vec::new());
+    if !pool.capabilities.is_empty() {
+        enabled = read_enabled(wire).await?;
+    }
+    if pool.force.is_some() {
+        let line = wire.line().await?;
+        if !is_ok(&line) {
+            return Err(ConnectError::protocol(format!(
+                "the replica does not take APPLY FORCE: {}",
+                show(&line)
+            )));
+        }
+    }
+    Ok(enabled)
+}
+
+async fn read_noop(wire: &mut Wire) -> Result<(), ConnectError> {
+    match wire.line().await? {
+        line if is_ok(&line) => Ok(()),
+        Line::Status(status) if status.kind == StatusKind::No => Err(ConnectError::login(format!(
+            "the replica lets the user in but does not serve it: {}. Is it among admins in \
+                 the replica's imapd.conf?",
+            shown(&status.line())
+        ))),
+        line => Err(unexpected("NOOP", &line)),
+    }
+}
+
+async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, ConnectError> {
+    let mut enabled = Vec::new();
+    loop {
+        match wire.line().await? {
+            Line::Untagged(line) if &line.kind[..] == b"ENABLED" => enabled.extend(line.words),
+            Line::Status(status) => match status.kind {
+                StatusKind::Ok => return Ok(Some(enabled)),
+                StatusKind::No | StatusKind::Bad => return Ok(None),
+                StatusKind::Bye => {
+                    return Err(unexpected("APPLY CAPABILITIES", &Line::Status(status)));
+                }
+            },
+            line => return Err(unexpected("APPLY CAPABILITIES", &line)),
+        }
+    }
+}
+
+/// Says EXIT and does not wait for what comes.
+async fn leave(mut wire: Wire) {
+    let goodbye = async {
+        wire.send(b"EXIT\r\n").await?;
+        let (mut stream, _) = wire.into_parts();
+        stream.shutdown().await.map_err(ConnectError::from)
+    };
+    let _ = timeout(Duration::from_secs(1), goodbye).await;
+}
+
+fn is_ok(line: &Line) -> bool {
+    matches!(line, Line::Status(status) if status.kind == StatusKind::Ok)
+}
+
+fn unexpected(to: &str, line: &Line) -> ConnectError {
+    let what = show(line);
+    let leaving = match line {
+        Line::Status(status) => status.kind == StatusKind::Bye,
+        Line::Untagged(untagged) => &untagged.kind[..] == b"FATAL",
+        Line::Continuation(_) => false,
+    };
+    if leaving {
+        return ConnectError::unreachable(format!("the replica answers {to} with {what}"));
+    }
+    ConnectError::protocol(format!(
+        "the replica answers {to} with {what}: is it a sync_server?"
+    ))
+}
+
+fn show(line: &Line) -> String {
+    match line {
+        Line::Untagged(untagged) => shown(&untagged.raw.to_vec().unwrap_or_default()),
+        Line::Status(status) => shown(&status.line()),
+        Line::Continuation(_) => "\"+\"".to_owned(),
+    }
+}
+
+/// A line for the log: short, and with nothing in it that a terminal would obey.
+pub(super) fn shown(line: &[u8]) -> String {
+    let line = line.trim_ascii_end();
+    let line = &line[..line.len().min(200)];
+    format!("\"{}\"", line.escape_ascii())
+}
+
+impl From<std::io::Error> for ConnectError {
+    fn from(error: std::io::Error) -> Self {
+        Self::unreachable(format!("the connection to the replica broke: {error}"))
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({})", self.shown)
+    }
+}

@@ -1,0 +1,179 @@
+//! Where clients connect.
+
+use std::fs::Permissions;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::lane_connect::Address;
+use super::registry::{ListenerSettings, Peer, SessionContext};
+use super::session;
+use super::stream::{self, BoxStream};
+
+/// The pause after an accept that failed: it fails again at once where descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Owner and group: a socket for Cyrus and whoever runs syncmux.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A listener that is bound.
+pub struct Listener {
+    socket: Socket,
+    settings: Arc<ListenerSettings>,
+    context: Arc<SessionContext>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// Removes the file of a UNIX socket when the listener goes.
+struct SocketFile(PathBuf);
+
+/// Why one cannot listen there.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {why}")]
+pub struct ListenError {
+    address: Address,
+    why: String,
+}
+
+impl Listener {
+    /// Binds. A UNIX socket that a dead process left behind is replaced.
+    pub async fn bind(
+        settings: ListenerSettings,
+        context: Arc<SessionContext>,
+    ) -> Result<Self, ListenError> {
+        let failed = |why: String| ListenError {
+            address: settings.address.clone(),
+            why,
+        };
+        let socket = match &settings.address {
+            Address::Tcp { host, port } => TcpListener::bind((host.as_str(), *port))
+                .await
+                .map(Socket::Tcp)
+                .map_err(|error| failed(error.to_string()))?,
+            Address::Unix(path) => {
+                remove_stale(path).await.map_err(failed)?;
+                let listener =
+                    UnixListener::bind(path).map_err(|error| failed(error.to_string()))?;
+                let file = SocketFile(path.clone());
+                std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))
+                    .map_err(|error| failed(error.to_string()))?;
+                Socket::Unix(listener, file)
+            }
+        };
+        Ok(Self {
+            socket,
+            settings: Arc::new(settings),
+            context,
+        })
+    }
+
+    /// The TCP address, where the port was left to the system.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    /// Accepts clients until `stop`. Their sessions go on; the core ends them.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) => {
+                    tracing::error!(address = %self.settings.address, %error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(BoxStream, Peer)> {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream::tune(&stream);
+                Ok((Box::new(stream), Peer::Tcp(address)))
+            }
+            Socket::Unix(listener, file) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream::peer_uid(&stream)?;
+                let path = file.0.clone();
+                Ok((Box::new(stream), Peer::Unix { path, uid }))
+            }
+        }
+    }
+
+    /// Starts a session, or says why not.
+    fn admit(&self, stream: BoxStream, peer: Peer) {
+        let tasks = &self.context.tasks;
+        if let Peer::Unix { uid, .. } = peer
+            && !self.context.client.allowed_uids.contains(&uid)
+        {
+            tracing::warn!(%peer, "refused: the uid is not in allowed_uids");
+            tasks.spawn(refuse(stream, "BYE you may not connect here\r\n"));
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.context.permits).try_acquire_owned() else {
+            tracing::warn!(%peer, "refused: too many sessions");
+            tasks.spawn(refuse(stream, "BYE too many sessions\r\n"));
+            return;
+        };
+        let context = Arc::clone(&self.context);
+        let settings = Arc::clone(&self.settings);
+        tasks.spawn(async move {
+            session::serve(stream, peer, context, settings).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn refuse(mut stream: BoxStream, line: &'static str) {
+    let goodbye = async {
+        stream.write_all(line.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    let _ = timeout(Duration::from_secs(1), goodbye).await;
+}
+
+/// Removes the socket at `path` if nobody listens there. Anything but a socket is left alone.
+async fn remove_stale(path: &Path) -> Result<(), String> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if !found.file_type().is_socket() {
+        return Err("there is a file of that name which is not a socket; remove it".to_owned());
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err("another process listens there".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(format!("there is a socket that cannot be tried: {error}")),
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,144 @@
+//! A replica's bytes as whole replies, in bounded memory.
+
+use bytes::Bytes;
+
+use super::lane_connect::shown;
+use super::spill::SpillWriter;
+use crate::protocol::reply_reader::Line;
+use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
+
+/// Gathers untagged lines and the status line that ends them.
+pub(super) struct Replies {
+    reader: ReplyReader,
+    untagged: Vec<Untagged>,
+    /// Bytes of `untagged` in memory.
+    held: u64,
+    memory: u64,
+    spill: SpillWriter,
+    /// `* Fatal error: ...`, which a server says before it closes.
+    last_words: Option<String>,
+    /// The spill directory is full, which was said once.
+    full: bool,
+}
+
+/// Why a replica's answers cannot be followed any further.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// It said BYE.
+    Bye(String),
+    /// It said something that is no answer.
+    Garbage(String),
+}
+
+impl Replies {
+    /// Holds about `memory` bytes of one reply; what is beyond goes to `spill`.
+    pub(super) fn new(memory: u64, spill: SpillWriter) -> Self {
+        Self {
+            reader: ReplyReader::new(ReaderLimits::default()),
+            untagged: Vec::new(),
+            held: 0,
+            memory,
+            spill,
+            last_words: None,
+            full: false,
+        }
+    }
+
+    /// The next reply that is complete, as far as `input` goes.
+    pub(super) fn feed(&mut self, input: &mut Bytes) -> Result<Option<Reply>, Broken> {
+        loop {
+            let item = self
+                .reader
+                .feed(input)
+                .map_err(|fatal| Broken::Garbage(format!("the replica's answer: {fatal}")))?;
+            match item {
+                None => {
+                    self.spill_line();
+                    return Ok(None);
+                }
+                Some(Line::Untagged(line)) => self.keep(line),
+                Some(Line::Continuation(_)) => {
+                    return Err(Broken::Garbage(
+                        "the replica asks for a continuation that nobody needs".to_owned(),
+                    ));
+                }
+                Some(Line::Status(status)) if status.kind == StatusKind::Bye => {
+                    return Err(Broken::Bye(format!(
+                        "the replica says {}",
+                        shown(&status.line())
+                    )));
+                }
+                Some(Line::Status(status)) => {
+                    self.held = 0;
+                    return Ok(Some(Reply {
+                        untagged: std::mem::take(&mut self.untagged),
+                        status,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Whether an answer has begun and is not complete.
+    pub(super) fn partial(&self) -> bool {
+        !self.untagged.is_empty() || self.reader.mid_line()
+    }
+
+    /// What the replica said of its own end, if it did.
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.last_words.as_deref()
+    }
+
+    fn keep(&mut self, mut line: Untagged) {
+        if &line.kind[..] == b"FATAL" {
+            let said = line.raw.to_vec().unwrap_or_default();
+            self.last_words = Some(shown(&said));
+        }
+        if self.held + line.raw.memory() > self.memory {
+            self.spill_body(&mut line.raw);
+        }
+        self.held += line.raw.memory();
+        self.untagged.push(line);
+    }
+
+    /// Spills what there is of a line that is still arriving.
+    fn spill_line(&mut self) {
+        if self.held + self.reader.held() <= self.memory {
+            return;
+        }
+        let spill = &mut self.spill;
+        let spilled = self
+            .reader
+            .spill(&mut |pieces| spill.append(pieces).map_err(std::io::Error::other));
+        self.note(spilled);
+    }
+
+    fn spill_body(&mut self, body: &mut Body) {
+        let pieces: Option<Vec<Bytes>> = body
+            .pieces()
+            .iter()
+            .map(|piece| match piece {
+                Piece::Memory(bytes) => Some(bytes.clone()),
+                Piece::Spilled(_) => None,
+            })
+            .collect();
+        // Where a piece is spilled already, the small rest of the line may stay.
+        let Some(pieces) = pieces else { return };
+        match self.spill.append(&pieces) {
+            Ok(spilled) => {
+                *body = Body::new();
+                body.push_spilled(spilled);
+            }
+            Err(error) => self.note(Err(std::io::Error::other(error))),
+        }
+    }
+
+    /// An answer cannot be refused as a command can: what does not fit on disk stays in memory.
+    fn note(&mut self, spilled: std::io::Result<()>) {
+        if let Err(error) = spilled
+            && !std::mem::replace(&mut self.full, true)
+        {
+            tracing::error!(%error, "a large answer of the replica stays in memory");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Our side of a SASL exchange with the replica, without the wire.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rsasl::callback::{Context, Request, SessionCallback, SessionData};
+use rsasl::mechanisms::{external::EXTERNAL, plain::PLAIN, scram::SCRAM_SHA256};
+use rsasl::prelude::{Mechname, Registry, SASLClient, SASLConfig, Session, SessionError, State};
+use rsasl::property::{AuthId, Password};
+use zeroize::Zeroizing;
+
+use super::credentials::Credentials;
+
+/// What can be spoken, the best first. EXTERNAL is left to the configuration where there are
+/// credentials: a client certificate may be there for the transport alone.
+const KNOWN: [&str; 3] = ["SCRAM-SHA-256", "PLAIN", "EXTERNAL"];
+
+static MECHANISMS: &[rsasl::prelude::Mechanism] = &[SCRAM_SHA256, PLAIN, EXTERNAL];
+
+/// An exchange under way.
+pub(super) struct Exchange {
+    mechanism: &'static str,
+    session: Session,
+    finished: bool,
+}
+
+/// Why an exchange cannot begin or go on, in words.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct SaslError(String);
+
+struct Answers(Option<Credentials>);
+
+/// Chooses a mechanism of those that the replica offers.
+pub(super) fn choose(
+    offered: &[String],
+    configured: Option<&str>,
+    credentials: bool,
+) -> Result<&'static str, SaslError> {
+    let offers = |name: &str| offered.iter().any(|offer| offer.eq_ignore_ascii_case(name));
+    let offer = || match offered {
+        [] => "none".to_owned(),
+        some => some.join(" "),
+    };
+    if let Some(wanted) = configured {
+        let known = KNOWN
+            .into_iter()
+            .find(|name| name.eq_ignore_ascii_case(wanted));
+        return match known {
+            None => Err(SaslError(format!(
+                "mechanism {wanted:?} is not known here; there is {}",
+                KNOWN.join(", ")
+            ))),
+            Some("PLAIN" | "SCRAM-SHA-256") if !credentials => Err(SaslError(format!(
+                "mechanism {wanted} needs username and password_file"
+            ))),
+            Some(name) if offers(name) => Ok(name),
+            Some(name) => Err(SaslError(format!(
+                "the replica does not offer the configured mechanism {name}; it offers {}",
+                offer()
+            ))),
+        };
+    }
+    let usable = |name: &&str| (*name != "EXTERNAL") == credentials && offers(name);
+    KNOWN.into_iter().find(usable).ok_or_else(|| {
+        SaslError(if credentials {
+            format!(
+                "the replica offers no mechanism that syncmux can log in with (PLAIN or \
+                 SCRAM-SHA-256); it offers {}",
+                offer()
+            )
+        } else {
+            format!(
+                "there is no username to log in with, and the replica offers no EXTERNAL; it \
+                 offers {}",
+                offer()
+            )
+        })
+    })
+}
+
+impl Exchange {
+    /// Begins with `mechanism`, as [`choose`] gave it.
+    pub(super) fn start(
+        mechanism: &'static str,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, SaslError> {
+        let config = SASLConfig::builder()
+            .with_registry(Registry::with_mechanisms(MECHANISMS))
+            .with_callback(Answers(credentials))
+            .map_err(failed)?;
+        let name = Mechname::parse(mechanism.as_bytes()).map_err(failed)?;
+        let session = SASLClient::new(Arc::clone(&config))
+            .start_suggested(&[name])
+            .map_err(failed)?;
+        Ok(Self {
+            mechanism,
+            session,
+            finished: false,
+        })
+    }
+
+    /// The whole `AUTHENTICATE` line with the initial response, line end included.
+    pub(super) fn command(&mut self) -> Result<Zeroizing<String>, SaslError> {
+        let first = self.step(None)?;
+        // An empty initial response is written as one (RFC 4959); none would ask for a challenge.
+        let first = if first.is_empty() { "=" } else { &first };
+        Ok(Zeroizing::new(format!(
+            "AUTHENTICATE {} {first}\r\n",
+            self.mechanism
+        )))
+    }
+
+    /// The line that answers a challenge (`+ ` taken off), line end included.
+    pub(super) fn answer(&mut self, challenge: &[u8]) -> Result<Zeroizing<String>, SaslError> {
+        let decoded = STANDARD
+            .decode(challenge)
+            .map_err(|_| SaslError("the replica's SASL challenge is not base64".to_owned()))?;
+        // A server that has not taken the initial response asks for it with an empty challenge;
+        // a mechanism that has nothing more to say answers with an empty line.
+        let mut line = if self.finished {
+            Zeroizing::new(String::new())
+        } else {
+            self.step(Some(&decoded))?
+        };
+        line.push_str("\r\n");
+        Ok(line)
+    }
+
+    /// To be called when the replica says OK: with SCRAM it must have shown by then that it knows
+    /// the password too.
+    pub(super) fn succeed(&self) -> Result<(), SaslError> {
+        if self.finished {
+            Ok(())
+        } else {
+            Err(SaslError(format!(
+                "the replica said OK before the {} exchange was complete: it has not shown who it \
+                 is",
+                self.mechanism
+            )))
+        }
+    }
+
+    fn step(&mut self, input: Option<&[u8]>) -> Result<Zeroizing<String>, SaslError> {
+        let mut output = Zeroizing::new(Vec::new());
+        let state = self
+            .session
+            .step(input, &mut *output)
+            .map_err(|error| failed(&error))?;
+        self.finished = matches!(state, State::Finished(_));
+        Ok(Zeroizing::new(STANDARD.encode(output.as_slice())))
+    }
+}
+
+impl SessionCallback for Answers {
+    fn callback(
+        &self,
+        _session: &SessionData,
+        _context: &Context<'_>,
+        request: &mut Request<'_>,
+    ) -> Result<(), SessionError> {
+        if let Some(credentials) = &self.0 {
+            request
+                .satisfy::<AuthId>(&credentials.username)?
+                .satisfy::<Password>(credentials.password.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: impl fmt::Display) -> SaslError {
+    SaslError(format!("SASL: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(names: &str) -> Vec<String> {
+        names.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_best_offered_mechanism_is_chosen() {
+        let all = offered("GSSAPI PLAIN EXTERNAL SCRAM-SHA-256");
+        assert_eq!(choose(&all, None, true), Ok("SCRAM-SHA-256"));
+        assert_eq!(choose(&all, None, false), Ok("EXTERNAL"));
+        assert_eq!(choose(&all, Some("plain"), true), Ok("PLAIN"));
+        assert_eq!(choose(&all, Some("EXTERNAL"), true), Ok("EXTERNAL"));
+        assert_eq!(choose(&offered("plain"), None, true), Ok("PLAIN"));
+        for (offer, wanted, credentials) in [
+            ("GSSAPI", None, true),
+            ("", None, true),
+            ("PLAIN", None, false),
+            ("PLAIN", Some("SCRAM-SHA-256"), true),
+            ("PLAIN", Some("PLAIN"), false),
+            ("CRAM-MD5", Some("CRAM-MD5"), true),
+        ] {
+            assert!(choose(&offered(offer), wanted, credentials).is_err());
+        }
+    }
+
+    #[test]
+    fn plain_is_one_message() {
+        let mut exchange = Exchange::start("PLAIN", Some(Credentials::new("repl", "replpw")));
+        let exchange = exchange.as_mut().expect("PLAIN starts");
+        let line = exchange.command().expect("a command");
+        // As captured from the stock client.
+        assert_eq!(line.as_str(), "AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n");
+        assert!(exchange.succeed().is_ok());
+    }
+
+    #[test]
+    fn external_has_an_empty_initial_response() {
+        let mut exchange = Exchange::start("EXTERNAL", None).expect("EXTERNAL starts");
+        assert_eq!(
+            exchange.command().unwrap().as_str(),
+            "AUTHENTICATE EXTERNAL =\r\n"
+        );
+        assert!(exchange.succeed().is_ok());
+    }
+
+    #[test]
+    fn a_scram_server_must_show_that_it_knows_the_password() {
+        let credentials = Some(Credentials::new("repl", "replpw"));
+        let mut exchange = Exchange::start("SCRAM-SHA-256", credentials).expect("SCRAM starts");
+        assert!(exchange.command().is_ok());
+        assert!(exchange.succeed().is_err());
+        assert!(exchange.answer(b"not base64!").is_err());
+    }
+}

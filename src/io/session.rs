@@ -1,0 +1,192 @@
+//! A session: one client, command by command.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::conversation::{Conversation, Ended};
+use super::login::{Login, UNKNOWN, connection_answer};
+use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutput};
+use super::stream::BoxStream;
+use crate::core::event::{Event, SessionId};
+use crate::protocol::{Command, Kind};
+
+/// Serves a client until it is gone.
+pub(super) async fn serve(
+    stream: BoxStream,
+    peer: Peer,
+    context: Arc<SessionContext>,
+    listener: Arc<ListenerSettings>,
+) {
+    let mut client = Conversation::new(
+        stream,
+        &context.limits,
+        context.spill.writer(),
+        context.meter.clone(),
+    );
+    let login = Login {
+        context: &context,
+        peer: &peer,
+        encrypted: false,
+        failures: 0,
+    };
+    let identity = match timeout(context.limits.login_time, login.run(&mut client)).await {
+        Ok(Ok(identity)) => identity,
+        Ok(Err(ended)) => return farewell(client, ended, &peer, "before login").await,
+        Err(_) => {
+            let _ = client.say("BYE the login took too long").await;
+            return farewell(client, Ended::Here("the login took too long"), &peer, "").await;
+        }
+    };
+    client.logged_in();
+    let place = context.registry.enter();
+    let id = place.session;
+    tracing::info!(session = id.0, %peer, ?identity, mode = ?listener.mode, "a client logged in");
+    let opened = Event::SessionOpened {
+        session: id,
+        mode: listener.mode,
+        identity,
+    };
+    // Nobody listens any more only when the program is ending.
+    let _ = context.events.send(opened);
+    let mut session = Session {
+        client,
+        place,
+        context: &context,
+        listener: &listener,
+        last: "its login",
+        told: false,
+    };
+    let ended = session.run().await;
+    let Session {
+        client,
+        place,
+        last,
+        told,
+        ..
+    } = session;
+    // Nothing that the core still says reaches anybody.
+    drop(place);
+    if !told {
+        let _ = context.events.send(Event::SessionClosed { session: id });
+    }
+    tracing::info!(session = id.0, %peer, why = %ended, after = last, "a session ended");
+    farewell(client, ended, &peer, last).await;
+}
+
+/// Says the last word where there is one, writes the log line, closes.
+async fn farewell(mut client: Conversation, ended: Ended, peer: &Peer, after: &str) {
+    match &ended {
+        Ended::Fatal(fatal) => {
+            tracing::warn!(%peer, after, why = %fatal, "a client cannot be followed any further");
+            let _ = client.say(&fatal.answer).await;
+        }
+        Ended::Broken(_) | Ended::Closed { .. } => {
+            tracing::debug!(%peer, after, why = %ended, "a connection ended");
+            return;
+        }
+        Ended::Here(why) => tracing::info!(%peer, after, why, "a connection was ended"),
+    }
+    client.close().await;
+}
+
+struct Session<'a> {
+    client: Conversation,
+    place: Place,
+    context: &'a SessionContext,
+    listener: &'a ListenerSettings,
+    /// The last command, for the log.
+    last: &'static str,
+    /// The core ended the session itself and need not be told.
+    told: bool,
+}
+
+impl Session<'_> {
+    async fn run(&mut self) -> Ended {
+        loop {
+            if let Err(ended) = self.step().await {
+                return ended;
+            }
+        }
+    }
+
+    /// One command and its answer.
+    async fn step(&mut self) -> Result<(), Ended> {
+        let idle = self.context.limits.idle;
+        let command = tokio::select! {
+            biased;
+            output = self.place.outputs.recv() => return self.put(output).await,
+            command = timeout(idle, self.client.next()) => command,
+        };
+        let Ok(command) = command else {
+            self.client.say("BYE no command for too long").await?;
+            return Err(Ended::Here("no command for too long"));
+        };
+        let command = command?;
+        self.last = word(&command.kind);
+        match command.kind {
+            Kind::Authenticate { .. } => self.client.say("BAD Already authenticated").await,
+            Kind::Starttls if self.context.client.starttls.is_some() => {
+                let answer = "BAD Can't Starttls after authentication";
+                self.client.say(answer).await
+            }
+            Kind::Starttls => self.client.say(UNKNOWN).await,
+            Kind::Noop | Kind::Compress { .. } | Kind::ImapProbe { .. } | Kind::Bad { .. } => {
+                self.client.say(&connection_answer(&command.kind)).await
+            }
+            Kind::Get(_) | Kind::Apply(_) | Kind::Restore { .. } | Kind::Restart | Kind::Exit => {
+                self.ask(command).await
+            }
+        }
+    }
+
+    /// Hands a command to the core and writes its answer. The client is watched meanwhile, since
+    /// its going away sets things free.
+    async fn ask(&mut self, command: Command) -> Result<(), Ended> {
+        let event = Event::Command {
+            session: self.id(),
+            command,
+            run: self.listener.run.as_ref().and_then(|lookup| lookup()),
+        };
+        if self.context.events.send(event).is_err() {
+            return Err(Ended::Here("the program is ending"));
+        }
+        let output = tokio::select! {
+            output = self.place.outputs.recv() => output,
+            ended = self.client.gone() => return Err(ended),
+        };
+        self.put(output).await
+    }
+
+    async fn put(&mut self, output: Option<SessionOutput>) -> Result<(), Ended> {
+        match output {
+            Some(SessionOutput::Answer(body)) => self.client.answer(&body).await,
+            Some(SessionOutput::End(body)) => {
+                self.told = true;
+                self.client.answer(&body).await?;
+                Err(Ended::Here("ended by the scheduler"))
+            }
+            None => Err(Ended::Here("the program is ending")),
+        }
+    }
+
+    fn id(&self) -> SessionId {
+        self.place.session
+    }
+}
+
+fn word(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Get(_) => "GET",
+        Kind::Apply(_) => "APPLY",
+        Kind::Restore { .. } => "RESTORE",
+        Kind::Restart => "RESTART",
+        Kind::Exit => "EXIT",
+        Kind::Noop => "NOOP",
+        Kind::Authenticate { .. } => "AUTHENTICATE",
+        Kind::Starttls => "STARTTLS",
+        Kind::Compress { .. } => "COMPRESS",
+        Kind::ImapProbe { .. } => "an IMAP probe",
+        Kind::Bad { .. } => "a malformed command",
+    }
+}

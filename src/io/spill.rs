@@ -1,0 +1,286 @@
+//! What does not fit into memory: unlinked temporary files with a limit for all of them, and the
+//! writing of a [`Body`] that may lie there.
+//!
+//! Each session and each lane has a [`SpillWriter`] of its own, so that a file dies with the
+//! things of one session and its space is really free then. The limit counts what the files hold
+//! on disk, not what is still wanted of it: that is what fills the disk.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::protocol::{Body, Piece, Spilled};
+
+/// A file takes no more stretches once it holds this much; one stretch may be longer.
+const SEGMENT: u64 = 16 * 1024 * 1024;
+
+/// How much of a spilled stretch is in memory at once while it is written out.
+const CHUNK: u64 = 256 * 1024;
+
+/// The spill directory and how full it is.
+#[derive(Debug)]
+pub struct Spill {
+    directory: PathBuf,
+    limit: u64,
+    used: AtomicU64,
+}
+
+/// Why something could not be spilled.
+#[derive(Debug, thiserror::Error)]
+pub enum SpillError {
+    /// The limit is reached.
+    #[error("the spill directory holds {used} bytes and may hold {limit}")]
+    Full {
+        /// Bytes in it.
+        used: u64,
+        /// Bytes it may hold.
+        limit: u64,
+    },
+    /// The file system refuses.
+    #[error("cannot write to a temporary file in {}: {source}", directory.display())]
+    Io {
+        /// The spill directory.
+        directory: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// Appends to spill files on behalf of one session or lane.
+#[derive(Debug)]
+pub struct SpillWriter {
+    spill: Arc<Spill>,
+    segment: Option<Arc<Segment>>,
+    at: u64,
+}
+
+/// One file. Every stretch in it holds a clone as its lease; the last one gives the space back.
+#[derive(Debug)]
+struct Segment {
+    spill: Arc<Spill>,
+    file: Arc<File>,
+    held: AtomicU64,
+}
+
+impl Spill {
+    /// Spills into `directory`, `limit` bytes at most. Tries it out: a directory that takes no
+    /// file is found at start and not with the first large message.
+    pub fn new(directory: &Path, limit: u64) -> Result<Arc<Self>, SpillError> {
+        let spill = Arc::new(Self {
+            directory: directory.to_owned(),
+            limit,
+            used: AtomicU64::new(0),
+        });
+        spill.create()?;
+        Ok(spill)
+    }
+
+    /// Bytes on disk.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// A writer with a file of its own.
+    #[must_use]
+    pub fn writer(self: &Arc<Self>) -> SpillWriter {
+        SpillWriter {
+            spill: Arc::clone(self),
+            segment: None,
+            at: 0,
+        }
+    }
+
+    fn create(&self) -> Result<File, SpillError> {
+        tempfile::tempfile_in(&self.directory).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: std::io::Error) -> SpillError {
+        SpillError::Io {
+            directory: self.directory.clone(),
+            source,
+        }
+    }
+
+    /// Takes `len` bytes of the limit.
+    fn take(&self, len: u64) -> Result<(), SpillError> {
+        let take = |used: u64| used.checked_add(len).filter(|after| *after <= self.limit);
+        match self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+        {
+            Ok(_) => Ok(()),
+            Err(used) => Err(SpillError::Full {
+                used,
+                limit: self.limit,
+            }),
+        }
+    }
+}
+
+impl SpillWriter {
+    /// Appends `pieces` as one stretch. Blocks for as long as the page cache takes to swallow
+    /// them; callers spill in steps of their read buffer, so this stays short.
+    pub fn append(&mut self, pieces: &[Bytes]) -> Result<Spilled, SpillError> {
+        let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        self.rotate();
+        self.spill.take(len)?;
+        let segment = match &self.segment {
+            Some(segment) => Arc::clone(segment),
+            None => match self.open() {
+                Ok(segment) => segment,
+                Err(error) => {
+                    self.spill.used.fetch_sub(len, Ordering::Relaxed);
+                    return Err(error);
+                }
+            },
+        };
+        segment.held.fetch_add(len, Ordering::Relaxed);
+        let offset = self.at;
+        // A stretch that failed half-way leaves a hole: the next one begins behind it.
+        self.at += len;
+        let mut at = offset;
+        for piece in pieces {
+            segment
+                .file
+                .write_all_at(piece, at)
+                .map_err(|source| self.spill.failed(source))?;
+            at += piece.len() as u64;
+        }
+        Ok(Spilled {
+            file: Arc::clone(&segment.file),
+            offset,
+            len,
+            lease: segment,
+        })
+    }
+
+    /// Begins anew where the file is long enough, or where nobody wants anything of it any more.
+    fn rotate(&mut self) {
+        let done = self
+            .segment
+            .as_ref()
+            .is_some_and(|segment| self.at >= SEGMENT || Arc::strong_count(segment) == 1);
+        if done {
+            self.segment = None;
+        }
+    }
+
+    fn open(&mut self) -> Result<Arc<Segment>, SpillError> {
+        let segment = Arc::new(Segment {
+            spill: Arc::clone(&self.spill),
+            file: Arc::new(self.spill.create()?),
+            held: AtomicU64::new(0),
+        });
+        self.segment = Some(Arc::clone(&segment));
+        self.at = 0;
+        Ok(segment)
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        let held = self.held.load(Ordering::Relaxed);
+        self.spill.used.fetch_sub(held, Ordering::Relaxed);
+    }
+}
+
+/// Writes `body`, reading spilled pieces in chunks. Does not flush.
+pub async fn write_body<W>(to: &mut W, body: &Body) -> std::io::Result<()>
+where
+    W: AsyncWrite + Unpin + ?Sized,
+{
+    for piece in body.pieces() {
+        write_piece(to, piece).await?;
+    }
+    Ok(())
+}
+
+/// Writes one piece of a body. Does not flush.
+pub async fn write_piece<W>(to: &mut W, piece: &Piece) -> std::io::Result<()>
+where
+    W: AsyncWrite + Unpin + ?Sized,
+{
+    match piece {
+        Piece::Memory(bytes) => to.write_all(bytes).await,
+        Piece::Spilled(spilled) => write_spilled(to, spilled).await,
+    }
+}
+
+async fn write_spilled<W>(to: &mut W, spilled: &Spilled) -> std::io::Result<()>
+where
+    W: AsyncWrite + Unpin + ?Sized,
+{
+    let mut chunk = Vec::new();
+    let mut done = 0;
+    while done < spilled.len {
+        let file = Arc::clone(&spilled.file);
+        let offset = spilled.offset + done;
+        chunk.resize(CHUNK.min(spilled.len - done) as usize, 0);
+        chunk = tokio::task::spawn_blocking(move || {
+            file.read_exact_at(&mut chunk, offset).map(|()| chunk)
+        })
+        .await
+        .map_err(std::io::Error::other)??;
+        to.write_all(&chunk).await?;
+        done += chunk.len() as u64;
+    }
+    Ok(())
+}
+
+/// The whole of a body that may be spilled, for tests and for small bodies.
+pub async fn collect(body: &Body) -> std::io::Result<Vec<u8>> {
+    let mut all = std::io::Cursor::new(Vec::new());
+    write_body(&mut all, body).await?;
+    Ok(all.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spill(limit: u64) -> Arc<Spill> {
+        Spill::new(&std::env::temp_dir(), limit).expect("a temporary directory")
+    }
+
+    #[tokio::test]
+    async fn what_was_spilled_comes_back_in_order() {
+        let spill = spill(10_000_000);
+        let mut writer = spill.writer();
+        let large = Bytes::from(vec![7; 600_000]);
+        let mut body = Body::from("a");
+        body.push_spilled(writer.append(&[Bytes::from("bc"), large.clone()]).unwrap());
+        body.push_spilled(writer.append(&[Bytes::from("d")]).unwrap());
+        body.push(Bytes::from("e"));
+        let expected = [b"abc".as_slice(), &large, b"de"].concat();
+        assert_eq!(collect(&body).await.unwrap(), expected);
+    }
+
+    #[test]
+    fn the_limit_holds_and_space_comes_back_with_the_last_handle() {
+        let spill = spill(1000);
+        let mut writer = spill.writer();
+        let first = writer.append(&[Bytes::from(vec![0; 600])]).unwrap();
+        let full = writer.append(&[Bytes::from(vec![0; 600])]);
+        assert!(matches!(full, Err(SpillError::Full { used: 600, .. })));
+        let again = first.clone();
+        drop(first);
+        assert_eq!(spill.used(), 600);
+        drop(again);
+        // The writer's own file is dead: it begins a new one and the space is free.
+        drop(writer.append(&[Bytes::from(vec![0; 600])]).unwrap());
+        drop(writer);
+        assert_eq!(spill.used(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_takes_no_file_is_found_at_start() {
+        let missing = Spill::new(Path::new("/nonexistent/spill"), 1);
+        assert!(matches!(missing, Err(SpillError::Io { .. })));
+    }
+}

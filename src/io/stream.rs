@@ -1,0 +1,74 @@
+//! Byte streams as sessions and lanes see them: TCP or UNIX, plain or TLS, counted.
+
+use std::time::Duration;
+
+use metrics::Counter;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// What a session or a lane talks over.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A stream of whatever kind.
+pub type BoxStream = Box<dyn Stream>;
+
+/// After this much silence the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How often it asks, and after how many questions without an answer the connection is dead.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_COUNT: u32 = 4;
+
+/// Sets what every TCP connection here wants: no waiting for more to send, and notice when the
+/// peer has vanished. Neither is worth failing for.
+pub fn tune(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let results = [
+        stream.set_nodelay(true),
+        sockopt::set_socket_keepalive(stream, true).map_err(Into::into),
+        sockopt::set_tcp_keepidle(stream, KEEPALIVE).map_err(Into::into),
+        sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL).map_err(Into::into),
+        sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT).map_err(Into::into),
+    ];
+    for error in results.into_iter().filter_map(Result::err) {
+        tracing::debug!(%error, "a socket option could not be set");
+    }
+}
+
+/// The uid at the other end of a UNIX socket, as the kernel knows it.
+pub fn peer_uid(stream: &UnixStream) -> std::io::Result<u32> {
+    stream.peer_cred().map(|credentials| credentials.uid())
+}
+
+/// Counters of one side of one channel, looked up once. They count the protocol's own bytes,
+/// before TLS and compression.
+#[derive(Clone)]
+pub struct Meter {
+    /// From the peer.
+    pub read: Counter,
+    /// To the peer.
+    pub written: Counter,
+}
+
+impl Meter {
+    /// `side` is `client` or `replica`.
+    #[must_use]
+    pub fn new(channel: &str, side: &'static str) -> Self {
+        let counter = |direction: &'static str| {
+            metrics::counter!("syncmux_bytes_total", "channel" => channel.to_owned(),
+                "side" => side, "direction" => direction)
+        };
+        Self {
+            read: counter("in"),
+            written: counter("out"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Meter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meter")
+    }
+}

@@ -1,0 +1,193 @@
+//! TLS towards the replica: whatever is wrong with it is found before a byte of the login.
+
+#![allow(clippy::unwrap_used, reason = "helpers outside of #[test] functions")]
+
+mod io_fake;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use io_fake::{Fake, Peer, pool, settings, spill};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use syncmux::core::event::{Event, LaneId};
+use syncmux::io::credentials::Credentials;
+use syncmux::io::lane;
+use syncmux::io::lane_connect::{ConnectError, Replica, ReplicaSettings, TlsMode};
+use syncmux::io::tls::server_config;
+use tempfile::NamedTempFile;
+use tokio_rustls::TlsAcceptor;
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: NamedTempFile,
+}
+
+fn file(content: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content.as_bytes()).unwrap();
+    file
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = file(&params.self_signed(&key).unwrap().pem());
+        let issuer = Issuer::new(params, key);
+        Self { issuer, pem }
+    }
+
+    fn issue(&self, name: &str, expired: bool) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        let certificate = file(&params.signed_by(&key, &self.issuer).unwrap().pem());
+        let key = file(&key.serialize_pem());
+        server_config(certificate.path(), key.path())
+            .unwrap()
+            .into()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.pem.path().to_owned()
+    }
+}
+
+fn tls_settings(fake: &Fake, mode: TlsMode, ca: &Authority) -> ReplicaSettings {
+    let mut settings = settings(&fake.address);
+    settings.tls = mode;
+    settings.files.ca_file = Some(ca.path());
+    settings.server_name = Some("replica.example.com".to_owned());
+    settings
+}
+
+/// The banner of 3.6.1 with certificates.
+async fn offer_starttls(peer: &mut Peer) {
+    peer.send(b"* SASL PLAIN\r\n* STARTTLS\r\n* COMPRESS DEFLATE\r\n* SIEVE-MAILBOX\r\n")
+        .await;
+    peer.send(b"* OK replica Cyrus sync server 3.6.1\r\n").await;
+    peer.expect("STARTTLS\r\n").await;
+}
+
+async fn accept_tls(peer: Peer, acceptor: &TlsAcceptor) -> std::io::Result<Peer> {
+    Ok(Peer(Box::new(acceptor.accept(peer.0).await?)))
+}
+
+#[tokio::test]
+async fn both_kinds_of_tls_lead_to_a_login() {
+    for mode in [TlsMode::Starttls, TlsMode::Implicit] {
+        let ca = Authority::new();
+        let acceptor = ca.issue("replica.example.com", false);
+        let fake = Fake::bind().await;
+        let replica = Replica::new(tls_settings(&fake, mode, &ca), spill(1 << 20)).unwrap();
+        let mut greeting = replica.greeting();
+        let (sender, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let credentials = Some(Credentials::new("repl", "replpw"));
+        let _lane = lane::open(LaneId(1), pool(), Arc::clone(&replica), credentials, sender);
+        let mut peer = fake.accept().await;
+        if mode == TlsMode::Starttls {
+            offer_starttls(&mut peer).await;
+            peer.send(b"OK Begin TLS negotiation now\r\n").await;
+        }
+        let mut peer = accept_tls(peer, &acceptor).await.unwrap();
+        peer.let_in().await;
+        let event = events.recv().await;
+        assert!(matches!(event, Some(Event::LaneOpened { .. })), "{event:?}");
+        let known = greeting
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        // The one that came through TLS.
+        assert!(known.has("SIEVE-MAILBOX") && !known.starttls);
+    }
+}
+
+#[tokio::test]
+async fn wrong_certificates_are_refused_before_a_byte_of_the_login() {
+    let (ca, other) = (Authority::new(), Authority::new());
+    for (acceptor, wanted) in [
+        (other.issue("replica.example.com", false), "ca_file"),
+        (ca.issue("elsewhere.example.com", false), "server_name"),
+        (ca.issue("replica.example.com", true), "expired"),
+    ] {
+        for mode in [TlsMode::Starttls, TlsMode::Implicit] {
+            let fake = Fake::bind().await;
+            let replica = Replica::new(tls_settings(&fake, mode, &ca), spill(1 << 20)).unwrap();
+            let credentials = Credentials::new("repl", "replpw");
+            let server = async {
+                let mut peer = fake.accept().await;
+                if mode == TlsMode::Starttls {
+                    offer_starttls(&mut peer).await;
+                    peer.send(b"OK Begin TLS negotiation now\r\n").await;
+                }
+                if let Ok(mut peer) = accept_tls(peer, &acceptor).await {
+                    assert_eq!(peer.rest().await, b"");
+                }
+            };
+            let (checked, ()) = tokio::join!(replica.check_login(Some(&credentials)), server);
+            let error = checked.unwrap_err();
+            assert!(matches!(error, ConnectError::Tls { .. }));
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replica_without_starttls_gets_no_login() {
+    let ca = Authority::new();
+    let fake = Fake::bind().await;
+    let settings = tls_settings(&fake, TlsMode::Starttls, &ca);
+    let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+    let server = async {
+        let mut peer = fake.accept().await;
+        peer.send(io_fake::GREETING.as_bytes()).await;
+        assert_eq!(peer.rest().await, b"");
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let error = probed.unwrap_err();
+    assert!(
+        error.to_string().contains("does not offer STARTTLS"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn plain_bytes_behind_starttls_are_not_taken_for_the_replica() {
+    let ca = Authority::new();
+    let fake = Fake::bind().await;
+    let settings = tls_settings(&fake, TlsMode::Starttls, &ca);
+    let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+    let server = async {
+        let mut peer = fake.accept().await;
+        offer_starttls(&mut peer).await;
+        peer.send(b"OK Begin TLS negotiation now\r\n* OK injected\r\n")
+            .await;
+        assert_eq!(peer.rest().await, b"");
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let error = probed.unwrap_err();
+    assert!(error.to_string().contains("in the clear"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_said_to_be_so() {
+    let ca = Authority::new();
+    let fake = Fake::bind().await;
+    let settings = tls_settings(&fake, TlsMode::Implicit, &ca);
+    let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+    let server = async {
+        let mut peer = fake.accept().await;
+        peer.send(io_fake::GREETING.as_bytes()).await;
+        peer.rest().await;
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let error = probed.unwrap_err();
+    assert!(error.to_string().contains("is not TLS"), "{error}");
+}
