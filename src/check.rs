@@ -7,6 +7,7 @@ use crate::cli::Exit;
 use crate::config::{Address, Channel, Config, Place, Problem};
 use crate::core::event::Mode;
 
+pub mod connect;
 mod cyrus;
 mod directory;
 
@@ -43,8 +44,6 @@ pub enum NotConnected {
     Unreachable(String),
     /// It answers, but its certificate, or our login, is wrong.
     Refused(String),
-    /// Nobody tried.
-    NotTried,
 }
 
 /// Looks at everything. `connect` connects to the channel's replica, logs in where there is a
@@ -71,20 +70,9 @@ where
             Err(NotConnected::Refused(why)) => {
                 report.error(format!("replica {}: {why}", replica.address));
             }
-            Err(NotConnected::NotTried) => {
-                report.warning(format!(
-                    "replica {}: no connection was tried",
-                    replica.address
-                ));
-            }
         }
     }
     report
-}
-
-/// A `connect` for [`check()`] that does not.
-pub async fn not_tried(_channel: Channel) -> Result<String, NotConnected> {
-    Err(NotConnected::NotTried)
 }
 
 /// The part of [`check()`] that does not touch the network.

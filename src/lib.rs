@@ -10,3 +10,4 @@ pub mod core;
 pub mod io;
 pub mod protocol;
 pub mod run;
+pub mod settings;

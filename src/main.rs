@@ -69,7 +69,9 @@ fn check(flags: &Flags) -> Exit {
             return Exit::Internal;
         }
     };
-    let report = runtime.block_on(check::check(&config, check::not_tried));
+    let limits = &config.limits;
+    let connect = |channel| check::connect::connect(channel, limits.clone());
+    let report = runtime.block_on(check::check(&config, connect));
     print!("{report}");
     report.exit()
 }

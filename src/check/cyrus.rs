@@ -65,7 +65,11 @@ fn logging(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
     ) else {
         return;
     };
-    let theirs = Path::new(top).join("sync").join(&channel.name);
+    let theirs = if channel.name.is_empty() {
+        Path::new(top).join("sync")
+    } else {
+        Path::new(top).join("sync").join(&channel.name)
+    };
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     match (real(directory), real(&theirs)) {
         (Some(ours), Some(real)) if ours != real => report.error(format!(

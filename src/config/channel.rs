@@ -58,24 +58,18 @@ fn channel(
     directories: &mut Vec<PathBuf>,
 ) -> Option<Channel> {
     let name = name(build, keys.name, names);
-    let listen = listen(build, keys.listen, &flags.listen, "--listen");
-    let strict_listen = self::listen(
-        build,
-        keys.strict_listen,
-        &flags.strict_listen,
-        "--strict-listen",
-    );
-    let place = match listen.iter().chain(&strict_listen).next() {
-        Some(at) => at.place.clone(),
-        None => Place::Missing,
-    };
-    if matches!(place, Place::Missing) {
+    let is_deaf = [keys.listen.len(), keys.strict_listen.len()] == [0, 0]
+        && [flags.listen.len(), flags.strict_listen.len()] == [0, 0];
+    if is_deaf {
         let what = format!(
             "channel \"{name}\" listens nowhere: set listen (for the rolling client) or \
              strict_listen, such as [\"127.0.0.1:2005\"]"
         );
-        build.fail(&place, what);
+        build.fail(&Place::Missing, what);
     }
+    let listen = listen(build, keys.listen, &flags.listen, "--listen");
+    let flag = "--strict-listen";
+    let strict_listen = self::listen(build, keys.strict_listen, &flags.strict_listen, flag);
     for at in listen.iter().chain(&strict_listen) {
         if let Some(other) = listeners
             .iter()
