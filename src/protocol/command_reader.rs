@@ -91,7 +91,6 @@ enum State {
 }
 
 /// Reads commands from the bytes of a client. See the module.
-#[derive(Debug)]
 pub struct CommandReader {
     limits: ReaderLimits,
     authenticated: bool,
@@ -502,11 +501,23 @@ impl CommandReader {
     fn what(&self) -> String {
         match &self.state {
             State::Value(_) => {
-                let verb = String::from_utf8_lossy(&self.facts.verb);
+                let verb = &self.facts.verb[..self.facts.verb.len().min(32)];
+                let verb = verb.escape_ascii();
                 format!("{} {verb}", self.verb.to_ascii_uppercase())
             }
             _ => "a command".into(),
         }
+    }
+}
+
+impl std::fmt::Debug for CommandReader {
+    /// Words may be secrets and are left out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CommandReader")
+            .field("authenticated", &self.authenticated)
+            .field("verb", &self.verb)
+            .field("held", &self.held())
+            .finish_non_exhaustive()
     }
 }
 

@@ -48,14 +48,11 @@ impl Eater {
         literals: bool,
     ) -> Result<bool, Stuck> {
         while let Some(&byte) = input.first() {
-            if self.eaten >= limit {
-                return Err(Stuck::TooLong);
-            }
             let (state, take) = match (self.state, byte) {
                 (State::Literal(left), _) => {
                     let len = left.min(input.len() as u64);
                     input.advance(len as usize);
-                    self.eaten += len;
+                    self.count(len, limit)?;
                     self.state = match left - len {
                         0 => State::Text,
                         left => State::Literal(left),
@@ -93,9 +90,17 @@ impl Eater {
                 _ => (State::Text, 0),
             };
             self.state = state;
-            self.eaten += take as u64;
             input.advance(take);
+            self.count(take as u64, limit)?;
         }
         Ok(false)
+    }
+
+    fn count(&mut self, len: u64, limit: u64) -> Result<(), Stuck> {
+        self.eaten += len;
+        if self.eaten > limit {
+            return Err(Stuck::TooLong);
+        }
+        Ok(())
     }
 }

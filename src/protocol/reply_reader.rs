@@ -311,7 +311,8 @@ impl ReplyReader {
     fn what(&self) -> String {
         match self.state {
             State::Peek | State::Value | State::Free => {
-                format!("the line * {}", String::from_utf8_lossy(&self.facts.verb))
+                let kind = &self.facts.verb[..self.facts.verb.len().min(32)];
+                format!("the line * {}", kind.escape_ascii())
             }
             _ => "an answer".into(),
         }
