@@ -3,6 +3,11 @@
 //!
 //! Imports run one way: [`io`] -> [`core`] -> [`protocol`].
 
+pub mod check;
+pub mod cli;
+pub mod config;
 pub mod core;
 pub mod io;
 pub mod protocol;
+pub mod run;
+pub mod settings;

@@ -1,2 +1,92 @@
-//! The `syncmux` program.
-fn main() {}
+//! The `syncmux` program: the configuration is complete before a port is bound.
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+
+use syncmux::check;
+use syncmux::cli::{Cli, Command, Exit};
+use syncmux::config::{Config, Flags};
+use syncmux::io::telemetry;
+use syncmux::run::{self, RunError};
+
+fn main() -> ExitCode {
+    let end = std::panic::catch_unwind(AssertUnwindSafe(|| match Cli::read() {
+        Ok(Cli {
+            command: Command::Run(flags),
+        }) => run(&flags),
+        Ok(Cli {
+            command: Command::Check(flags),
+        }) => check(&flags),
+        Err(exit) => exit,
+    }));
+    // The panic has been printed by now.
+    end.unwrap_or(Exit::Internal).into()
+}
+
+fn run(flags: &Flags) -> Exit {
+    let config = match load(flags) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let refusals = check::refusals(&config);
+    for refusal in &refusals {
+        eprintln!("syncmux: {refusal}");
+    }
+    if !refusals.is_empty() {
+        return Exit::Usage;
+    }
+    telemetry::start_log(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let result = match runtime() {
+        Ok(runtime) => runtime.block_on(run::run(config)),
+        Err(error) => Err(RunError::Internal(format!(
+            "the runtime can't be started: {error}"
+        ))),
+    };
+    match result {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            tracing::error!("{error}");
+            match error {
+                RunError::Setup(_) => Exit::Usage,
+                RunError::Internal(_) => Exit::Internal,
+            }
+        }
+    }
+}
+
+fn check(flags: &Flags) -> Exit {
+    let config = match load(flags) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("syncmux: the runtime can't be started: {error}");
+            return Exit::Internal;
+        }
+    };
+    let limits = &config.limits;
+    let connect = |channel| check::connect::connect(channel, limits.clone());
+    let report = runtime.block_on(check::check(&config, connect));
+    print!("{report}");
+    report.exit()
+}
+
+fn load(flags: &Flags) -> Result<Config, Exit> {
+    Config::load(flags).map_err(|errors| {
+        for problem in errors.0 {
+            eprintln!("syncmux: {problem}");
+        }
+        Exit::Usage
+    })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}

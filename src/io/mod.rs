@@ -1,6 +1,7 @@
 //! Sessions, lanes, TLS, the sync directory, the admin endpoint. Thin: `core` decides.
 
 pub mod address;
+pub mod admin;
 mod compress;
 mod conversation;
 pub mod credentials;
@@ -14,5 +15,7 @@ mod sasl;
 mod session;
 pub mod spill;
 pub mod stream;
+pub mod sync_directory;
+pub mod telemetry;
 pub mod tls;
 mod wire;

@@ -1,0 +1,36 @@
+//! Connecting and logging in to a replica, as a lane does.
+
+use super::NotConnected;
+use crate::config::{Address, Channel, Limits};
+use crate::io::lane_connect::{ConnectError, Replica};
+use crate::io::spill::Spill;
+use crate::settings;
+
+/// Connects to the channel's replica, logs in where there is a login, and goes away again.
+pub async fn connect(channel: Channel, limits: Limits) -> Result<String, NotConnected> {
+    let refused = |error: &dyn std::fmt::Display| NotConnected::Refused(error.to_string());
+    let spill =
+        Spill::new(&limits.spill_directory, limits.spill_size).map_err(|error| refused(&error))?;
+    let replica =
+        Replica::new(settings::replica(&channel), spill).map_err(|error| refused(&error))?;
+    let login = channel.replica.login.as_ref();
+    let is_unix = matches!(channel.replica.address, Address::Unix(_));
+    let failed = |error: ConnectError| match error {
+        ConnectError::Unreachable { why } => NotConnected::Unreachable(why),
+        other => refused(&other),
+    };
+    let greeting = replica.probe_greeting().await.map_err(failed)?;
+    let name = greeting.text.escape_ascii();
+    if login.is_none() && channel.replica.identity.is_none() && !is_unix {
+        return Ok(format!("\"{name}\" answers"));
+    }
+    let credentials = login.and_then(settings::credentials);
+    replica
+        .check_login(credentials.as_ref())
+        .await
+        .map_err(failed)?;
+    Ok(match login {
+        Some(login) => format!("\"{name}\" lets {} in", login.username),
+        None => format!("\"{name}\" lets us in"),
+    })
+}

@@ -1,0 +1,228 @@
+//! The admin endpoint: `/metrics`, `/ready`, `/live`, `/status`.
+//!
+//! Ready says nothing about the replica: in a pod, a dead replica must not take the master's mail
+//! service away.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Listen;
+
+/// What the endpoint shows.
+#[derive(Clone)]
+pub struct Admin {
+    /// Renders `/metrics`.
+    pub metrics: PrometheusHandle,
+    /// Behind `/ready`.
+    pub readiness: Readiness,
+    /// Makes the answer to `/status`.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+}
+
+/// Ready while nobody holds a [`Latch`].
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    latches: Arc<Mutex<Latches>>,
+}
+
+#[derive(Debug, Default)]
+struct Latches {
+    next: u64,
+    held: BTreeMap<u64, String>,
+}
+
+/// A reason not to be ready; gone when dropped.
+#[derive(Debug)]
+#[must_use = "a latch that is dropped holds nothing"]
+pub struct Latch {
+    id: u64,
+    readiness: Readiness,
+}
+
+/// A bound admin port.
+#[derive(Debug)]
+pub enum AdminListener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A UNIX socket.
+    Unix(UnixListener),
+}
+
+impl Readiness {
+    /// Not ready, for this reason, until the latch is dropped: `the listeners are not bound yet`,
+    /// `draining`.
+    pub fn hold(&self, why: impl Into<String>) -> Latch {
+        let mut latches = self.latches.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = latches.next;
+        latches.next += 1;
+        latches.held.insert(id, why.into());
+        Latch {
+            id,
+            readiness: self.clone(),
+        }
+    }
+
+    /// Why not, oldest reason first; empty when ready.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        let latches = self.latches.lock().unwrap_or_else(PoisonError::into_inner);
+        latches.held.values().cloned().collect()
+    }
+}
+
+impl Drop for Latch {
+    fn drop(&mut self) {
+        let mut latches = self
+            .readiness
+            .latches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        latches.held.remove(&self.id);
+    }
+}
+
+impl AdminListener {
+    /// Binds. A UNIX socket that nobody listens on any more is replaced.
+    pub async fn bind(listen: &Listen) -> io::Result<Self> {
+        match listen {
+            Listen::Tcp(address) => TcpListener::bind(address).await.map(AdminListener::Tcp),
+            Listen::Unix(path) => {
+                remove_dead_socket(path).await?;
+                UnixListener::bind(path).map(AdminListener::Unix)
+            }
+        }
+    }
+
+    /// Answers until `stop`.
+    pub async fn serve(self, admin: Admin, stop: CancellationToken) -> io::Result<()> {
+        let router = router(admin);
+        let stopped = stop.cancelled_owned();
+        match self {
+            AdminListener::Tcp(listener) => {
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(stopped)
+                    .await
+            }
+            AdminListener::Unix(listener) => {
+                axum::serve(listener, router)
+                    .with_graceful_shutdown(stopped)
+                    .await
+            }
+        }
+    }
+}
+
+async fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|it| it.file_type().is_socket());
+    if is_socket
+        && let Err(error) = tokio::net::UnixStream::connect(path).await
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
+        std::fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/ready", get(ready))
+        .route("/live", get(|| async { "alive\n" }))
+        .route("/status", get(status))
+        .with_state(admin)
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], admin.metrics.render())
+}
+
+async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
+    let reasons = admin.readiness.reasons();
+    if reasons.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {}\n", reasons.join("; ")),
+        )
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> impl IntoResponse {
+    let text = format!("{:#}\n", (admin.status)());
+    ([(header::CONTENT_TYPE, "application/json")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    async fn ask(socket: &Path, path: &str) -> String {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin");
+        // A socket left over by one that died.
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let listener = AdminListener::bind(&Listen::Unix(socket.clone()))
+            .await
+            .unwrap();
+        assert!(
+            AdminListener::bind(&Listen::Unix(socket.clone()))
+                .await
+                .is_err()
+        );
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let readiness = Readiness::default();
+        let admin = Admin {
+            metrics: recorder.handle(),
+            readiness: readiness.clone(),
+            status: Arc::new(|| serde_json::json!({ "unconfirmed": 0 })),
+        };
+        metrics::with_local_recorder(&recorder, || metrics::counter!("seen_total").increment(3));
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(listener.serve(admin, stop.clone()));
+
+        let latch = readiness.hold("the listeners are not bound yet");
+        let answer = ask(&socket, "/ready").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(
+            answer.ends_with("not ready: the listeners are not bound yet\n"),
+            "{answer}"
+        );
+        drop(latch);
+        assert!(ask(&socket, "/ready").await.starts_with("HTTP/1.1 200 "));
+        assert!(ask(&socket, "/live").await.ends_with("alive\n"));
+        assert!(ask(&socket, "/metrics").await.contains("seen_total 3"));
+        assert!(ask(&socket, "/status").await.contains("\"unconfirmed\": 0"));
+        assert!(ask(&socket, "/other").await.starts_with("HTTP/1.1 404 "));
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+}

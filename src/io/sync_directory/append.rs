@@ -1,0 +1,205 @@
+//! Appending to `log` by Cyrus's own dance (`sync_log_base` in Cyrus's `sync_log.c`).
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::lock::{lock, unlock};
+use super::text::{Tail, tail};
+use super::{Error, SyncDirectory};
+use crate::protocol::synclog::Line;
+
+/// As often as Cyrus tries (`SYNC_LOG_RETRIES`).
+const TRIES: usize = 64;
+/// How far back the start of a torn last line is looked for.
+const LONGEST_TAIL: u64 = 64 << 10;
+
+impl SyncDirectory {
+    /// Appends the lines to `log` and fsyncs it. Lines that can't be written so that Cyrus reads
+    /// them again are left out and handed back; the others stand there when this returns `Ok`, and
+    /// none of them does when it returns an error.
+    pub fn append_lines(&self, lines: &[Line]) -> Result<Vec<Line>, Error> {
+        let (text, left_out) = printed(lines);
+        if !text.is_empty() {
+            let _work = self.work();
+            let mut log = self.lock_log()?;
+            log.append(&text)?;
+            log.finish()?;
+        }
+        Ok(left_out)
+    }
+
+    /// Opens and locks `log`; makes it if it isn't there.
+    pub(super) fn lock_log(&self) -> Result<LockedLog<'_>, Error> {
+        let path = self.path.join("log");
+        for _ in 0..TRIES {
+            let Some(file) = self.open_log(&path)? else {
+                continue;
+            };
+            lock(&file, true).map_err(Error::io("lock", &path))?;
+            let mut log = LockedLog {
+                directory: self,
+                path: path.clone(),
+                file,
+                len: 0,
+            };
+            // The client may have renamed it since it was opened.
+            let open = log.file.metadata().map_err(Error::io("look at", &path))?;
+            match std::fs::metadata(&path) {
+                Ok(named) if (named.ino(), named.dev()) == (open.ino(), open.dev()) => {
+                    log.len = open.len();
+                    return Ok(log);
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("look at", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Err(Error::Busy { path })
+    }
+
+    /// `None`: somebody else made it in the meantime, or it was renamed; try again.
+    fn open_log(&self, path: &Path) -> Result<Option<File>, Error> {
+        let mut options = File::options();
+        options.read(true).append(true).mode(0o640);
+        match options.open(path) {
+            Ok(file) => return Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("open", path)(error)),
+        }
+        if self.owner.ours {
+            return match options.create_new(true).open(path) {
+                Ok(file) => Ok(Some(file)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+                Err(error) => Err(Error::io("create", path)(error)),
+            };
+        }
+        // An imapd that meets a `log` which is root's for one moment loses its line: so the file
+        // gets its owner first and its name after.
+        let (temp, _file) = self.create_temp("log")?;
+        let named = match renameat_with(CWD, &temp, CWD, path, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            Err(_) => std::fs::hard_link(&temp, path),
+        };
+        let _ = std::fs::remove_file(&temp);
+        match named {
+            Ok(()) => Ok(None),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(Error::io("create", path)(error)),
+        }
+    }
+}
+
+/// `log`, locked against Cyrus until this is dropped. The client may rename it meanwhile, but does
+/// not read it before it gets the lock itself.
+pub(super) struct LockedLog<'a> {
+    directory: &'a SyncDirectory,
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl LockedLog<'_> {
+    /// What stands in it.
+    pub(super) fn reader(&mut self) -> Result<&File, Error> {
+        self.file
+            .seek(SeekFrom::Start(0))
+            .map_err(Error::io("read", &self.path))?;
+        Ok(&self.file)
+    }
+
+    /// One write; whole lines, each with its newline. After an error nothing of it is there.
+    pub(super) fn append(&mut self, text: &[u8]) -> Result<(), Error> {
+        let mend = self.mend().map_err(Error::io("mend", &self.path))?;
+        let text = if mend.is_empty() {
+            text.into()
+        } else {
+            [mend, text].concat().into()
+        };
+        let text: std::borrow::Cow<'_, [u8]> = text;
+        let result = loop {
+            match self.file.write(&text) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        let failed = match result {
+            Ok(written) if written == text.len() => {
+                self.len += written as u64;
+                return Ok(());
+            }
+            Ok(written) => Error::Short {
+                path: self.path.clone(),
+                written,
+                wanted: text.len(),
+            },
+            Err(error) => Error::io("write to", &self.path)(error),
+        };
+        self.take_back();
+        Err(failed)
+    }
+
+    /// Makes what was appended, and the name, survive a power loss.
+    pub(super) fn finish(self) -> Result<(), Error> {
+        self.file
+            .sync_all()
+            .map_err(Error::io("fsync", &self.path))?;
+        // Also where the file is not new: Cyrus made it without this.
+        self.directory.sync_names()
+    }
+
+    /// Cuts off what was written too little of. If even that fails, the next one mends the tail.
+    fn take_back(&self) {
+        let _ = self.file.set_len(self.len);
+    }
+
+    /// A torn last line (a crash, a full disk): what must be put behind it so that the client does
+    /// not take our first line for its rest, or it is cut off where nothing helps.
+    fn mend(&mut self) -> io::Result<&'static [u8]> {
+        if self.len == 0 {
+            return Ok(b"");
+        }
+        let start = self.len.saturating_sub(LONGEST_TAIL);
+        // The last byte alone tells it nearly always.
+        let mut last = [0];
+        self.file.seek(SeekFrom::Start(self.len - 1))?;
+        self.file.read_exact(&mut last)?;
+        if last == *b"\n" {
+            return Ok(b"");
+        }
+        self.file.seek(SeekFrom::Start(start))?;
+        let mut end = Vec::new();
+        (&self.file).take(self.len - start).read_to_end(&mut end)?;
+        let line = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline + 1);
+        match tail(&end[line..]) {
+            Tail::Mend(with) => Ok(with),
+            Tail::Cut => {
+                self.len = start + line as u64;
+                self.file.set_len(self.len)?;
+                Ok(b"")
+            }
+        }
+    }
+}
+
+impl Drop for LockedLog<'_> {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
+/// The lines as text, and those that can't be.
+pub(super) fn printed(lines: &[Line]) -> (Vec<u8>, Vec<Line>) {
+    let mut text = Vec::new();
+    let mut left_out = Vec::new();
+    for line in lines {
+        if line.print(&mut text).is_err() {
+            left_out.push(line.clone());
+        }
+    }
+    (text, left_out)
+}

@@ -1,0 +1,91 @@
+//! What can go wrong in the sync directory, in words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::words;
+use crate::core::event::RunId;
+
+/// A failed action on the sync directory.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system said no.
+    #[error("can't {action} {}: {}", path.display(), words(source))]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another syncmux works here.
+    #[error("{} is held by {}: two syncmux can't share a sync directory", path.display(), holder(*pid))]
+    Held {
+        /// The directory.
+        path: PathBuf,
+        /// Who, as far as it has said so.
+        pid: Option<u32>,
+    },
+    /// Files made here would not belong to Cyrus.
+    #[error(
+        "{} belongs to uid {owner}, and syncmux runs as uid {euid}: a `log` made by another user \
+         stops replication, so run syncmux as the directory's owner or as root",
+        path.display()
+    )]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        euid: u32,
+    },
+    /// `log-run` is another file by now, or gone.
+    #[error("run {} is not log-run any more", run.0)]
+    Changed {
+        /// The run asked for.
+        run: RunId,
+    },
+    /// A link of this name is there and is no link of this run.
+    #[error("{} is in the way and is no link of log-run", path.display())]
+    InTheWay {
+        /// The link.
+        path: PathBuf,
+    },
+    /// `log` was renamed each time before it was locked.
+    #[error("{} was renamed again and again before it could be locked", path.display())]
+    Busy {
+        /// The log.
+        path: PathBuf,
+    },
+    /// Less was written than asked for.
+    #[error("only {written} of {wanted} bytes went into {}; taken back", path.display())]
+    Short {
+        /// The log.
+        path: PathBuf,
+        /// So many.
+        written: usize,
+        /// Of so many.
+        wanted: usize,
+    },
+}
+
+impl Error {
+    /// For `map_err`.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
+}

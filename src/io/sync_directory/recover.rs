@@ -1,0 +1,199 @@
+//! At start: what was acknowledged and may not have arrived goes back into `log`.
+
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::hash::BuildHasher;
+use std::io::{BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use hashbrown::HashSet;
+
+use super::append::LockedLog;
+use super::text::{Shape, each_line};
+use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX};
+
+/// So much is gathered before it is written; a chunk is one write.
+const CHUNK: usize = 8 << 20;
+/// So many different lines are remembered (about 40 MB). Beyond that lines may be written twice,
+/// which costs the client a question and nothing else.
+const REMEMBERED: usize = 2_000_000;
+
+/// What was put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Links of runs and the owed file.
+    pub files: usize,
+    /// Lines written into `log`.
+    pub lines: usize,
+    /// Lines that stood there already, or came more than once.
+    pub repeated: usize,
+    /// Lines that the client can't have read, and would stop at: left out.
+    pub unreadable: usize,
+}
+
+impl SyncDirectory {
+    /// Puts the lines of every link left over and all owed lines back into `log`, each once, and
+    /// removes these files. To be called before the first client is let in. Interrupted at any
+    /// point it is done again, without harm.
+    ///
+    /// This is done for a link of the `log-run` that is still there too. It would seem needless, as
+    /// the client does log-run again, but it may as well be about to unlink it: it has all its
+    /// answers, the last of them early ones of the syncmux that died.
+    pub fn recover(&self) -> Result<Recovered, Error> {
+        let mut work = self.work();
+        work.originals.clear();
+        let left = self.left_over()?;
+        if left.is_empty() {
+            return Ok(Recovered::default());
+        }
+        let done = self.put_back_all(&left)?;
+        for (path, _) in &left {
+            std::fs::remove_file(path).map_err(Error::io("remove", path))?;
+        }
+        self.sync_names()?;
+        Ok(done)
+    }
+
+    /// The lines of all these files, each from the given line on, counted from 0, stand in `log`,
+    /// fsynced, when this returns `Ok`.
+    pub(super) fn put_back_all(&self, files: &[(PathBuf, usize)]) -> Result<Recovered, Error> {
+        let mut log = self.lock_log()?;
+        let mut seen = Seen::default();
+        remember(&mut log, &mut seen)?;
+        let mut back = Back {
+            log,
+            seen,
+            chunk: Vec::new(),
+            done: Recovered::default(),
+        };
+        for (path, from_line) in files {
+            back.put(path, *from_line)?;
+        }
+        let Back {
+            mut log,
+            chunk,
+            done,
+            ..
+        } = back;
+        if !chunk.is_empty() {
+            log.append(&chunk)?;
+        }
+        // Also where nothing was written: the lines that stood there may not be on disk yet.
+        log.finish()?;
+        Ok(done)
+    }
+
+    /// Links in the order of their last change, then the owed file. Files that were being made are
+    /// removed: they were never counted on.
+    fn left_over(&self) -> Result<Vec<(PathBuf, usize)>, Error> {
+        let mut links = Vec::new();
+        let mut owed = None;
+        for entry in std::fs::read_dir(&self.path).map_err(Error::io("list", &self.path))? {
+            let entry = entry.map_err(Error::io("list", &self.path))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let path = entry.path();
+            if name.starts_with(TEMP_PREFIX) {
+                std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+            } else if name == OWED {
+                owed = Some(path);
+            } else if name.starts_with(RUN_PREFIX) {
+                let meta = entry.metadata().map_err(Error::io("look at", &path))?;
+                links.push((meta.modified().ok(), path));
+            }
+        }
+        links.sort();
+        Ok(links
+            .into_iter()
+            .map(|(_, path)| path)
+            .chain(owed)
+            .map(|path| (path, 0))
+            .collect())
+    }
+}
+
+/// Lines that stand in `log` need not be put there again; so a start that was interrupted, or a
+/// syncmux that is killed again and again, does not make it grow.
+fn remember(log: &mut LockedLog<'_>, seen: &mut Seen) -> Result<(), Error> {
+    let file = log.reader()?;
+    let mut readable = true;
+    let path = Path::new("log");
+    each_line(BufReader::with_capacity(64 << 10, file), |line, shape| {
+        // Behind this the client reads nothing.
+        readable &= shape == Shape::Harmless;
+        if readable {
+            seen.insert(line);
+        }
+        Ok(())
+    })
+    .map_err(Error::io("read", path))
+}
+
+/// Lines on their way back into `log`.
+struct Back<'a> {
+    log: LockedLog<'a>,
+    seen: Seen,
+    chunk: Vec<u8>,
+    done: Recovered,
+}
+
+impl Back<'_> {
+    fn put(&mut self, path: &Path, from_line: usize) -> Result<(), Error> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        self.done.files += 1;
+        let mut failed = None;
+        let mut number = 0;
+        let read = each_line(BufReader::with_capacity(64 << 10, file), |line, shape| {
+            number += 1;
+            if number > from_line {
+                self.take(line, shape).map_err(|error| {
+                    failed = Some(error);
+                    ErrorKind::Other
+                })?;
+            }
+            Ok(())
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => read.map_err(Error::io("read", path)),
+        }
+    }
+
+    fn take(&mut self, line: &[u8], shape: Shape) -> Result<(), Error> {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if shape == Shape::Poison {
+            self.done.unreadable += 1;
+        } else if !line.is_empty() && !self.seen.insert(line) {
+            self.done.repeated += 1;
+        } else if !line.is_empty() {
+            self.done.lines += 1;
+            self.chunk.extend_from_slice(line);
+            self.chunk.push(b'\n');
+            if self.chunk.len() >= CHUNK {
+                self.log.append(&self.chunk)?;
+                self.chunk.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which lines came by, in bounded memory. Two independent hashes with secret keys: a line is not
+/// taken for another one, by chance or by somebody's will.
+#[derive(Default)]
+struct Seen {
+    keys: [RandomState; 2],
+    hashes: HashSet<(u64, u64)>,
+}
+
+impl Seen {
+    /// Whether it is new, as far as that is remembered.
+    fn insert(&mut self, line: &[u8]) -> bool {
+        let hash = (self.keys[0].hash_one(line), self.keys[1].hash_one(line));
+        if self.hashes.len() < REMEMBERED {
+            self.hashes.insert(hash)
+        } else {
+            !self.hashes.contains(&hash)
+        }
+    }
+}

@@ -1,0 +1,334 @@
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::protocol::Site;
+use crate::protocol::synclog::Line;
+
+fn mailbox(name: &str) -> Line {
+    Line::Mailbox(name.to_owned().into())
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn open(&self) -> SyncDirectory {
+        SyncDirectory::open(self.folder.path()).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> RunId {
+        fs::write(self.path(name), text).unwrap();
+        RunId(fs::metadata(self.path(name)).unwrap().ino())
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path(name)).ok()
+    }
+
+    /// Everything but the lock.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != LOCK).collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn one_at_a_time() {
+    let place = Place::new();
+    let first = place.open();
+    let error = SyncDirectory::open(place.folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Held { pid: Some(pid), .. } if pid == std::process::id()));
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("held by process {}", std::process::id()))
+    );
+    drop(first);
+    place.open();
+}
+
+#[test]
+fn missing_directory() {
+    let error = SyncDirectory::open(Path::new("/no/such/folder")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "can't open /no/such/folder: no such file or directory"
+    );
+}
+
+#[test]
+fn the_current_run() {
+    let place = Place::new();
+    let directory = place.open();
+    let lookup = directory.lookup();
+    assert_eq!(lookup.current(), None);
+    let run = place.write("log-run", "");
+    assert_eq!(lookup.current(), Some(run));
+    assert_eq!(directory.current_run(), Some(run));
+    fs::remove_file(place.path("log-run")).unwrap();
+    assert_eq!(lookup.current(), None);
+}
+
+#[test]
+fn linking_keeps_and_covers() {
+    let place = Place::new();
+    let directory = place.open();
+    let site = Site::default();
+    let run = place.write("log-run", "MAILBOX user.joe\nUSER fred\n");
+    let coverage = directory.link(run, &site).unwrap();
+    assert!(coverage.covers_mailbox(b"user.joe", &site.key_of_mailbox(b"user.joe")));
+    assert!(coverage.covers_mailbox(b"user.fred.x", &site.key_of_mailbox(b"user.fred.x")));
+    assert!(!coverage.covers_mailbox(b"user.jane", &site.key_of_mailbox(b"user.jane")));
+    // Once more is fine.
+    directory.link(run, &site).unwrap();
+    let link = format!("{RUN_PREFIX}{}", run.0);
+    fs::remove_file(place.path("log-run")).unwrap();
+    assert!(place.read(&link).unwrap().contains("fred"));
+    directory.drop_link(run).unwrap();
+    directory.drop_link(run).unwrap();
+    assert_eq!(place.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_that_has_changed_is_not_linked() {
+    let place = Place::new();
+    let directory = place.open();
+    let run = place.write("log-run", "MAILBOX user.joe\n");
+    let other = RunId(run.0 + 1);
+    let error = directory.link(other, &Site::default()).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    fs::remove_file(place.path("log-run")).unwrap();
+    let error = directory.link(run, &Site::default()).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    assert_eq!(place.names(), Vec::<String>::new());
+}
+
+#[test]
+fn without_hard_links_a_run_is_copied() {
+    let place = Place::new();
+    let mut directory = place.open();
+    directory.hard_link = |_, _| Err(rustix::io::Errno::PERM.into());
+    let site = Site::default();
+    let run = place.write("log-run", "MAILBOX user.joe\n");
+    let error = directory.link(RunId(run.0 + 1), &site).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    let coverage = directory.link(run, &site).unwrap();
+    assert!(coverage.covers_mailbox(b"user.joe", &site.key_of_mailbox(b"user.joe")));
+    assert!(!directory.link(run, &site).unwrap().is_empty());
+    let link = format!("{RUN_PREFIX}{}", run.0);
+    assert_eq!(place.names(), ["log-run".to_owned(), link.clone()]);
+    fs::remove_file(place.path("log-run")).unwrap();
+    assert_eq!(place.read(&link).unwrap(), "MAILBOX user.joe\n");
+    // No new log gets the number while the copy is there.
+    for name in ["a", "b", "c", "d"] {
+        assert_ne!(place.write(name, ""), run);
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    directory.drop_link(run).unwrap();
+    assert_eq!(place.names(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_torn_line_hides_is_put_back() {
+    let place = Place::new();
+    let directory = place.open();
+    let site = Site::default();
+    let run = place.write("log-run", "USER a\nMAILBOX \"b\nUSER c\nUSER d\n");
+    let coverage = directory.link(run, &site).unwrap();
+    assert!(coverage.covers_user(&site.key_of_user(b"a")));
+    assert!(!coverage.covers_user(&site.key_of_user(b"c")));
+    assert_eq!(place.read("log").unwrap(), "USER c\nUSER d\n");
+    directory.drop_link(run).unwrap();
+    let run = place.write("log-run", "USER a\nUSER e");
+    directory.link(run, &site).unwrap();
+    assert_eq!(place.read("log").unwrap(), "USER c\nUSER d\nUSER e\n");
+}
+
+#[test]
+fn appending() {
+    let place = Place::new();
+    let directory = place.open();
+    assert_eq!(directory.append_lines(&[]).unwrap(), []);
+    assert_eq!(place.names(), Vec::<String>::new());
+    let bad = mailbox("user.a\nUSER b");
+    let lines = [mailbox("user.joe"), bad.clone(), mailbox("user.a b")];
+    assert_eq!(directory.append_lines(&lines).unwrap(), [bad]);
+    assert_eq!(
+        place.read("log").unwrap(),
+        "MAILBOX user.joe\nMAILBOX \"user.a b\"\n"
+    );
+    let mode = fs::metadata(place.path("log"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777 & !0o640, 0, "{mode:o}");
+    // After a rename a new one is made.
+    fs::rename(place.path("log"), place.path("log-run")).unwrap();
+    directory.append_lines(&[mailbox("user.x")]).unwrap();
+    assert_eq!(place.read("log").unwrap(), "MAILBOX user.x\n");
+}
+
+#[test]
+fn torn_tails_are_mended() {
+    for (torn, whole) in [
+        ("USER a\nMAILBOX user.b", "USER a\nMAILBOX user.b\n"),
+        ("USER a\nMAILBOX \"user.b", "USER a\nMAILBOX \"user.b\"\n"),
+        ("MAILBOX \"user.b\\", "MAILBOX \"user.b\\\\\"\n"),
+        ("USER a\nMAILBOX ", "USER a\n"),
+        ("SEEN joe ", ""),
+        ("MAIL", "MAIL\n"),
+    ] {
+        let place = Place::new();
+        let directory = place.open();
+        place.write("log", torn);
+        directory.append_lines(&[mailbox("user.x")]).unwrap();
+        assert_eq!(
+            place.read("log").unwrap(),
+            format!("{whole}MAILBOX user.x\n"),
+            "{torn:?}"
+        );
+    }
+}
+
+#[test]
+fn files_belong_to_cyrus_also_when_root_makes_them() {
+    if rustix::process::geteuid().as_raw() != 0 {
+        return;
+    }
+    let place = Place::new();
+    std::os::unix::fs::chown(place.folder.path(), Some(12_345), Some(54_321)).unwrap();
+    let mut directory = place.open();
+    directory.append_lines(&[mailbox("user.x")]).unwrap();
+    directory.append_lines(&[mailbox("user.y")]).unwrap();
+    assert_eq!(
+        place.read("log").unwrap(),
+        "MAILBOX user.x\nMAILBOX user.y\n"
+    );
+    directory.store_owed(&[mailbox("user.x")]).unwrap();
+    let run = place.write("log-run", "USER a\n");
+    directory.hard_link = |_, _| Err(rustix::io::Errno::XDEV.into());
+    directory.link(run, &Site::default()).unwrap();
+    fs::remove_file(place.path("log-run")).unwrap();
+    for entry in fs::read_dir(place.folder.path()).unwrap() {
+        let meta = entry.as_ref().unwrap().metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (12_345, 54_321), "{entry:?}");
+    }
+    assert_eq!(place.names().len(), 3, "{:?}", place.names());
+}
+
+#[test]
+fn owed_lines() {
+    let place = Place::new();
+    let directory = place.open();
+    assert_eq!(directory.store_owed(&[]).unwrap(), []);
+    assert_eq!(directory.load_owed().unwrap(), Vec::<Vec<u8>>::new());
+    directory
+        .store_owed(&[mailbox("user.x"), mailbox("user.a b")])
+        .unwrap();
+    directory
+        .store_owed(&[mailbox("user.y"), mailbox("user.a b")])
+        .unwrap();
+    let expected = [b"MAILBOX user.y".to_vec(), b"MAILBOX \"user.a b\"".to_vec()];
+    assert_eq!(directory.load_owed().unwrap(), expected);
+    assert_eq!(place.names(), [OWED]);
+    directory.store_owed(&[]).unwrap();
+    assert_eq!(place.names(), Vec::<String>::new());
+}
+
+#[test]
+fn recovering() {
+    let place = Place::new();
+    let directory = place.open();
+    assert_eq!(directory.recover().unwrap(), Recovered::default());
+    place.write("log", "USER there\nMAILBOX \"torn");
+    place.write(
+        "syncmux-run-7",
+        "USER a\nSIEVE b\n\nUSER there\nAPPEND user.c\nUSER a\n",
+    );
+    place.write("log-run", "USER d\n");
+    fs::hard_link(place.path("log-run"), place.path("syncmux-run-9")).unwrap();
+    place.write(OWED, "MAILBOX \"half\nUSER e\nUSER a\nUSER f");
+    place.write("syncmux-tmp-run", "USER never");
+    let done = directory.recover().unwrap();
+    assert_eq!(
+        done,
+        Recovered {
+            files: 3,
+            lines: 6,
+            repeated: 3,
+            unreadable: 1
+        }
+    );
+    let log = place.read("log").unwrap();
+    let (before, lines) = log.split_once("MAILBOX \"torn\"\n").unwrap();
+    assert_eq!(before, "USER there\n");
+    assert!(lines.ends_with("USER e\nUSER f\n"), "{lines}");
+    let mut lines: Vec<&str> = lines.lines().collect();
+    lines.sort_unstable();
+    let expected = [
+        "APPEND user.c",
+        "SIEVE b",
+        "USER a",
+        "USER d",
+        "USER e",
+        "USER f",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(place.names(), ["log", "log-run"]);
+}
+
+#[test]
+fn recovering_again_adds_nothing() {
+    let place = Place::new();
+    let directory = place.open();
+    for _ in 0..3 {
+        // As if the crash came before the files went.
+        place.write("syncmux-run-7", "USER a\nUSER b\n");
+        place.write(OWED, "USER c\n");
+        directory.recover().unwrap();
+        assert_eq!(place.read("log").unwrap(), "USER a\nUSER b\nUSER c\n");
+    }
+}
+
+#[test]
+fn lines_behind_a_torn_one_do_not_count_as_there() {
+    let place = Place::new();
+    let directory = place.open();
+    place.write("log", "USER a\nMAILBOX \"torn\nUSER b\n");
+    place.write("syncmux-run-7", "USER a\nUSER b\n");
+    assert_eq!(directory.recover().unwrap().lines, 1);
+}
+
+#[test]
+fn a_million_lines() {
+    use std::fmt::Write as _;
+    let place = Place::new();
+    let directory = place.open();
+    let mut text = String::new();
+    for i in 0..1_000_000 {
+        writeln!(text, "MAILBOX user.u{:06}.folder", i % 400_000).unwrap();
+    }
+    place.write("syncmux-run-7", &text);
+    let start = std::time::Instant::now();
+    let done = directory.recover().unwrap();
+    println!("recovered in {:?}", start.elapsed());
+    assert_eq!((done.lines, done.repeated), (400_000, 600_000));
+    assert_eq!(place.read("log").unwrap().lines().count(), 400_000);
+}

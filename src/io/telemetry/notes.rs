@@ -1,0 +1,231 @@
+//! From the core's notes to log lines and metrics.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, histogram};
+use tracing::{debug, info, warn};
+
+use super::metric;
+use crate::core::event::Note;
+
+/// So many lines of one kind a second; the others are counted.
+const LINES_A_SECOND: u32 = 10;
+
+/// Takes the notes of one channel's core.
+#[derive(Debug)]
+pub struct Notes {
+    channel: String,
+    windows: Mutex<HashMap<&'static str, Window>>,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Notes {
+    /// For the channel of this name.
+    #[must_use]
+    pub fn new(channel: &str) -> Self {
+        Notes {
+            channel: channel.to_owned(),
+            windows: Mutex::default(),
+        }
+    }
+
+    /// Writes the note's line, unless there were too many of its kind, and counts it.
+    pub fn record(&self, note: &Note) {
+        self.count(note);
+        let kind = kind(note);
+        if matches!(note, Note::UnitDone { .. } | Note::Answered { .. }) {
+            self.line(note, 0);
+        } else if let Some(suppressed) = self.admit(kind, Instant::now()) {
+            self.line(note, suppressed);
+        } else {
+            counter!(metric::SUPPRESSED_LINES, "kind" => kind).increment(1);
+        }
+    }
+
+    /// How many lines of this kind were suppressed before this one, or `None` where this one is
+    /// too.
+    fn admit(&self, kind: &'static str, now: Instant) -> Option<u64> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = windows.entry(kind).or_insert(Window {
+            since: now,
+            lines: 0,
+            suppressed: 0,
+        });
+        if now.saturating_duration_since(window.since) >= Duration::from_secs(1) {
+            (window.since, window.lines) = (now, 0);
+        }
+        if window.lines < LINES_A_SECOND {
+            window.lines += 1;
+            Some(std::mem::take(&mut window.suppressed))
+        } else {
+            window.suppressed += 1;
+            None
+        }
+    }
+
+    fn count(&self, note: &Note) {
+        let channel = || self.channel.clone();
+        let failed = |kind: &'static str| {
+            counter!(metric::FAILURES, "channel" => channel(), "kind" => kind).increment(1);
+        };
+        match note {
+            Note::ClientCache { .. } => failed("client_cache"),
+            Note::UnknownVerb { .. } => {
+                counter!(metric::UNKNOWN_VERBS, "channel" => channel()).increment(1);
+            }
+            Note::Probation { refused, .. } => {
+                failed(if *refused { "refused" } else { "in_doubt" });
+            }
+            Note::LinesWritten { lines } => {
+                counter!(metric::HEALING_LINES, "channel" => channel()).increment(*lines as u64);
+            }
+            Note::NotCovered { .. } => failed("not_covered"),
+            Note::ReplicaAway { .. } => failed("replica_away"),
+            Note::UnitDone { took, outcome } => {
+                histogram!(metric::UNIT_SECONDS, "channel" => channel(), "outcome" => *outcome)
+                    .record(took.as_secs_f64());
+            }
+            Note::Answered {
+                verb,
+                answer,
+                took,
+                early,
+            } => {
+                let early = if *early { "true" } else { "false" };
+                counter!(
+                    metric::COMMANDS, "channel" => channel(), "verb" => *verb,
+                    "answer" => *answer, "early" => early
+                )
+                .increment(1);
+                histogram!(
+                    metric::ACKNOWLEDGEMENT_SECONDS, "channel" => channel(), "early" => early
+                )
+                .record(took.as_secs_f64());
+            }
+            Note::Healed { .. } | Note::ReplicaBack => {}
+        }
+    }
+
+    fn line(&self, note: &Note, suppressed: u64) {
+        let channel = self.channel.as_str();
+        // Only where there is something to tell.
+        let suppressed = (suppressed > 0).then_some(suppressed);
+        match note {
+            Note::ClientCache { session } => warn!(
+                channel,
+                session = session.0,
+                suppressed,
+                "a client answers from its own cache and can't be healed: it is served strictly; \
+                 remove sync_cache_db_path from imapd.conf"
+            ),
+            Note::UnknownVerb { verb } => {
+                warn!(
+                    channel,
+                    ?verb,
+                    suppressed,
+                    "a command with an unknown verb was passed on"
+                );
+            }
+            Note::Probation {
+                subject,
+                why,
+                refused,
+                pause,
+            } => {
+                let what = if *refused {
+                    "refused by the replica"
+                } else {
+                    "in doubt"
+                };
+                let pause = pause.as_secs_f64();
+                warn!(
+                    channel,
+                    ?subject,
+                    why,
+                    what,
+                    pause,
+                    suppressed,
+                    "on probation"
+                );
+            }
+            Note::Healed { subject } => info!(channel, ?subject, suppressed, "healed"),
+            Note::LinesWritten { lines } => {
+                info!(
+                    channel,
+                    lines, suppressed, "lines were written into the sync log"
+                );
+            }
+            Note::NotCovered { why } => warn!(
+                channel,
+                why,
+                suppressed,
+                "the sync directory can't be used: every answer waits for the replica meanwhile"
+            ),
+            Note::ReplicaAway { why, pause } => {
+                let pause = pause.as_secs_f64();
+                warn!(channel, why, pause, suppressed, "the replica is away");
+            }
+            Note::ReplicaBack => info!(channel, suppressed, "the replica is back"),
+            Note::UnitDone { took, outcome } => {
+                debug!(channel, outcome, seconds = took.as_secs_f64(), "unit done");
+            }
+            Note::Answered {
+                verb,
+                answer,
+                took,
+                early,
+            } => {
+                let seconds = took.as_secs_f64();
+                debug!(channel, verb, answer, early, seconds, "answered");
+            }
+        }
+    }
+}
+
+fn kind(note: &Note) -> &'static str {
+    match note {
+        Note::ClientCache { .. } => "client_cache",
+        Note::UnknownVerb { .. } => "unknown_verb",
+        Note::Probation { .. } => "probation",
+        Note::Healed { .. } => "healed",
+        Note::LinesWritten { .. } => "lines_written",
+        Note::NotCovered { .. } => "not_covered",
+        Note::ReplicaAway { .. } => "replica_away",
+        Note::ReplicaBack => "replica_back",
+        Note::UnitDone { .. } => "unit_done",
+        Note::Answered { .. } => "answered",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted() {
+        let notes = Notes::new("");
+        let start = Instant::now();
+        for i in 0..100 {
+            let admitted = notes.admit("probation", start + Duration::from_millis(i));
+            assert_eq!(admitted, (i < 10).then_some(0));
+        }
+        // Other kinds are not held back by it.
+        assert_eq!(notes.admit("healed", start), Some(0));
+        assert_eq!(
+            notes.admit("probation", start + Duration::from_secs(1)),
+            Some(90)
+        );
+        assert_eq!(
+            notes.admit("probation", start + Duration::from_secs(1)),
+            Some(0)
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! From the configuration to what sessions and lanes want to know. The configuration knows
+//! nothing of them, and they know nothing of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::{self, Address, Channel, Config, Limits, Listen, Login, Tls};
+use crate::core::event::Mode;
+use crate::io::credentials::{Credentials, Passwords, Verifier};
+use crate::io::lane_connect::{self, Replica, ReplicaSettings, TlsMode};
+use crate::io::registry::{ClientSettings, ListenerSettings, SessionLimits};
+use crate::io::sync_directory::RunLookup;
+use crate::io::tls::{self, ClientFiles, TlsError};
+use crate::protocol::ReaderLimits;
+
+/// What a lane is told about the replica of this channel.
+#[must_use]
+pub fn replica(channel: &Channel) -> ReplicaSettings {
+    let replica = &channel.replica;
+    let identity = replica.identity.as_ref();
+    ReplicaSettings {
+        channel: channel.name.clone(),
+        address: match &replica.address {
+            Address::Tcp { host, port } => lane_connect::Address::Tcp {
+                host: host.clone(),
+                port: *port,
+            },
+            Address::Unix(path) => lane_connect::Address::Unix(path.clone()),
+        },
+        tls: match replica.tls {
+            Tls::Off => TlsMode::Off,
+            Tls::StartTls => TlsMode::Starttls,
+            Tls::Implicit => TlsMode::Implicit,
+        },
+        files: ClientFiles {
+            ca_file: replica.ca_file.clone(),
+            identity: identity.map(|files| (files.cert_file.clone(), files.key_file.clone())),
+        },
+        server_name: replica.server_name.clone(),
+        mechanism: replica.mechanism.map(|mechanism| mechanism.to_string()),
+        compress: replica.compress,
+        connect_timeout: Duration::from_secs(10),
+        login_timeout: Duration::from_secs(30),
+        linger: Duration::from_secs(30),
+        exit_wait: Duration::from_secs(2),
+        reply_memory: 1 << 20,
+    }
+}
+
+/// The name and password of a lane; `None` where the certificate speaks alone.
+#[must_use]
+pub fn credentials(login: &Login) -> Option<Credentials> {
+    let password = login.password.as_ref()?;
+    Some(Credentials::new(login.username.as_str(), password.expose()))
+}
+
+/// Every listener of a channel; `run` is its sync directory's.
+#[must_use]
+pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
+    let settings = |listen: &Listen, mode| ListenerSettings {
+        address: match listen {
+            Listen::Tcp(address) => lane_connect::Address::Tcp {
+                host: address.ip().to_string(),
+                port: address.port(),
+            },
+            Listen::Unix(path) => lane_connect::Address::Unix(path.clone()),
+        },
+        mode,
+        run: run.filter(|_| mode == Mode::FanOut).map(|run| {
+            let run = run.clone();
+            Arc::new(move || run.current()) as _
+        }),
+    };
+    let rolling = channel
+        .listen
+        .iter()
+        .map(|listen| settings(listen, channel.mode));
+    let strict = channel
+        .strict_listen
+        .iter()
+        .map(|listen| settings(listen, Mode::Strict));
+    rolling.chain(strict).collect()
+}
+
+/// How the clients of a channel are let in.
+pub fn client(config: &Config, channel: &Channel) -> Result<ClientSettings, TlsError> {
+    let client = &config.client;
+    let starttls = client.identity.as_ref().map(|identity| {
+        tls::server_config(&identity.cert_file, &identity.key_file).map(TlsAcceptor::from)
+    });
+    Ok(ClientSettings {
+        allowed_uids: client.allowed_uids.clone(),
+        // Who has a certificate for it means it to be used: the stock client takes STARTTLS only
+        // where nothing else is offered.
+        require_starttls: starttls.is_some() && !client.passwords_without_tls,
+        starttls: starttls.transpose()?,
+        lanes_as_client: channel.replica.login.is_none(),
+    })
+}
+
+/// Who checks the passwords of a channel's clients.
+#[must_use]
+pub fn verifier(config: &Config, replica: &Arc<Replica>) -> Verifier {
+    let configured = match &config.client.passwords {
+        config::Passwords::Configured(login) => credentials(login),
+        config::Passwords::ByReplica => None,
+    };
+    Verifier::new(match configured {
+        Some(credentials) => Passwords::Configured(credentials),
+        None => Passwords::ByReplica(replica.login_check()),
+    })
+}
+
+/// What bounds a session.
+#[must_use]
+pub fn session_limits(limits: &Limits) -> SessionLimits {
+    SessionLimits {
+        sessions: limits.sessions,
+        login_time: limits.login_time,
+        reader: ReaderLimits {
+            text: limits.command_size,
+            message: limits.message_size,
+            ..ReaderLimits::default()
+        },
+        ..SessionLimits::default()
+    }
+}

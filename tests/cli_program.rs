@@ -1,0 +1,258 @@
+//! The program as a person meets it: exit codes, help, and what `check` says.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+
+/// Exit code, and both outputs.
+fn syncmux(args: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_syncmux"))
+        .args(args)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(text).unwrap(),
+    )
+}
+
+fn ends(args: &[&str], code: i32, says: &[&str]) {
+    let (found, text) = syncmux(args);
+    assert_eq!(found, code, "{args:?}: {text}");
+    for say in says {
+        assert!(text.contains(say), "{args:?}: {say:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn usage() {
+    ends(&[], 64, &["Usage: syncmux"]);
+    ends(&["frobnicate"], 64, &["unrecognized subcommand"]);
+    ends(&["run", "--lanes", "many"], 64, &["--lanes"]);
+    ends(&["run", "--password", "x"], 64, &["unexpected argument"]);
+    ends(
+        &["--version"],
+        0,
+        &[concat!("syncmux ", env!("CARGO_PKG_VERSION"))],
+    );
+    ends(&["--help"], 0, &["run", "check", "Exit codes"]);
+    ends(
+        &["run", "--help"],
+        0,
+        &["--replica <ADDRESS>", "--sync-directory", "Exit codes"],
+    );
+}
+
+#[test]
+fn wrong_configuration() {
+    for command in ["run", "check"] {
+        let missing = "syncmux: /no/such/file: can't be read: no such file or directory\n";
+        ends(&[command, "--config", "/no/such/file"], 64, &[missing]);
+        ends(&[command], 64, &["syncmux: there is no channel"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("syncmux.toml");
+    fs::write(
+        &path,
+        "[[channel]]\nlisten = [\"127.0.0.1:2005\"]\nlanes = 8\n",
+    )
+    .unwrap();
+    let path = path.to_str().unwrap();
+    let line = format!("syncmux: {path}, line 3: unknown field `lanes`");
+    ends(&["run", "--config", path], 64, &[&line]);
+}
+
+/// A set-up on this machine: a sync directory and an imapd.conf that agree.
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new(more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().to_str().unwrap().to_owned();
+        fs::create_dir(folder.path().join("sync")).unwrap();
+        let conf = format!(
+            "configdirectory: {top}\nsync_log: yes\nsync_host: 127.0.0.1\nsync_port: 2005\n\
+             sync_try_imap: no\n{more}"
+        );
+        fs::write(folder.path().join("imapd.conf"), conf).unwrap();
+        fs::write(folder.path().join("password"), "swordfish\n").unwrap();
+        let password = folder.path().join("password");
+        fs::set_permissions(password, fs::Permissions::from_mode(0o600)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            for path in [folder.path().to_owned(), folder.path().join("sync")] {
+                chown(path, Some(12_345), Some(12_345)).unwrap();
+            }
+        }
+        Site { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn ends(&self, command: &str, replica: &str, code: i32, says: &[&str]) -> String {
+        let (sync, conf, password) = (
+            self.path("sync"),
+            self.path("imapd.conf"),
+            self.path("password"),
+        );
+        let args = [
+            command,
+            "--listen",
+            "127.0.0.1:2005",
+            "--replica",
+            replica,
+            "--replica-tls",
+            "off",
+            "--username",
+            "repl",
+            "--password-file",
+            &password,
+            "--sync-directory",
+            &sync,
+            "--imapd-conf",
+            &conf,
+        ];
+        ends(&args, code, says);
+        syncmux(&args).1
+    }
+}
+
+/// A replica that lets `repl` in by this password, for as many connections as come.
+fn replica(password: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut to = stream.unwrap();
+            let from = BufReader::new(to.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = to.write_all(b"* SASL PLAIN\r\n* OK fake Cyrus sync server 3.6.1\r\n");
+                for line in from.lines().map_while(Result::ok) {
+                    let answer: &[u8] = if line.starts_with("AUTHENTICATE") {
+                        let right = format!("\0repl\0{password}");
+                        let right = base64::Engine::encode(
+                            &base64::engine::general_purpose::STANDARD,
+                            right,
+                        );
+                        if line.ends_with(&right) {
+                            b"OK Success (no protection)\r\n"
+                        } else {
+                            b"NO authentication failure\r\n"
+                        }
+                    } else {
+                        b"OK done\r\n"
+                    };
+                    let _ = to.write_all(answer);
+                    if line == "EXIT" {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_good_set_up() {
+    let site = Site::new("");
+    let text = site.ends(
+        "check",
+        &replica("swordfish"),
+        0,
+        &[
+            "lets repl in",
+            "sync_host and sync_port lead here",
+            "Cyrus logs into",
+        ],
+    );
+    assert!(
+        !text.contains("ERROR") && !text.contains("warning"),
+        "{text}"
+    );
+    assert!(!text.contains("swordfish"), "{text}");
+    let left: Vec<_> = fs::read_dir(site.path("sync")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn no_replica() {
+    let site = Site::new("");
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    site.ends(
+        "check",
+        &free,
+        69,
+        &["ERROR    replica", "can't be reached", &free],
+    );
+}
+
+#[test]
+fn wrong_password() {
+    let site = Site::new("");
+    site.ends("check", &replica("other"), 64, &["ERROR    replica"]);
+}
+
+#[test]
+fn a_client_with_a_cache() {
+    let site = Site::new("sync_cache_db_path: /var/lib/cyrus/cache.db\n");
+    let place = format!(
+        "{}, line 6: sync_cache_db_path is set",
+        site.path("imapd.conf")
+    );
+    site.ends("check", "127.0.0.1:1", 64, &[&place, "mode = \"strict\""]);
+    site.ends("run", "127.0.0.1:1", 64, &[&format!("syncmux: {place}")]);
+}
+
+#[test]
+fn cyrus_goes_elsewhere() {
+    let other = tempfile::tempdir().unwrap();
+    fs::create_dir(other.path().join("sync")).unwrap();
+    let site = Site::new("");
+    let conf = format!(
+        "configdirectory: {}\nsync_log_channels: far\nsync_host: replica\nsync_timeout: 10m\n",
+        other.path().display()
+    );
+    fs::write(site.path("imapd.conf"), conf).unwrap();
+    site.ends(
+        "check",
+        "127.0.0.1:1",
+        64,
+        &[
+            "sync_log is off",
+            "sync_log_channels does not name channel \"\"",
+            "Cyrus writes this channel's log into",
+            "the client goes past it",
+            "sync_try_imap is on",
+            "set replica_absence",
+        ],
+    );
+}
+
+#[test]
+fn somebody_elses_log() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let site = Site::new("");
+    fs::write(site.path("sync/log"), "").unwrap();
+    site.ends(
+        "check",
+        "127.0.0.1:1",
+        64,
+        &["log belongs to root and not to uid 12345", "chown"],
+    );
+}

@@ -1,0 +1,419 @@
+//! The configuration file: the example in `deploy`, and a sentence with its line for each mistake.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use syncmux::config::{Address, Config, Flags, Limits, LogFormat, Passwords, Tls};
+use syncmux::core::event::Mode;
+
+/// A folder with everything that a configuration may name.
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files { folder };
+        let write = |name: &str, text: &str| fs::write(files.path(name), text).unwrap();
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        for name in ["ca.pem", "client.pem", "server.pem"] {
+            write(name, &certified.cert.pem());
+        }
+        for name in ["client.key", "server.key"] {
+            write(name, &certified.signing_key.serialize_pem());
+        }
+        write("other.key", &other.signing_key.serialize_pem());
+        write("password", "secret word\n");
+        write(
+            "imapd.conf",
+            "virtdomains: userid\ndefaultdomain: example.com\n",
+        );
+        fs::create_dir(files.path("sync")).unwrap();
+        files
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// With `DIR` standing for the folder.
+    fn parse(&self, text: &str) -> Result<Config, Vec<String>> {
+        let text = text.replace("DIR", self.folder.path().to_str().unwrap());
+        Config::parse(Path::new("syncmux.toml"), &text)
+            .map_err(|errors| errors.0.iter().map(ToString::to_string).collect())
+    }
+}
+
+const SIMPLE: &str = r#"
+[[channel]]
+listen = ["127.0.0.1:2005"]
+[channel.replica]
+address = "replica.example.com:2005"
+[site]
+imapd_conf = "DIR/imapd.conf"
+"#;
+
+fn example() -> String {
+    include_str!("../deploy/syncmux.toml")
+        .replace("/etc/syncmux/", "DIR/")
+        .replace("/etc/imapd.conf", "DIR/imapd.conf")
+        .replace("/var/lib/cyrus/sync", "DIR/sync")
+}
+
+#[test]
+fn the_example() {
+    let files = Files::new();
+    let config = files.parse(&example()).unwrap();
+    let channel = &config.channels[0];
+    assert_eq!(channel.mode, Mode::FanOut);
+    assert_eq!(channel.listen.len(), 2);
+    assert_eq!(channel.replica.lanes, 8);
+    assert_eq!(channel.replica.tls, Tls::StartTls);
+    assert_eq!(
+        channel.replica.server_name.as_deref(),
+        Some("replica.example.com")
+    );
+    let login = channel.replica.login.as_ref().unwrap();
+    assert_eq!(login.username, "repl");
+    assert_eq!(login.password.as_ref().unwrap().expose(), "secret word");
+    assert!(!format!("{config:?}").contains("secret word"));
+}
+
+#[test]
+fn what_the_example_has_in_comments() {
+    let files = Files::new();
+    let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    let lines = example();
+    let lines = lines.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if is_setting(setting) => setting,
+        _ => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let config = files.parse(&text).unwrap();
+    // They show the defaults.
+    let spill_directory = config.limits.spill_directory.clone();
+    assert_eq!(
+        config.limits,
+        Limits {
+            spill_directory,
+            ..Limits::default()
+        }
+    );
+    assert_eq!(config.log.format, LogFormat::Text);
+    assert!(config.client.identity.is_some());
+    assert!(matches!(config.client.passwords, Passwords::ByReplica));
+    let plain = files.parse(&example()).unwrap();
+    assert_eq!(plain.limits, Limits::default());
+}
+
+#[test]
+fn little_is_needed() {
+    let files = Files::new();
+    let config = files.parse(SIMPLE).unwrap();
+    assert_eq!(config.channels[0].mode, Mode::Strict);
+    assert!(config.site.virtdomains);
+    assert!(config.site.unixhierarchysep);
+    assert_eq!(config.site.defaultdomain.as_deref(), Some("example.com"));
+    assert_eq!(config.site.deletedprefix, "DELETED");
+    assert_eq!(config.warnings, []);
+    assert!(config.client.allowed_uids.contains(&0));
+    assert!(config.admin.is_none());
+}
+
+#[test]
+fn flags_alone_are_enough_and_go_before_the_file() {
+    let files = Files::new();
+    let alone = Flags {
+        listen: vec!["127.0.0.1:2005".to_owned()],
+        replica: Some("replica:2005".to_owned()),
+        sync_directory: Some(files.path("sync").into()),
+        imapd_conf: Some(files.path("imapd.conf").into()),
+        lanes: Some(3),
+        log_format: Some("json".to_owned()),
+        ..Flags::default()
+    };
+    let config = Config::load(&alone).unwrap();
+    assert_eq!(config.channels[0].mode, Mode::FanOut);
+    assert_eq!(config.channels[0].replica.lanes, 3);
+    assert_eq!(config.log.format, LogFormat::Json);
+    let path = files.path("syncmux.toml");
+    fs::write(
+        &path,
+        example().replace("DIR", files.folder.path().to_str().unwrap()),
+    )
+    .unwrap();
+    let both = Flags {
+        config: Some(path.into()),
+        ..alone
+    };
+    let config = Config::load(&both).unwrap();
+    let host = "replica".to_owned();
+    assert_eq!(
+        config.channels[0].replica.address,
+        Address::Tcp { host, port: 2005 }
+    );
+    assert_eq!(config.channels[0].replica.lanes, 3);
+    assert_eq!(config.channels[0].listen.len(), 1);
+    assert_eq!(config.channels[0].strict_listen.len(), 1);
+    let wrong = Flags {
+        lanes: Some(0),
+        ..both
+    };
+    let errors = Config::load(&wrong).unwrap_err();
+    assert_eq!(errors.to_string(), "--lanes: lanes = 0: set it to 1 to 256");
+    let errors = Config::load(&Flags::default()).unwrap_err();
+    assert!(
+        errors.to_string().contains("there is no channel"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn limits_as_text_and_as_numbers() {
+    let files = Files::new();
+    let limits = "[limits]\nqueued_bytes = \"1GiB\"\nreplica_absence = 90\nlogin_time = \"5s\"\n";
+    let config = files.parse(&format!("{SIMPLE}{limits}")).unwrap();
+    assert_eq!(config.limits.queued_bytes, 1 << 30);
+    assert_eq!(config.limits.replica_absence, Duration::from_secs(90));
+    assert_eq!(config.limits.login_time, Duration::from_secs(5));
+}
+
+/// `was` is replaced by `is` in a good file; the one error must hold each of `say`.
+fn refused(was: &str, is: &str, say: &[&str]) {
+    let files = Files::new();
+    let good = example();
+    assert!(good.contains(was), "{was}");
+    let errors = files.parse(&good.replacen(was, is, 1)).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    let line = 1 + good[..good.find(was).unwrap()].matches('\n').count();
+    for say in [format!("syncmux.toml, line {line}: ").as_str()]
+        .iter()
+        .chain(say)
+    {
+        assert!(errors[0].contains(say), "{say:?} is not in: {}", errors[0]);
+    }
+    assert!(!errors[0].contains('\n'));
+}
+
+#[test]
+fn mistakes() {
+    refused(
+        "mode = \"fan-out\"",
+        "mod = 1",
+        &["unknown field `mod`", "strict_listen"],
+    );
+    refused(
+        "mode = \"fan-out\"",
+        "mode = \"fast\"",
+        &["`fast`", "\"fan-out\" or \"strict\""],
+    );
+    refused("mode = \"fan-out\"", "mode = 7", &["integer `7`", "string"]);
+    refused("mode = \"fan-out\"", "mode = ", &[]);
+    refused("#lanes = 8", "lanes = 0", &["1 to 256"]);
+    refused("#lanes = 8", "lanes = 257", &["1 to 256"]);
+    refused("#tls = \"starttls\"", "tls = \"none\"", &["\"off\""]);
+    refused(
+        "#mechanism = \"PLAIN\"",
+        "mechanism = \"GSSAPI\"",
+        &["SCRAM-SHA-256"],
+    );
+    refused(
+        "#mechanism = \"PLAIN\"",
+        "mechanism = \"EXTERNAL\"",
+        &["cert_file"],
+    );
+    refused(
+        "#server_name = \"replica.example.com\"",
+        "server_name = \"a b\"",
+        &["server_name"],
+    );
+    refused(
+        "#cert_file = \"DIR/client.pem\"",
+        "cert_file = \"DIR/client.pem\"",
+        &["key_file"],
+    );
+    let pair = "#cert_file = \"DIR/client.pem\"\n#key_file = \"DIR/client.key\"";
+    let other = "cert_file = \"DIR/client.pem\"\nkey_file = \"DIR/other.key\"";
+    refused(pair, other, &["other.key: is not the key of", "client.pem"]);
+    let none = "cert_file = \"DIR/password\"\nkey_file = \"DIR/client.key\"";
+    refused(pair, none, &["password: holds no certificate"]);
+    refused(
+        "\"DIR/ca.pem\"",
+        "\"DIR/none\"",
+        &["none: no such file or directory"],
+    );
+    refused(
+        "\"DIR/password\"",
+        "\"DIR/none\"",
+        &["password_file", "no such file"],
+    );
+    refused("\"DIR/password\"", "\"DIR/ca.pem\"", &["as its only line"]);
+    refused(
+        "#imapd_conf = \"DIR/imapd.conf\"",
+        "imapd_conf = \"DIR/none\"",
+        &["no such file"],
+    );
+    refused(
+        "#virtdomains = \"off\"",
+        "virtdomains = \"perhaps\"",
+        &["userid"],
+    );
+    refused(
+        "#allowed_uids = [0, \"cyrus\"]",
+        "allowed_uids = [\"nobody here\"]",
+        &["passwd"],
+    );
+    refused(
+        "#replica_absence = \"20m\"",
+        "replica_absence = \"30m\"",
+        &["1 to 1799"],
+    );
+    refused(
+        "#replica_absence = \"20m\"",
+        "replica_absence = \"soon\"",
+        &["such as \"20m\""],
+    );
+    refused(
+        "#queued_bytes = \"256MiB\"",
+        "queued_bytes = \"5 apples\"",
+        &["such as \"64MiB\""],
+    );
+    refused(
+        "#queued_bytes = \"256MiB\"",
+        "queued_bytes = -5",
+        &["negative"],
+    );
+    refused("#sessions = 256", "sessions = 0", &["1 to"]);
+    refused(
+        "#spill_directory = \"/var/tmp\"",
+        "spill_directory = \"DIR/none\"",
+        &["no such file"],
+    );
+    refused("#level = \"info\"", "level = \"loud\"", &["\"debug\""]);
+}
+
+#[test]
+fn mistakes_of_listeners_and_channels() {
+    refused(
+        "[\"127.0.0.1:2006\"]",
+        "[\"127.0.0.1:2005\"]",
+        &["is taken by"],
+    );
+    refused("[\"127.0.0.1:2006\"]", "[\"localhost\"]", &["IP:PORT"]);
+    refused(
+        "[\"127.0.0.1:2006\"]",
+        "[\"10.1.2.3:2006\"]",
+        &["in the clear", "passwords_without"],
+    );
+    refused(
+        "\"replica.example.com:2005\"",
+        "\"replica.example.com\"",
+        &["HOST:PORT"],
+    );
+    refused(
+        "sync_directory = \"DIR/sync\"",
+        "sync_directory = \"DIR/gone\"",
+        &["configdirectory"],
+    );
+}
+
+fn errors(text: &str) -> String {
+    Files::new().parse(text).unwrap_err().join("\n")
+}
+
+#[test]
+fn mistakes_between_settings() {
+    let fan_out = SIMPLE.replace("listen", "mode = \"fan-out\"\nlisten");
+    assert!(errors(&fan_out).contains("line 3: fan-out needs the folder"));
+    let unix = SIMPLE.replace("127.0.0.1:2005", "unix:/run/s");
+    assert!(errors(&unix).contains("line 3: clients of unix:/run/s give no password"));
+    let files = Files::new();
+    let local = unix.replace("replica.example.com:2005", "unix:/run/replica");
+    assert_eq!(
+        files.parse(&local).unwrap().channels[0].replica.tls,
+        Tls::Off
+    );
+    let nameless = SIMPLE.replace("[site]", "username = \"repl\"\n[site]");
+    assert_eq!(errors(&nameless).matches('\n').count(), 0);
+    assert!(errors(&nameless).contains("line 6: username needs its password"));
+    let admin = format!("{SIMPLE}[admin]\nlisten = \"*:2005\"\n");
+    assert!(errors(&admin).contains("line 3: 127.0.0.1:2005 is taken by 0.0.0.0:2005 already"));
+    let deaf = SIMPLE.replace("listen = [\"127.0.0.1:2005\"]", "");
+    assert!(errors(&deaf).contains("channel \"\" listens nowhere"));
+    let alone = "[[channel]]\nlisten = [\"127.0.0.1:2005\"]\n";
+    assert!(errors(alone).contains("has no replica"));
+    let both = format!(
+        "{SIMPLE}[client]\npasswords = \"by replica\"\nusername = \"a\"\n\
+         password_file = \"DIR/password\"\n"
+    );
+    assert!(errors(&both).contains("exclude each other"));
+    let insists = format!("{SIMPLE}[client]\npasswords_without_tls = true\n");
+    assert!(
+        files
+            .parse(&insists.replace("127.0.0.1:2005", "*:2005"))
+            .is_ok()
+    );
+    let external = SIMPLE.replace(
+        "[site]",
+        "cert_file = \"DIR/client.pem\"\nkey_file = \"DIR/client.key\"\n\
+         mechanism = \"external\"\nusername = \"repl\"\n[site]",
+    );
+    assert!(
+        files.parse(&external).unwrap().channels[0]
+            .replica
+            .login
+            .is_some()
+    );
+}
+
+#[test]
+fn several_channels() {
+    let second = "[[channel]]\nname = \"far\"\nsync_directory = \"DIR/sync\"\n\
+                  listen = [\"127.0.0.1:2007\"]\n[channel.replica]\naddress = \"far:2005\"\n";
+    let files = Files::new();
+    let config = files.parse(&format!("{SIMPLE}{second}")).unwrap();
+    assert_eq!(config.channels[1].name, "far");
+    let same = second
+        .replace("name = \"far\"", "")
+        .replace("sync_directory = \"DIR/sync\"", "");
+    assert!(errors(&format!("{SIMPLE}{same}")).contains("two channels have the name \"\""));
+    let third = second
+        .replace("\"far\"", "\"near\"")
+        .replace("2007", "2008");
+    let third = third.replace("DIR/sync", "DIR/./sync");
+    assert!(errors(&format!("{SIMPLE}{second}{third}")).contains("belongs to another channel"));
+    let odd = second.replace("\"far\"", "\"a/b\"");
+    assert!(errors(&format!("{SIMPLE}{odd}")).contains("is no channel's name"));
+}
+
+#[test]
+fn all_mistakes_at_once() {
+    let text = SIMPLE.replace("2005", "x");
+    let files = Files::new();
+    let errors = files.parse(&text).unwrap_err();
+    assert!(errors.len() >= 2, "{errors:#?}");
+}
+
+#[test]
+fn warnings() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = Files::new();
+    let path = files.path("password");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let text = example().replace("#tls = \"starttls\"", "tls = \"off\"");
+    let warnings = files.parse(&text).unwrap().warnings;
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warnings.iter().any(|text| text.contains("chmod 640")),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings.iter().any(|text| text.contains("in the clear")),
+        "{warnings:?}"
+    );
+}
