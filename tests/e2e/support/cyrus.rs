@@ -61,7 +61,7 @@ impl Instance {
         let role = if replica { "replica" } else { "master" };
         let name = format!("{role}{:06x}", fastrand::u32(..1 << 24));
         let dir = folder(folder_path);
-        for sub in ["conf", "conf/sync", "spool", "spool2", "proc", "lock", "sieve", "socket"] {
+        for sub in ["conf", "conf/sync", "spool", "spool2", "proc", "lock", "sieve", "socket", "conf/socket", "conf/db"] {
             folder(&dir.join(sub));
         }
         let mut instance = Self {

@@ -101,7 +101,9 @@ impl Imap {
             if let Some(answer) = line.strip_prefix(&format!("{tag} ")) {
                 return (lines, answer.to_owned());
             }
-            assert!(!line.starts_with("* BYE"), "the server said {line}");
+            let head = out.get(..out.len().min(80)).unwrap_or_default();
+            let head = String::from_utf8_lossy(head);
+            assert!(!line.starts_with("* BYE"), "the server said {line} to {head} of {parts:?}");
             lines.push(line);
         }
     }

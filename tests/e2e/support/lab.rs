@@ -240,6 +240,17 @@ impl Lab {
         self.assert_same();
     }
 
+    /// As [`Lab::settle`], where the stock client itself, run stock to stock, leaves differences of
+    /// these kinds behind: they may be there, a direct client mends them, nothing else may differ.
+    pub fn settle_but(&mut self, known_defect: &[&str]) {
+        self.replicate();
+        let found = self.differences();
+        let known = |f: &String| known_defect.iter().any(|k| f.contains(k));
+        let other: Vec<&String> = found.iter().filter(|f| !known(f)).collect();
+        assert!(other.is_empty(), "after {:?} the ends differ: {other:#?}", self.step);
+        self.assert_same();
+    }
+
     /// A user with an INBOX on the master.
     pub fn add_user(&self, user: &str) {
         let mut admin = self.master.admin();

@@ -80,3 +80,11 @@ impl Sieve {
         }
     }
 }
+
+impl Drop for Sieve {
+    fn drop(&mut self) {
+        // Debian's timsieved crashes when the connection just ends.
+        let _ = self.stream.get_mut().write_all(b"LOGOUT\r\n");
+        let _ = self.stream.read_line(&mut String::new());
+    }
+}

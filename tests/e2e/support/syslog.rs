@@ -84,7 +84,9 @@ pub fn file() -> PathBuf {
 pub fn tail(prefix: &str, lines: usize) -> String {
     let text = std::fs::read(file()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let ours: Vec<&str> = text.lines().filter(|l| l.contains(prefix)).collect();
+    let noise = ["login: ", "verify error", "IDLE: error", "starttls: ", "supports #sieve"];
+    let tells = |l: &&str| l.contains(prefix) && !noise.iter().any(|n| l.contains(n));
+    let ours: Vec<&str> = text.lines().filter(tells).collect();
     ours[ours.len().saturating_sub(lines)..].join("\n")
 }
 
