@@ -14,7 +14,7 @@ fn mailboxes(way: Way) {
     let mut admin = lab.master.admin();
     let mut alice = lab.master.login("alice");
     lab.step("create, with children and intermediate mailboxes");
-    for name in ["INBOX.sub", "INBOX.sub.deep", "INBOX.a.b.c"] {
+    for name in ["INBOX.sub", "INBOX.sub.deep", "INBOX.a.b.c", "INBOX.t"] {
         alice.create(name);
         alice.append(name, "", &message(name, 1000));
     }
@@ -41,10 +41,10 @@ fn mailboxes(way: Way) {
     lab.master.login("bob").append("INBOX.taken", "", &message("mine now", 1000));
     lab.settle();
     lab.step("two renames in one run");
-    alice.rename("INBOX.Sent", "INBOX.x");
+    alice.rename("INBOX.t", "INBOX.x");
     alice.rename("INBOX.x", "INBOX.y");
-    alice.create("INBOX.Sent");
-    alice.append("INBOX.Sent", "", &message("the new one", 1000));
+    alice.create("INBOX.t");
+    alice.append("INBOX.t", "", &message("the new one", 1000));
     lab.settle();
     lab.step("delete");
     alice.delete("INBOX.a.b.c");

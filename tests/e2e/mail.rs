@@ -152,7 +152,7 @@ fn many_users_over_a_link(way: Way) {
     setup.round_trip = std::time::Duration::from_millis(10);
     setup.lanes = 8;
     let mut lab = setup.start();
-    let users: Vec<String> = (0..40).map(|i| format!("u{i:03}")).collect();
+    let users: Vec<String> = (0..25).map(|i| format!("u{i:03}")).collect();
     for user in &users {
         lab.add_user(user);
         lab.master.login(user).append("INBOX", "", &message(user, 4000));
