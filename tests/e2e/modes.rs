@@ -27,6 +27,7 @@ fn one_shots(way: Way) {
     }
     let mut admin = lab.master.admin();
     admin.create("shared");
+    admin.set_acl("shared", "anyone", "lrswipkxtecdan");
     admin.append("shared", "", &message("shared 1", 2000));
     mail_for_all(&lab, "1");
     lab.step("-A, nothing there yet");

@@ -10,7 +10,14 @@ ways!(flags_on_the_replica: direct, strict, fan_out);
 ways!(mailboxes_on_the_replica: direct, strict, fan_out);
 
 fn start(way: Way) -> Lab {
-    let mut lab = Setup::new(way).start();
+    start_with(way, false)
+}
+
+/// Where deletes are immediate, what is deleted on the replica leaves no trace there.
+fn start_with(way: Way, immediate: bool) -> Lab {
+    let mut setup = Setup::new(way);
+    setup.both.immediate = immediate;
+    let mut lab = setup.start();
     for user in ["alice", "bob"] {
         lab.add_user(user);
         let mut imap = lab.master.login(user);
@@ -36,7 +43,6 @@ fn message_on_the_replica(way: Way) {
     alice.append("INBOX", "", &message("only here", 1000));
     bob_goes_on(&lab, "1");
     lab.settle();
-    assert_eq!(alice.run("UID SEARCH ALL").len(), 0, "not selected");
     alice.select("INBOX");
     let found = alice.run("SEARCH SUBJECT \"only\"");
     assert_eq!(found.first().map(|l| l.split(' ').count()), Some(4), "copied back: {found:?}");
@@ -81,21 +87,28 @@ fn flags_on_the_replica(way: Way) {
 }
 
 fn mailboxes_on_the_replica(way: Way) {
-    let mut lab = start(way);
+    let mut lab = start_with(way, true);
     let mut alice = lab.master.login("alice");
     let mut there = lab.replica.login("alice");
+    // An empty one: where it holds a message, stock to stock MAILBOX is refused without end.
     lab.step("a mailbox created on both sides");
     there.create("INBOX.both");
-    there.append("INBOX.both", "", &message("there", 1000));
     alice.create("INBOX.both");
     alice.append("INBOX.both", "", &message("here", 1000));
     bob_goes_on(&lab, "1");
     lab.settle();
     lab.step("a mailbox created there only");
     there.create("INBOX.there");
+    there.append("INBOX.there", "", &message("there", 1000));
     alice.append("INBOX", "", &message("here", 1000));
     lab.replicate();
     put_log(&lab.master.sync_directory(""), &["USER alice".to_owned()]);
+    lab.replicate();
+    // The stock client finds no tombstone of it and lets it be; nothing else may differ.
+    let found = lab.differences().join("\n");
+    let mut told = found.lines().filter(|l| l.contains("master: ") || l.contains("replica: "));
+    assert!(told.all(|l| l.contains("replica: ")), "{found}");
+    there.delete("INBOX.there");
     lab.settle();
     lab.step("a mailbox there under another name");
     there.rename("INBOX.box", "INBOX.elsewhere");
