@@ -16,6 +16,8 @@ pub struct Client {
     pub channel: String,
     /// A folder for its output, owned by Cyrus.
     pub scratch: PathBuf,
+    /// Whether the rolling client writes its conversation down.
+    pub verbose: bool,
 }
 
 /// What a one-shot run said and how it ended.
@@ -120,8 +122,13 @@ impl Rolling {
     fn start(&mut self) {
         let name = format!("rolling-{:08x}.out", fastrand::u32(..));
         let output = self.client.scratch.join(name);
+        let arguments: &[&str] = if self.client.verbose {
+            &["-v", "-v", "-R", "-d", "0"]
+        } else {
+            &["-R", "-d", "0"]
+        };
         // -d 0 looks at the log ten times a second instead of once.
-        self.guard = Some(self.client.spawn(&output, &["-v", "-v", "-R", "-d", "0"]));
+        self.guard = Some(self.client.spawn(&output, arguments));
         self.output = Some(output);
         self.starts += 1;
     }
@@ -137,7 +144,11 @@ impl Rolling {
 
     /// Whether the first one still runs.
     pub fn has_lived(&mut self) -> bool {
-        self.starts == 1 && self.guard.as_mut().is_some_and(|g| g.exited().is_none())
+        self.starts == 1 && self.is_alive()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.guard.as_mut().is_some_and(|g| g.exited().is_none())
     }
 
     /// The conversation so far, of the last start.

@@ -112,12 +112,18 @@ impl Lab {
             setup,
         };
         if lab.setup.way != Way::Direct {
-            let options = lab.mux_options();
-            let mut mux = Mux::new(&lab.dir.path().join("mux"), &options);
-            mux.start();
-            lab.mux = Some(mux);
+            lab.add_mux();
         }
         lab
+    }
+
+    /// Starts a syncmux by [`Lab::mux_options`], in place of the one that there may be.
+    pub fn add_mux(&mut self) {
+        self.mux = None;
+        let options = self.mux_options();
+        let mut mux = Mux::new(&self.dir.path().join("mux"), &options);
+        mux.start();
+        self.mux = Some(mux);
     }
 
     /// The configuration that this lab gives to syncmux.
@@ -192,7 +198,12 @@ impl Lab {
             lines.push_str(&self.setup.client_extra);
         }
         let conf = self.master.variant(&format!("client-{name}"), &lines);
-        Client { conf, channel: String::new(), scratch: folder(&self.dir.path().join("scratch")) }
+        Client {
+            conf,
+            channel: String::new(),
+            scratch: folder(&self.dir.path().join("scratch")),
+            verbose: true,
+        }
     }
 
     /// The rolling client of the default channel, started when it is first needed.
