@@ -247,7 +247,7 @@ impl Instance {
         let conf = self.conf();
         let conf = conf.display();
         let mut services = format!(
-            "  imap cmd=\"{BIN}/imapd -C {conf}\" listen=\"{}\" prefork=1\n  \
+            "  imap cmd=\"{BIN}/imapd -C {conf}\" listen=\"{}\" prefork=3\n  \
              sieve cmd=\"{BIN}/timsieved -C {conf}\" listen=\"{}\" prefork=0\n",
             self.imap.address(),
             self.sieve.address(),

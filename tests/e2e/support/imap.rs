@@ -232,6 +232,8 @@ impl Imap {
         let mut line = String::new();
         loop {
             let mut part = Vec::new();
+            // Cyrus writes with Nagle on: an answer in two pieces would wait for a delayed ACK.
+            let _ = rustix::net::sockopt::set_tcp_quickack(self.stream.get_ref(), true);
             self.stream.read_until(b'\n', &mut part).unwrap();
             assert!(part.ends_with(b"\n"), "the server closed the connection after {line:?}");
             while part.last().is_some_and(|b| matches!(b, b'\r' | b'\n')) {

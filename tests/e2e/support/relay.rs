@@ -229,6 +229,8 @@ impl Pump {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        // Cyrus writes with Nagle on, and 40 ms of a delayed ACK are not part of this link.
+        let _ = rustix::net::sockopt::set_tcp_quickack(&self.from, true);
         match self.from.read(buffer) {
             Ok(0) => None,
             Err(_) => {
