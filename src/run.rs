@@ -1,6 +1,32 @@
 //! Wires sessions, lanes, the core and the sync directory, and runs until SIGTERM.
 
-use crate::config::Config;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Channel, Config};
+use crate::core::{Core, Limits, Mode, Setup, Snapshot};
+use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
+use crate::io::credentials::CredentialStore;
+use crate::io::journal::Journal;
+use crate::io::lane_connect::Replica;
+use crate::io::listener::Listener;
+use crate::io::memory::MemoryGauge;
+use crate::io::registry::{SessionContext, SessionRegistry};
+use crate::io::shell::Shell;
+use crate::io::spill::Spill;
+use crate::io::stream::Meter;
+use crate::io::sync_directory::{RunLookup, SyncDirectory};
+use crate::io::telemetry::{self, Notes};
+use crate::settings;
+
+/// How long sessions and lanes get to say goodbye after a drain.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Why `run` ended early.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +40,233 @@ pub enum RunError {
     Internal(String),
 }
 
+/// What all channels share.
+struct Shared {
+    config: Config,
+    spill: Arc<Spill>,
+    memory: Arc<MemoryGauge>,
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// Listeners accept until then.
+    stop: CancellationToken,
+    /// Units are finished until then.
+    drain: CancellationToken,
+}
+
+/// A channel that is served.
+struct Running {
+    name: String,
+    mode: Mode,
+    snapshot: Arc<Mutex<Snapshot>>,
+    shell: tokio::task::JoinHandle<()>,
+}
+
 /// Serves until SIGTERM and the drain after it.
-pub async fn run(_config: Config) -> Result<(), RunError> {
-    Err(RunError::Internal("there is nothing to run yet".to_owned()))
+///
+/// # Errors
+/// Where something that the configuration asks for is not to be had.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let setup = |error: &dyn std::fmt::Display| RunError::Setup(error.to_string());
+    let metrics = telemetry::start_metrics().map_err(RunError::Internal)?;
+    tokio::spawn(telemetry::upkeep(metrics.clone()));
+    let readiness = Readiness::default();
+    let starting = readiness.hold("the listeners are not bound yet");
+    let limits = &config.limits;
+    let spill =
+        Spill::new(&limits.spill_directory, limits.spill_size).map_err(|error| setup(&error))?;
+    let shared = Shared {
+        memory: MemoryGauge::new(limits.staged_memory, Arc::clone(&spill)),
+        permits: Arc::new(Semaphore::new(limits.sessions)),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        drain: CancellationToken::new(),
+        spill,
+        config,
+    };
+    // Signals from now on, so that none is lost while the channels start.
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| setup(&error))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| setup(&error))?;
+    let mut channels = Vec::new();
+    for channel in &shared.config.channels {
+        channels.push(start(&shared, channel).await?);
+    }
+    let snapshots: Vec<_> = channels
+        .iter()
+        .map(|channel| {
+            (
+                channel.name.clone(),
+                channel.mode,
+                Arc::clone(&channel.snapshot),
+            )
+        })
+        .collect();
+    if let Some(listen) = &shared.config.admin {
+        let admin = Admin {
+            metrics,
+            readiness: readiness.clone(),
+            status: Arc::new(move || status(&snapshots)),
+        };
+        let listener = AdminListener::bind(listen)
+            .await
+            .map_err(|error| setup(&format!("[admin] listen: {error}")))?;
+        let stop = CancellationToken::new();
+        tokio::spawn(async move {
+            if let Err(error) = listener.serve(admin, stop).await {
+                tracing::error!(%error, "the admin endpoint ended");
+            }
+        });
+    }
+    drop(starting);
+    tracing::info!("ready");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    drain(&shared, &readiness, channels).await
+}
+
+/// Starts one channel: what was left over is put back into `log` before anybody is let in.
+async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> {
+    let shown = if channel.name.is_empty() {
+        "the default channel"
+    } else {
+        &channel.name
+    };
+    let setup = |error: &dyn std::fmt::Display| RunError::Setup(format!("{shown}: {error}"));
+    let config = &shared.config;
+    let (events, queue) = mpsc::unbounded_channel();
+    let mut lookup: Option<RunLookup> = None;
+    let mut journal = None;
+    if let (Mode::FanOut, Some(path)) = (channel.mode, &channel.sync_directory) {
+        let directory = SyncDirectory::open(path).map_err(|error| setup(&error))?;
+        let recovered = directory.recover().map_err(|error| setup(&error))?;
+        if recovered.files > 0 {
+            tracing::warn!(
+                channel = channel.name,
+                files = recovered.files,
+                lines = recovered.lines,
+                "syncmux did not end in peace: lines were put back into the sync log"
+            );
+        }
+        lookup = Some(directory.lookup());
+        let started = Journal::start(directory, config.site.clone(), events.clone());
+        journal = Some(started.map_err(|error| setup(&error))?);
+    }
+    let replica = Replica::new(settings::replica(channel), Arc::clone(&shared.spill))
+        .map_err(|error| setup(&error))?;
+    let learner = Arc::clone(&replica);
+    tokio::spawn(async move { learner.learn_greeting().await });
+    let registry = Arc::new(SessionRegistry::default());
+    let credentials = Arc::new(CredentialStore::default());
+    let context = Arc::new(SessionContext {
+        channel: channel.name.clone(),
+        events: events.clone(),
+        registry: Arc::clone(&registry),
+        greeting: replica.greeting(),
+        verifier: Arc::new(settings::verifier(config, &replica)),
+        credentials: Arc::clone(&credentials),
+        client: settings::client(config, channel).map_err(|error| setup(&error))?,
+        limits: settings::session_limits(&config.limits),
+        spill: Arc::clone(&shared.spill),
+        memory: Arc::clone(&shared.memory),
+        meter: Meter::new(&channel.name, "client"),
+        permits: Arc::clone(&shared.permits),
+        tasks: shared.tasks.clone(),
+    });
+    for listen in settings::listeners(channel, lookup.as_ref()) {
+        let listener = Listener::bind(listen, Arc::clone(&context))
+            .await
+            .map_err(|error| setup(&error))?;
+        shared.tasks.spawn(listener.run(shared.stop.clone()));
+    }
+    let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+    let shell = Shell {
+        channel: channel.name.clone(),
+        core: Core::new(Setup {
+            named: !channel.name.is_empty(),
+            site: config.site.clone(),
+            limits: core_limits(config, channel),
+            seed: fastrand::u64(..),
+        }),
+        replica,
+        login: channel
+            .replica
+            .login
+            .as_ref()
+            .and_then(settings::credentials),
+        credentials,
+        registry,
+        journal,
+        notes: Notes::new(&channel.name),
+        events,
+        snapshot: Arc::clone(&snapshot),
+        memory: Arc::clone(&shared.memory),
+    };
+    Ok(Running {
+        name: channel.name.clone(),
+        mode: channel.mode,
+        snapshot,
+        shell: tokio::spawn(shell.run(queue, shared.drain.clone())),
+    })
+}
+
+fn core_limits(config: &Config, channel: &Channel) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        lanes: channel.replica.lanes,
+        unconfirmed_users: limits.unconfirmed_users,
+        queued_bytes: limits.queued_bytes,
+        staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
+        absence: limits.replica_absence,
+        answer_timeout: limits.answer_timeout,
+        drain_grace: limits.drain_grace,
+        idle_lane: limits.lane_idle,
+        ..Limits::default()
+    }
+}
+
+/// What `/status` shows.
+fn status(channels: &[(String, Mode, Arc<Mutex<Snapshot>>)]) -> serde_json::Value {
+    let channels: Vec<_> = channels
+        .iter()
+        .map(|(name, mode, snapshot)| {
+            let snapshot = snapshot
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            let mode = match mode {
+                Mode::Strict => "strict",
+                Mode::FanOut => "fan-out",
+            };
+            serde_json::json!({ "name": name, "mode": mode, "state": snapshot })
+        })
+        .collect();
+    serde_json::json!({ "channels": channels })
+}
+
+/// Sessions get BYE at their next command boundary, units finish within the grace period, the
+/// rest is healed.
+async fn drain(
+    shared: &Shared,
+    readiness: &Readiness,
+    channels: Vec<Running>,
+) -> Result<(), RunError> {
+    let _draining: Latch = readiness.hold("draining");
+    tracing::info!("stopping: what was acknowledged is finished first");
+    shared.stop.cancel();
+    shared.drain.cancel();
+    let mut failed = false;
+    for channel in channels {
+        failed |= channel.shell.await.is_err();
+    }
+    shared.tasks.close();
+    // Sessions that do not read their last line are cut off.
+    let _ = timeout(GOODBYE, shared.tasks.wait()).await;
+    if failed {
+        return Err(RunError::Internal(
+            "a channel ended by a panic, see above".to_owned(),
+        ));
+    }
+    tracing::info!("stopped");
+    Ok(())
 }

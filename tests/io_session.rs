@@ -14,6 +14,7 @@ use syncmux::core::event::{Event, Identity, Mode, RunId, SessionId};
 use syncmux::io::address::Address;
 use syncmux::io::credentials::{CredentialStore, Credentials, Passwords, Verifier};
 use syncmux::io::listener::Listener;
+use syncmux::io::memory::MemoryGauge;
 use syncmux::io::registry::{
     ClientSettings, ListenerSettings, SessionContext, SessionLimits, SessionRegistry,
 };
@@ -86,6 +87,7 @@ impl Setup {
             client: self.client,
             permits: Arc::new(Semaphore::new(self.limits.sessions)),
             limits: self.limits,
+            memory: MemoryGauge::new(u64::MAX, spill(1)),
             spill: spill(self.spill),
             meter: Meter::new("", "client"),
             tasks: TaskTracker::new(),
@@ -513,6 +515,7 @@ async fn unix_sockets_know_who_is_there() {
         credentials: Arc::default(),
         client: ClientSettings::default(),
         limits: SessionLimits::default(),
+        memory: MemoryGauge::new(u64::MAX, spill(1)),
         spill: spill(1),
         meter: Meter::new("", "client"),
         permits: Arc::new(Semaphore::new(1)),

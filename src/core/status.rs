@@ -101,6 +101,13 @@ impl Core {
         }
     }
 
+    /// Bytes of staged and queued messages and commands, spilled ones included; what is both
+    /// staged and queued counts twice.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.staged_bytes + self.queued_bytes
+    }
+
     /// Sessions that wait for nothing get BYE now, the others after their answer.
     pub(super) fn drain(&mut self) {
         if self.draining.is_some() {

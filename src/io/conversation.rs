@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::memory::MemoryGauge;
 use super::registry::SessionLimits;
 use super::spill::{SpillError, SpillWriter, write_piece};
 use super::stream::{self, BoxStream, Meter};
@@ -15,6 +16,9 @@ use crate::protocol::{Body, Command, CommandReader, Fatal, Kind, ReaderLimits, S
 
 /// How much is read at once, and how much of what comes too early is kept.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// What is not spilled even when memory is tight.
+const SMALL: u64 = 16 * 1024;
 
 /// How long a client gets to read the last line before the connection is cut.
 const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -30,6 +34,7 @@ pub(super) struct Conversation {
     /// The spill directory took no more of the command under way: its rest is thrown away.
     overflow: Option<String>,
     command_memory: u64,
+    memory: Arc<MemoryGauge>,
     write_timeout: std::time::Duration,
     meter: Meter,
 }
@@ -65,6 +70,7 @@ impl Conversation {
         stream: BoxStream,
         limits: &SessionLimits,
         spill: SpillWriter,
+        memory: Arc<MemoryGauge>,
         meter: Meter,
     ) -> Self {
         Self {
@@ -75,6 +81,7 @@ impl Conversation {
             spill,
             overflow: None,
             command_memory: limits.command_memory,
+            memory,
             write_timeout: limits.write_timeout,
             meter,
         }
@@ -97,7 +104,14 @@ impl Conversation {
                     },
                 });
             }
-            if self.reader.held() > self.command_memory {
+            // What is small stays in memory in any case: a spilled piece costs some hundred bytes.
+            let tight = self.memory.is_tight();
+            let most = if tight {
+                SMALL.min(self.command_memory)
+            } else {
+                self.command_memory
+            };
+            if self.reader.held() > most {
                 self.spill_command()?;
             }
             self.fill(self.reader.mid_command()).await?;

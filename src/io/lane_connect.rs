@@ -458,7 +458,8 @@ async fn compress(mut wire: Wire) -> Result<Wire, ConnectError> {
     Ok(Wire::new(Box::new(Deflated::new(stream, &received))))
 }
 
-/// Sends what the pool asks for in one burst. The NOOP shows at once, and by its name, what would
+/// Sends what the pool asks for in one burst; FORCE is the core's, whose client must have the
+/// replica's own answer. The NOOP shows at once, and by its name, what would
 /// else be a NO to every command: a login that is not an administrator's.
 async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, ConnectError> {
     let mut burst = b"NOOP\r\n".to_vec();
@@ -467,23 +468,11 @@ async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, Conn
         let command = print::capabilities(names).to_vec();
         burst.extend_from_slice(&command.unwrap_or_default());
     }
-    if pool.force.is_some() {
-        burst.extend_from_slice(b"APPLY FORCE %()\r\n");
-    }
     wire.send(&burst).await?;
     read_noop(wire).await?;
     let mut enabled = Some(Vec::new());
     if !pool.capabilities.is_empty() {
         enabled = read_enabled(wire).await?;
-    }
-    if pool.force.is_some() {
-        let line = wire.line().await?;
-        if !is_ok(&line) {
-            return Err(ConnectError::protocol(format!(
-                "the replica does not take APPLY FORCE: {}",
-                show(&line)
-            )));
-        }
     }
     Ok(enabled)
 }

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::address::Address;
 use super::credentials::{CredentialStore, Verifier};
+use super::memory::MemoryGauge;
 use super::spill::Spill;
 use super::stream::Meter;
 use crate::core::event::{Event, Mode, RunId, SessionId};
@@ -106,6 +107,8 @@ pub struct SessionContext {
     pub limits: SessionLimits,
     /// For what does not fit into memory.
     pub spill: Arc<Spill>,
+    /// When to use it.
+    pub memory: Arc<MemoryGauge>,
     /// Counts bytes.
     pub meter: Meter,
     /// One permit a session; [`Semaphore::new`] with `limits.sessions`.

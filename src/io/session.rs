@@ -22,6 +22,7 @@ pub(super) async fn serve(
         stream,
         &context.limits,
         context.spill.writer(),
+        Arc::clone(&context.memory),
         context.meter.clone(),
     );
     let login = Login {

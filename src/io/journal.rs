@@ -1,0 +1,195 @@
+//! One thread for the sync directory: its calls block, and they must keep their order.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::sync_directory::SyncDirectory;
+use crate::core::event::{BatchId, Event, RunId};
+use crate::protocol::Site;
+use crate::protocol::synclog::Line;
+
+/// How often `log-run` is looked at while a link of it stands.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Carries out the core's actions on the sync directory. Dropping it ends the thread, after all
+/// that was asked for.
+#[derive(Debug)]
+pub struct Journal {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Link(RunId),
+    Drop(RunId),
+    Write(BatchId, Vec<Line>),
+    Store(BatchId, Vec<Line>),
+}
+
+impl Journal {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        directory: SyncDirectory,
+        site: Site,
+        events: UnboundedSender<Event>,
+    ) -> std::io::Result<Self> {
+        let (orders, queue) = channel();
+        let work = Work {
+            directory,
+            site,
+            events,
+            linked: HashSet::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("sync directory".into())
+            .spawn(move || work.run(&queue))?;
+        Ok(Journal {
+            orders: Some(orders),
+            thread: Some(thread),
+        })
+    }
+
+    /// `Action::LinkRun`
+    pub fn link(&self, run: RunId) {
+        self.order(Order::Link(run));
+    }
+
+    /// `Action::DropLink`
+    pub fn drop_link(&self, run: RunId) {
+        self.order(Order::Drop(run));
+    }
+
+    /// `Action::WriteLines`
+    pub fn write_lines(&self, batch: BatchId, lines: Vec<Line>) {
+        self.order(Order::Write(batch, lines));
+    }
+
+    /// `Action::StoreOwed`
+    pub fn store_owed(&self, batch: BatchId, lines: Vec<Line>) {
+        self.order(Order::Store(batch, lines));
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // The thread ends only when this sender is gone.
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    directory: SyncDirectory,
+    site: Site,
+    events: UnboundedSender<Event>,
+    /// Links whose run was not seen to be gone.
+    linked: HashSet<RunId>,
+}
+
+impl Work {
+    fn run(mut self, orders: &Receiver<Order>) {
+        loop {
+            let order = if self.linked.is_empty() {
+                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                orders.recv_timeout(LOOK)
+            };
+            match order {
+                Ok(order) => {
+                    let event = self.carry_out(order);
+                    // Nobody listens any more only when the program ends.
+                    event.map(|event| self.events.send(event));
+                }
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) -> Option<Event> {
+        match order {
+            Order::Link(run) => Some(match self.directory.link(run, &self.site) {
+                Ok(coverage) => {
+                    self.linked.insert(run);
+                    Event::RunLinked {
+                        run,
+                        coverage: Arc::new(coverage),
+                    }
+                }
+                Err(error) => Event::RunLinkFailed {
+                    run,
+                    why: error.to_string(),
+                },
+            }),
+            Order::Drop(run) => {
+                self.linked.remove(&run);
+                if let Err(error) = self.directory.drop_link(run) {
+                    tracing::warn!(%error, "a link that is not needed any more stays");
+                }
+                None
+            }
+            Order::Write(batch, lines) => Some(match self.directory.append_lines(&lines) {
+                Ok(unwritable) => {
+                    report(&unwritable);
+                    Event::LinesWritten { batch }
+                }
+                Err(error) => Event::DiskFailed {
+                    batch,
+                    why: error.to_string(),
+                },
+            }),
+            Order::Store(batch, lines) => Some(match self.directory.store_owed(&lines) {
+                Ok(unwritable) => {
+                    report(&unwritable);
+                    Event::OwedStored { batch }
+                }
+                Err(error) => Event::DiskFailed {
+                    batch,
+                    why: error.to_string(),
+                },
+            }),
+        }
+    }
+
+    fn look(&mut self) {
+        let now = self.directory.current_run();
+        let gone: Vec<RunId> = self
+            .linked
+            .iter()
+            .filter(|run| Some(**run) != now)
+            .copied()
+            .collect();
+        for run in gone {
+            self.linked.remove(&run);
+            let _ = self.events.send(Event::RunGone { run });
+        }
+    }
+}
+
+/// Nothing with such a name is acknowledged early; a real write with one that the replica refused
+/// can't be brought back by a line.
+fn report(unwritable: &[Line]) {
+    for line in unwritable {
+        tracing::error!(
+            ?line,
+            "a name can't stand in the sync log: sync this user with -u"
+        );
+    }
+}

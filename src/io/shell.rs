@@ -1,0 +1,186 @@
+//! Runs one channel's core: events in, actions out. It decides nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use metrics::gauge;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::credentials::{CredentialStore, Credentials};
+use super::journal::Journal;
+use super::lane::{self, LaneHandle};
+use super::lane_connect::Replica;
+use super::memory::MemoryGauge;
+use super::registry::SessionRegistry;
+use super::telemetry::{Notes, metric};
+use crate::core::event::{Action, Event, Identity, LaneId};
+use crate::core::{Core, Snapshot};
+
+/// How often the gauges and the admin endpoint are brought up to date.
+const SHOW: Duration = Duration::from_millis(250);
+
+/// Events taken in before the actions' effects on time and gauges are looked at again.
+const AT_ONCE: usize = 256;
+
+/// What the core's actions are carried out with.
+pub struct Shell {
+    /// The channel's name.
+    pub channel: String,
+    /// Decides.
+    pub core: Core,
+    /// Where lanes go.
+    pub replica: Arc<Replica>,
+    /// Of the configuration.
+    pub login: Option<Credentials>,
+    /// Of the clients.
+    pub credentials: Arc<CredentialStore>,
+    /// Finds sessions.
+    pub registry: Arc<SessionRegistry>,
+    /// Absent where nothing is acknowledged early.
+    pub journal: Option<Journal>,
+    /// To the log and the metrics.
+    pub notes: Notes,
+    /// For lanes.
+    pub events: UnboundedSender<Event>,
+    /// How things stand, for the admin endpoint.
+    pub snapshot: Arc<Mutex<Snapshot>>,
+    /// Tells sessions how much is held in memory.
+    pub memory: Arc<MemoryGauge>,
+}
+
+impl Shell {
+    /// Runs until a drain that `drain` began is over.
+    pub async fn run(mut self, mut events: UnboundedReceiver<Event>, drain: CancellationToken) {
+        let start = Instant::now();
+        let mut lanes = HashMap::new();
+        let mut shown = start;
+        let mut draining = false;
+        loop {
+            let deadline = self
+                .core
+                .deadline()
+                .map_or(start + Duration::from_secs(3600), |at| start + at);
+            let show = shown + SHOW;
+            let event = tokio::select! {
+                biased;
+                event = events.recv() => event.unwrap_or(Event::Tick),
+                () = drain.cancelled(), if !draining => {
+                    draining = true;
+                    Event::Drain
+                }
+                () = sleep_until(deadline.min(show).into()) => Event::Tick,
+            };
+            let mut next = Some(event);
+            let mut count = 0;
+            while let Some(event) = next {
+                if let Event::LaneLost { lane, .. } | Event::LaneRefused { lane, .. } = &event {
+                    lanes.remove(lane);
+                }
+                self.core.handle(start.elapsed(), event);
+                if !self.carry_out(&mut lanes) {
+                    self.show();
+                    return;
+                }
+                count += 1;
+                next = if count < AT_ONCE {
+                    events.try_recv().ok()
+                } else {
+                    None
+                };
+            }
+            self.memory.set(&self.channel, self.core.held_bytes());
+            if Instant::now() >= show {
+                shown = Instant::now();
+                self.show();
+            }
+        }
+    }
+
+    /// Does what the core asks; whether it goes on.
+    fn carry_out(&mut self, lanes: &mut HashMap<LaneId, LaneHandle>) -> bool {
+        while let Some(action) = self.core.next_action() {
+            match action {
+                Action::Answer { session, body } => self.registry.answer(session, body),
+                Action::EndSession { session, body } => self.registry.end(session, body),
+                Action::OpenLane { lane, pool } => {
+                    let credentials = match &pool.identity {
+                        Identity::Configured => self.login.clone(),
+                        Identity::Client(user) => self.credentials.find(user),
+                    };
+                    let replica = Arc::clone(&self.replica);
+                    let handle = lane::open(lane, pool, replica, credentials, self.events.clone());
+                    lanes.insert(lane, handle);
+                }
+                Action::Send { lane, body } => {
+                    if let Some(handle) = lanes.get(&lane) {
+                        handle.send(body);
+                    }
+                }
+                Action::CloseLane { lane, polite } => {
+                    if let Some(handle) = lanes.get(&lane) {
+                        handle.close(polite);
+                    }
+                }
+                Action::LinkRun { run } => match &self.journal {
+                    Some(journal) => journal.link(run),
+                    None => {
+                        let why = "there is no sync directory".to_owned();
+                        let _ = self.events.send(Event::RunLinkFailed { run, why });
+                    }
+                },
+                Action::DropLink { run } => {
+                    if let Some(journal) = &self.journal {
+                        journal.drop_link(run);
+                    }
+                }
+                Action::WriteLines { batch, lines } => match &self.journal {
+                    Some(journal) => journal.write_lines(batch, lines),
+                    None => self.no_journal(batch),
+                },
+                Action::StoreOwed { batch, lines } => match &self.journal {
+                    Some(journal) => journal.store_owed(batch, lines),
+                    None => self.no_journal(batch),
+                },
+                Action::Note(note) => self.notes.record(&note),
+                Action::Drained => return false,
+            }
+        }
+        true
+    }
+
+    /// Lines are owed only for sessions on fan-out listeners, which need a sync directory.
+    fn no_journal(&self, batch: crate::core::BatchId) {
+        let why = "there is no sync directory".to_owned();
+        let _ = self.events.send(Event::DiskFailed { batch, why });
+    }
+
+    fn show(&self) {
+        let snapshot = self.core.snapshot();
+        let channel = || self.channel.clone();
+        let set = |name: &'static str, value: usize| {
+            gauge!(name, "channel" => channel()).set(value as f64);
+        };
+        set(metric::UNITS_IN_FLIGHT, snapshot.in_flight);
+        set(metric::UNITS_QUEUED, snapshot.queued);
+        set(metric::UNCONFIRMED_USERS, snapshot.unconfirmed_users);
+        set(metric::SESSIONS, snapshot.sessions);
+        set(metric::STAGED_BYTES, snapshot.staged_bytes as usize);
+        set(metric::QUEUED_BYTES, snapshot.queued_bytes as usize);
+        set(metric::PROBATION_USERS, snapshot.probation_subjects);
+        set(metric::OWED_LINES, snapshot.owed_lines);
+        set(metric::RUNS_LINKED, snapshot.runs_linked);
+        let lanes = [
+            ("connecting", snapshot.lanes_opening),
+            ("idle", snapshot.lanes_idle),
+            ("busy", snapshot.lanes_busy),
+        ];
+        for (state, count) in lanes {
+            gauge!(metric::LANES, "channel" => channel(), "state" => state).set(count as f64);
+        }
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+}
