@@ -135,16 +135,6 @@ pub(super) fn run(bytes: &[u8], ends: &[bool; 256]) -> usize {
 }
 
 impl<'a> Text<'a> {
-    /// A string that is there as a whole.
-    #[must_use]
-    pub fn whole(bytes: &'a [u8]) -> Self {
-        Text {
-            bytes,
-            cut: false,
-            literal: false,
-        }
-    }
-
     /// The string as Cyrus would use it as a name or id: `None` where it is too long for that or
     /// a literal with a NUL (`dlist_toatom`); other strings end at a NUL, as C strings do.
     #[must_use]
