@@ -340,7 +340,7 @@ async fn an_idle_client_is_sent_away() {
     setup.limits.idle = Duration::from_millis(200);
     let mut site = setup.start().await;
     let (mut client, session) = site.logged_in().await;
-    client.expect("BYE no command for too long\r\n").await;
+    client.expect("BYE nothing came for too long\r\n").await;
     site.closed(session).await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +22,7 @@ const READ_BUFFER: usize = 64 * 1024;
 const SMALL: u64 = 16 * 1024;
 
 /// How long a client gets to read the last line before the connection is cut.
-const GOODBYE: std::time::Duration = std::time::Duration::from_secs(2);
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// One client's connection.
 pub(super) struct Conversation {
@@ -35,7 +36,8 @@ pub(super) struct Conversation {
     overflow: Option<String>,
     command_memory: u64,
     memory: Arc<MemoryGauge>,
-    write_timeout: std::time::Duration,
+    write_timeout: Duration,
+    idle: Duration,
     meter: Meter,
 }
 
@@ -83,6 +85,7 @@ impl Conversation {
             command_memory: limits.command_memory,
             memory,
             write_timeout: limits.write_timeout,
+            idle: limits.idle,
             meter,
         }
     }
@@ -134,11 +137,13 @@ impl Conversation {
         if self.buffer.is_empty() {
             // Reuses the space where nothing holds on to it, and takes fresh space else.
             self.buffer.reserve(READ_BUFFER);
-            match stream::read(&mut self.stream, &mut self.buffer).await {
-                Ok(0) if midway => return Err(Ended::Closed(When::Midway)),
-                Ok(0) => return Err(Ended::Closed(When::Between)),
-                Ok(n) => self.meter.read.increment(n as u64),
-                Err(error) => return Err(Ended::Broken(error)),
+            let read = stream::read(&mut self.stream, &mut self.buffer);
+            match timeout(self.idle, read).await {
+                Ok(Ok(0)) if midway => return Err(Ended::Closed(When::Midway)),
+                Ok(Ok(0)) => return Err(Ended::Closed(When::Between)),
+                Ok(Ok(n)) => self.meter.read.increment(n as u64),
+                Ok(Err(error)) => return Err(Ended::Broken(error)),
+                Err(_) => return Err(Ended::Here("nothing came for too long")),
             }
         }
         self.input = self.buffer.split().freeze();
@@ -224,7 +229,7 @@ impl Conversation {
 }
 
 async fn within(
-    limit: std::time::Duration,
+    limit: Duration,
     write: impl Future<Output = std::io::Result<()>>,
 ) -> Result<(), Ended> {
     match timeout(limit, write).await {

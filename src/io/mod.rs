@@ -1,4 +1,7 @@
 //! Sessions, lanes, TLS, the sync directory, the admin endpoint. Thin: `core` decides.
+//!
+//! Nothing in here knows what a command means for another: sessions hand commands over and write
+//! the answers they are given, lanes send what they are told to and tell what came back.
 
 pub mod address;
 pub mod admin;

@@ -59,7 +59,7 @@ pub struct SessionLimits {
     pub failed_pause: Duration,
     /// Wrong passwords in one connection.
     pub failed_logins: usize,
-    /// Without a command.
+    /// Without a byte from the client while it is its turn.
     pub idle: Duration,
     /// Without progress while an answer is written.
     pub write_timeout: Duration,

@@ -118,16 +118,11 @@ impl Session<'_> {
 
     /// One command and its answer.
     async fn step(&mut self) -> Result<(), Ended> {
-        let idle = self.context.limits.idle;
         let command = tokio::select! {
             biased;
             output = self.place.outputs.recv() => return self.put(output).await,
-            command = timeout(idle, self.client.next()) => command,
+            command = self.client.next() => command?,
         };
-        let Ok(command) = command else {
-            return Err(Ended::Here("no command for too long"));
-        };
-        let command = command?;
         self.last = word(&command.kind);
         match command.kind {
             Kind::Authenticate { .. } => self.client.say("BAD Already authenticated").await,

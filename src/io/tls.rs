@@ -99,7 +99,10 @@ pub fn explain(error: &std::io::Error, name: &str) -> String {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => format!(
                 "the replica's certificate is not valid yet: check the clocks ({certificate})"
             ),
-            other => format!("the replica's certificate is refused: {other}"),
+            other => format!(
+                "the replica's certificate is refused: {other}{}",
+                hint(&other.to_string())
+            ),
         },
         rustls::Error::AlertReceived(alert) => format!(
             "the replica ended the TLS handshake ({alert:?}): it may ask for a client certificate \
@@ -111,6 +114,16 @@ pub fn explain(error: &std::io::Error, name: &str) -> String {
                 .to_owned()
         }
         other => format!("the TLS handshake failed: {other}"),
+    }
+}
+
+/// What to do about the errors that say too little by themselves.
+fn hint(error: &str) -> &'static str {
+    if error.contains("UnsupportedCertVersion") {
+        "; it is an X.509 version 1 certificate, which openssl makes where no extensions are given: \
+         have it issued again with subjectAltName"
+    } else {
+        ""
     }
 }
 
@@ -175,8 +188,9 @@ fn does_not_fit(certificate: &Path, key: &Path, error: &rustls::Error) -> TlsErr
     TlsError::File {
         file: key.to_owned(),
         why: format!(
-            "cannot be used with the certificate in {}: {error}",
-            certificate.display()
+            "cannot be used with the certificate in {}: {error}{}",
+            certificate.display(),
+            hint(&error.to_string())
         ),
     }
 }
