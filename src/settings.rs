@@ -8,8 +8,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{self, Address, Channel, Config, Limits, Listen, Login, Tls};
 use crate::core::event::Mode;
+use crate::io::address;
 use crate::io::credentials::{Credentials, Passwords, Verifier};
-use crate::io::lane_connect::{self, Replica, ReplicaSettings, TlsMode};
+use crate::io::lane_connect::{Replica, ReplicaSettings, TlsMode};
 use crate::io::registry::{ClientSettings, ListenerSettings, SessionLimits};
 use crate::io::sync_directory::RunLookup;
 use crate::io::tls::{self, ClientFiles, TlsError};
@@ -23,11 +24,11 @@ pub fn replica(channel: &Channel) -> ReplicaSettings {
     ReplicaSettings {
         channel: channel.name.clone(),
         address: match &replica.address {
-            Address::Tcp { host, port } => lane_connect::Address::Tcp {
+            Address::Tcp { host, port } => address::Address::Tcp {
                 host: host.clone(),
                 port: *port,
             },
-            Address::Unix(path) => lane_connect::Address::Unix(path.clone()),
+            Address::Unix(path) => address::Address::Unix(path.clone()),
         },
         tls: match replica.tls {
             Tls::Off => TlsMode::Off,
@@ -61,11 +62,11 @@ pub fn credentials(login: &Login) -> Option<Credentials> {
 pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
     let settings = |listen: &Listen, mode| ListenerSettings {
         address: match listen {
-            Listen::Tcp(address) => lane_connect::Address::Tcp {
+            Listen::Tcp(address) => address::Address::Tcp {
                 host: address.ip().to_string(),
                 port: address.port(),
             },
-            Listen::Unix(path) => lane_connect::Address::Unix(path.clone()),
+            Listen::Unix(path) => address::Address::Unix(path.clone()),
         },
         mode,
         run: run.filter(|_| mode == Mode::FanOut).map(|run| {

@@ -360,3 +360,69 @@ async fn what_is_no_sync_server_is_refused() {
     drop(fake);
     assert!(Lane::open(gone).refused().await.contains("refused"));
 }
+
+#[tokio::test]
+async fn compression_is_used_where_it_is_wanted_and_offered() {
+    use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+    let fake = Fake::bind().await;
+    let mut wanted = settings(&fake.address);
+    wanted.compress = true;
+    let mut lane = Lane::open(wanted);
+    let mut peer = fake.accept().await;
+    peer.greet_and_login().await;
+    peer.expect("COMPRESS DEFLATE\r\n").await;
+    peer.send(b"OK DEFLATE active\r\n").await;
+    let (mut deflate, mut inflate) = (
+        Compress::new(Compression::fast(), false),
+        Decompress::new(false),
+    );
+    for (asked, answer) in [
+        ("NOOP\r\n", "OK Noop completed\r\n"),
+        ("GET USER a\r\n", "OK success\r\n"),
+    ] {
+        if asked.starts_with("GET") {
+            assert_eq!(lane.opened().await, Some(Vec::new()));
+            lane.handle.send(Body::from(asked));
+        }
+        let mut got = Vec::with_capacity(1000);
+        while got.len() < asked.len() {
+            let byte = [tokio::io::AsyncReadExt::read_u8(&mut peer.0).await.unwrap()];
+            inflate
+                .decompress_vec(&byte, &mut got, FlushDecompress::Sync)
+                .unwrap();
+        }
+        assert_eq!(String::from_utf8_lossy(&got), asked);
+        let mut out = Vec::with_capacity(1000);
+        deflate
+            .compress_vec(answer.as_bytes(), &mut out, FlushCompress::Sync)
+            .unwrap();
+        peer.send(&out).await;
+    }
+    assert_eq!(lane.reply().await.status.kind, StatusKind::Ok);
+}
+
+#[tokio::test]
+async fn a_password_is_never_taken_for_good_without_being_looked_at() {
+    // A UNIX socket would let anybody in.
+    let mut on_socket = settings(&"127.0.0.1:1".parse().unwrap());
+    on_socket.address = "unix:/nonexistent/csync".parse().unwrap();
+    let replica = Replica::new(on_socket, spill(1)).unwrap();
+    assert!(!replica.checks_passwords());
+    let checked = replica.login_check()(Credentials::new("repl", "any")).await;
+    assert_eq!(checked.unwrap_err().kind(), "mechanism");
+    // So would our own certificate.
+    let fake = Fake::bind().await;
+    let mut external = settings(&fake.address);
+    external.mechanism = Some("EXTERNAL".to_owned());
+    let replica = Replica::new(external, spill(1)).unwrap();
+    let check = replica.login_check()(Credentials::new("repl", "wrong"));
+    let server = async {
+        let mut peer = fake.accept().await;
+        peer.send(b"* SASL EXTERNAL PLAIN\r\n* OK replica\r\n")
+            .await;
+        peer.expect("AUTHENTICATE PLAIN AHJlcGwAd3Jvbmc=\r\n").await;
+        peer.send(b"NO authentication failure\r\n").await;
+    };
+    let (checked, ()) = tokio::join!(check, server);
+    assert_eq!(checked.unwrap_err().kind(), "login");
+}

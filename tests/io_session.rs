@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use io_fake::{Peer, spill};
 use syncmux::core::event::{Event, Identity, Mode, RunId, SessionId};
-use syncmux::io::credentials::{Credentials, Passwords, Verifier};
-use syncmux::io::lane_connect::Address;
+use syncmux::io::address::Address;
+use syncmux::io::credentials::{CredentialStore, Credentials, Passwords, Verifier};
 use syncmux::io::listener::Listener;
 use syncmux::io::registry::{
     ClientSettings, ListenerSettings, SessionContext, SessionLimits, SessionRegistry,
@@ -35,6 +35,7 @@ struct Site {
     greeting: watch::Sender<Option<Arc<Greeting>>>,
     address: Address,
     stop: CancellationToken,
+    credentials: Arc<CredentialStore>,
 }
 
 struct Setup {
@@ -42,6 +43,7 @@ struct Setup {
     client: ClientSettings,
     address: Address,
     spill: u64,
+    passwords: Passwords,
 }
 
 impl Default for Setup {
@@ -57,6 +59,7 @@ impl Default for Setup {
             client: ClientSettings::default(),
             address: "127.0.0.1:0".parse().unwrap(),
             spill: 1 << 30,
+            passwords: Passwords::Configured(Credentials::new("repl", "replpw")),
         }
     }
 }
@@ -65,6 +68,7 @@ impl Setup {
     async fn start(self) -> Site {
         let (events_in, events) = unbounded_channel();
         let registry = Arc::new(SessionRegistry::default());
+        let credentials = Arc::new(CredentialStore::default());
         let known = Greeting {
             capabilities: vec![Bytes::from("SIEVE-MAILBOX")],
             text: Bytes::from("replica Cyrus sync server 3.6.1"),
@@ -72,14 +76,13 @@ impl Setup {
             ..Greeting::default()
         };
         let (greeting, greetings) = watch::channel(Some(Arc::new(known)));
-        let wanted = Credentials::new("repl", "replpw");
         let context = SessionContext {
             channel: String::new(),
             events: events_in,
             registry: Arc::clone(&registry),
             greeting: greetings,
-            verifier: Arc::new(Verifier::new(Passwords::Configured(wanted))),
-            credentials: Arc::default(),
+            verifier: Arc::new(Verifier::new(self.passwords)),
+            credentials: Arc::clone(&credentials),
             client: self.client,
             permits: Arc::new(Semaphore::new(self.limits.sessions)),
             limits: self.limits,
@@ -105,6 +108,7 @@ impl Setup {
             greeting,
             address,
             stop,
+            credentials,
         }
     }
 }
@@ -528,4 +532,43 @@ async fn unix_sockets_know_who_is_there() {
     let mut client = site.connect().await;
     client.expect("BYE you may not connect here\r\n").await;
     assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_password_that_nobody_can_check_is_answered_in_time() {
+    let never: syncmux::io::credentials::LoginCheck =
+        Arc::new(|_| Box::pin(std::future::pending()));
+    let setup = Setup {
+        passwords: Passwords::ByReplica(never),
+        ..Setup::default()
+    };
+    let site = setup.start().await;
+    let mut client = site.connect().await;
+    client.expect(BANNER).await;
+    client.send(LOGIN).await;
+    client
+        .expect("NO the replica is away, try again later\r\n")
+        .await;
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_client_that_logs_in_by_the_replica_lends_its_name_to_lanes() {
+    let mut setup = Setup {
+        passwords: Passwords::ByReplica(Arc::new(|_| Box::pin(async { Ok(()) }))),
+        ..Setup::default()
+    };
+    setup.client.lanes_as_client = true;
+    let mut site = setup.start().await;
+    let mut client = site.connect().await;
+    client.expect(BANNER).await;
+    client.send(LOGIN).await;
+    client.expect("OK Success (no protection)\r\n").await;
+    let event = site.event().await;
+    let Event::SessionOpened { identity, .. } = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(identity, Identity::Client(Bytes::from("repl")));
+    let kept = site.credentials.find(b"repl");
+    assert_eq!(kept, Some(Credentials::new("repl", "replpw")));
 }

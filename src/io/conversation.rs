@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::registry::SessionLimits;
 use super::spill::{SpillError, SpillWriter, write_piece};
-use super::stream::{BoxStream, Meter};
+use super::stream::{self, BoxStream, Meter};
 use crate::protocol::{Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
 
 /// How much is read at once, and how much of what comes too early is kept.
@@ -37,17 +37,27 @@ pub(super) struct Conversation {
 /// Why a conversation is over.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The client has closed the connection, in the middle of a command or not.
-    Closed {
-        /// In the middle.
-        midway: bool,
-    },
+    /// The client has closed the connection.
+    Closed(When),
     /// The connection broke.
     Broken(std::io::Error),
     /// What the client sent cannot be followed any further.
     Fatal(Fatal),
-    /// Ended from here, with this reason for the log.
+    /// Ended from here, for this reason, which the client is still to be told.
     Here(&'static str),
+    /// Ended from here, and the client has got its last line or takes none.
+    Told(&'static str),
+}
+
+/// When a client closed its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Between two commands.
+    Between,
+    /// In the middle of one.
+    Midway,
+    /// While it waited for an answer.
+    Waiting,
 }
 
 impl Conversation {
@@ -110,8 +120,9 @@ impl Conversation {
         if self.buffer.is_empty() {
             // Reuses the space where nothing holds on to it, and takes fresh space else.
             self.buffer.reserve(READ_BUFFER);
-            match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err(Ended::Closed { midway }),
+            match stream::read(&mut self.stream, &mut self.buffer).await {
+                Ok(0) if midway => return Err(Ended::Closed(When::Midway)),
+                Ok(0) => return Err(Ended::Closed(When::Between)),
                 Ok(n) => self.meter.read.increment(n as u64),
                 Err(error) => return Err(Ended::Broken(error)),
             }
@@ -161,8 +172,8 @@ impl Conversation {
     pub(super) async fn gone(&mut self) -> Ended {
         while self.buffer.len() < READ_BUFFER {
             self.buffer.reserve(READ_BUFFER - self.buffer.len());
-            match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Ended::Closed { midway: true },
+            match stream::read(&mut self.stream, &mut self.buffer).await {
+                Ok(0) => return Ended::Closed(When::Waiting),
                 Ok(n) => self.meter.read.increment(n as u64),
                 Err(error) => return Ended::Broken(error),
             }
@@ -204,7 +215,7 @@ async fn within(
 ) -> Result<(), Ended> {
     match timeout(limit, write).await {
         Ok(written) => written.map_err(Ended::Broken),
-        Err(_) => Err(Ended::Here("it takes no answer")),
+        Err(_) => Err(Ended::Told("it takes no answer")),
     }
 }
 
@@ -228,13 +239,17 @@ fn void(pieces: &[Bytes]) -> std::io::Result<Spilled> {
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Closed { midway: false } => f.write_str("the client closed the connection"),
-            Self::Closed { midway: true } => {
-                f.write_str("the client closed the connection in the middle of a command")
+            Self::Closed(when) => {
+                f.write_str("the client closed the connection")?;
+                f.write_str(match when {
+                    When::Between => "",
+                    When::Midway => " in the middle of a command",
+                    When::Waiting => " while it waited for an answer",
+                })
             }
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
             Self::Fatal(fatal) => write!(f, "{fatal}"),
-            Self::Here(why) => f.write_str(why),
+            Self::Here(why) | Self::Told(why) => f.write_str(why),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::credentials::Credentials;
 use super::lane_connect::{Connected, Replica};
 use super::replies::{Broken, Replies};
 use super::spill::write_body;
-use super::stream::BoxStream;
+use super::stream::{self, BoxStream};
 use crate::core::event::{Event, LaneId, Pool};
 use crate::protocol::Body;
 
@@ -141,16 +141,30 @@ impl Lane {
         let event = match connected {
             Ok(connected) => {
                 let enabled = connected.enabled.clone();
+                tracing::info!(lane = lane.0, ?enabled, "a lane is open");
                 self.tell(Event::LaneOpened { lane, enabled });
                 let Loss { why, orderly, .. } = self.carry(connected, queue).await;
+                tracing::info!(lane = lane.0, why, orderly, "a lane is gone");
+                if !orderly {
+                    self.count("lane lost");
+                }
                 Event::LaneLost { lane, why, orderly }
             }
-            Err(error) => Event::LaneRefused {
-                lane,
-                why: error.to_string(),
-            },
+            Err(error) => {
+                // The core decides when it is tried again, and says so in the log.
+                tracing::debug!(lane = lane.0, %error, "a lane could not be opened");
+                self.count(error.kind());
+                Event::LaneRefused {
+                    lane,
+                    why: error.to_string(),
+                }
+            }
         };
         self.tell(event);
+    }
+
+    fn count(&self, kind: &'static str) {
+        stream::count_failure(&self.replica.settings.channel, "replica", kind);
     }
 
     fn tell(&self, event: Event) {
@@ -279,7 +293,7 @@ impl Lane {
                 Err(loss) => return loss,
             }
             buffer.reserve(READ_BUFFER);
-            match read.read_buf(&mut buffer).await {
+            match stream::read(read, &mut buffer).await {
                 Ok(0) => return self.end_of_file(&replies),
                 Ok(n) => self.replica.meter.read.increment(n as u64),
                 Err(error) => {

@@ -1,8 +1,6 @@
 //! The way to a replica that is ready for commands: connect, TLS, greeting, login, compression,
 //! and what the pool of the lane asks for.
 
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::address::Address;
 use super::compress::Deflated;
 use super::credentials::{Credentials, LoginCheck};
 use super::sasl::{self, Exchange};
@@ -28,19 +27,9 @@ use crate::protocol::{Greeting, StatusKind, print};
 /// More lines than any `sync_server` says before `* OK`.
 const GREETING_LINES: usize = 64;
 
-/// Where a replica or a listener is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// A host name or address and a port.
-    Tcp {
-        /// Without the brackets of an IPv6 address.
-        host: String,
-        /// The port.
-        port: u16,
-    },
-    /// A UNIX socket.
-    Unix(PathBuf),
-}
+/// Pauses between two tries to learn the greeting.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How lanes are encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +132,18 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// For metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Tls { .. } => "tls",
+            Self::Login { .. } => "login",
+            Self::Mechanism { .. } => "mechanism",
+            Self::Protocol { .. } => "protocol",
+        }
+    }
+
     pub(super) fn unreachable(why: impl Into<String>) -> Self {
         Self::Unreachable { why: why.into() }
     }
@@ -157,44 +158,6 @@ impl ConnectError {
 
     fn tls(why: impl Into<String>) -> Self {
         Self::Tls { why: why.into() }
-    }
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    /// `host:port`, `[address]:port` or `unix:/path`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') {
-                Ok(Self::Unix(path.into()))
-            } else {
-                Err(format!("{text:?}: the path after unix: must begin with /"))
-            };
-        }
-        let wrong = || format!("{text:?} is neither host:port nor unix:/path");
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        match bare {
-            None if host.is_empty() || host.contains(':') => Err(wrong()),
-            bare => Ok(Self::Tcp {
-                host: bare.unwrap_or(host).to_owned(),
-                port,
-            }),
-        }
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
     }
 }
 
@@ -234,27 +197,73 @@ impl Replica {
         Ok(greeting)
     }
 
-    /// Whether the replica lets these credentials in, as an administrator.
+    /// Tries until the greeting is known, with growing pauses; clients can be greeted from then on.
+    pub async fn learn_greeting(&self) {
+        let mut pause = FIRST_PAUSE;
+        while self.greeting.borrow().is_none() {
+            let Err(error) = self.probe_greeting().await else {
+                return;
+            };
+            stream::count_failure(&self.settings.channel, "replica", error.kind());
+            tracing::warn!(%error, pause = ?pause, "the replica cannot be asked for its greeting");
+            tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Whether the replica lets these credentials in, as an administrator, the way that lanes log
+    /// in.
     pub async fn check_login(&self, credentials: Option<&Credentials>) -> Result<(), ConnectError> {
+        self.try_login(self.settings.mechanism.as_deref(), credentials)
+            .await
+    }
+
+    /// Whether a login there says anything about a password: a UNIX socket lets everybody in who
+    /// can open it.
+    #[must_use]
+    pub fn checks_passwords(&self) -> bool {
+        matches!(self.settings.address, Address::Tcp { .. })
+    }
+
+    /// The check of a client's password by a login to the replica.
+    #[must_use]
+    pub fn login_check(self: &Arc<Self>) -> LoginCheck {
+        let replica = Arc::clone(self);
+        Arc::new(move |credentials| {
+            let replica = Arc::clone(&replica);
+            Box::pin(async move { replica.check_password(&credentials).await })
+        })
+    }
+
+    async fn check_password(&self, credentials: &Credentials) -> Result<(), ConnectError> {
+        if !self.checks_passwords() {
+            return Err(ConnectError::Mechanism {
+                why: "a replica on a UNIX socket checks no passwords: give clients a username and \
+                      password_file of their own under [client]"
+                    .to_owned(),
+            });
+        }
+        // EXTERNAL would log in by our own certificate, whatever the password is.
+        let configured = self.settings.mechanism.as_deref();
+        let mechanism = configured.filter(|name| !name.eq_ignore_ascii_case("EXTERNAL"));
+        self.try_login(mechanism, Some(credentials)).await
+    }
+
+    async fn try_login(
+        &self,
+        mechanism: Option<&str>,
+        credentials: Option<&Credentials>,
+    ) -> Result<(), ConnectError> {
         let login = async {
             let (mut wire, greeting) = self.reach().await?;
-            self.login(&mut wire, &greeting, credentials).await?;
+            self.login(&mut wire, &greeting, mechanism, credentials)
+                .await?;
             wire.send(b"NOOP\r\n").await?;
             read_noop(&mut wire).await?;
             Ok(wire)
         };
         leave(self.within_login_time(login).await?).await;
         Ok(())
-    }
-
-    /// [`Self::check_login`] as the check of client passwords.
-    #[must_use]
-    pub fn login_check(self: &Arc<Self>) -> LoginCheck {
-        let replica = Arc::clone(self);
-        Arc::new(move |credentials| {
-            let replica = Arc::clone(&replica);
-            Box::pin(async move { replica.check_login(Some(&credentials)).await })
-        })
     }
 
     /// Connects all the way.
@@ -265,7 +274,9 @@ impl Replica {
     ) -> Result<Connected, ConnectError> {
         let connect = async {
             let (mut wire, greeting) = self.reach().await?;
-            self.login(&mut wire, &greeting, credentials).await?;
+            let mechanism = self.settings.mechanism.as_deref();
+            self.login(&mut wire, &greeting, mechanism, credentials)
+                .await?;
             if self.settings.compress && greeting.compress {
                 wire = compress(wire).await?;
             }
@@ -362,6 +373,7 @@ impl Replica {
         &self,
         wire: &mut Wire,
         greeting: &Greeting,
+        mechanism: Option<&str>,
         credentials: Option<&Credentials>,
     ) -> Result<(), ConnectError> {
         if matches!(self.settings.address, Address::Unix(_)) {
@@ -370,9 +382,8 @@ impl Replica {
         let no_way = |error: sasl::SaslError| ConnectError::Mechanism {
             why: error.to_string(),
         };
-        let configured = self.settings.mechanism.as_deref();
-        let mechanism = sasl::choose(&greeting.mechanisms, configured, credentials.is_some())
-            .map_err(no_way)?;
+        let mechanism =
+            sasl::choose(&greeting.mechanisms, mechanism, credentials.is_some()).map_err(no_way)?;
         let mut exchange = Exchange::start(mechanism, credentials.cloned()).map_err(no_way)?;
         wire.send(exchange.command().map_err(no_way)?.as_bytes())
             .await?;

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::lane_connect::Address;
+use super::address::Address;
 use super::registry::{ListenerSettings, Peer, SessionContext};
 use super::session;
 use super::stream::{self, BoxStream};
@@ -128,11 +128,13 @@ impl Listener {
             && !self.context.client.allowed_uids.contains(&uid)
         {
             tracing::warn!(%peer, "refused: the uid is not in allowed_uids");
+            stream::count_failure(&self.context.channel, "client", "uid");
             tasks.spawn(refuse(stream, "BYE you may not connect here\r\n"));
             return;
         }
         let Ok(permit) = Arc::clone(&self.context.permits).try_acquire_owned() else {
             tracing::warn!(%peer, "refused: too many sessions");
+            stream::count_failure(&self.context.channel, "client", "too many sessions");
             tasks.spawn(refuse(stream, "BYE too many sessions\r\n"));
             return;
         };

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::conversation::{Conversation, Ended};
 use super::credentials::{Credentials, Verdict};
 use super::registry::{Peer, SessionContext};
+use super::stream;
 use crate::core::event::Identity;
 use crate::protocol::command::Secret;
 use crate::protocol::{Body, Greeting, Kind};
@@ -33,7 +34,7 @@ pub(super) struct Login<'a> {
 impl Login<'_> {
     /// Greets, and lets the client in or not.
     pub(super) async fn run(mut self, client: &mut Conversation) -> Result<Identity, Ended> {
-        let greeting = self.greeting(client).await?;
+        let greeting = self.greeting().await?;
         if let Peer::Unix { .. } = self.peer {
             // As in Cyrus the peer counts as logged in; unlike there it is told of capabilities,
             // or SIEVE-MAILBOX could not be used on a socket.
@@ -50,17 +51,14 @@ impl Login<'_> {
     }
 
     /// The replica's greeting: at once where it is known.
-    async fn greeting(&self, client: &mut Conversation) -> Result<Arc<Greeting>, Ended> {
+    async fn greeting(&self) -> Result<Arc<Greeting>, Ended> {
         let mut known = self.context.greeting.clone();
         let wait = async { known.wait_for(Option::is_some).await.ok()?.clone() };
         let found = timeout(self.context.limits.away_wait, wait).await;
         if let Ok(Some(greeting)) = found {
             return Ok(greeting);
         }
-        client.say("BYE the replica is away").await?;
-        Err(Ended::Here(
-            "the replica is away and its greeting not known yet",
-        ))
+        Err(Ended::Here("the replica is away"))
     }
 
     fn banner(&self, greeting: &Greeting) -> Body {
@@ -97,7 +95,7 @@ impl Login<'_> {
                 Kind::Restart => client.say("OK Restarting").await?,
                 Kind::Exit => {
                     client.say("OK Finished").await?;
-                    return Err(Ended::Closed { midway: false });
+                    return Err(Ended::Told("it said EXIT"));
                 }
                 other => client.say(&connection_answer(&other)).await?,
             }
@@ -172,7 +170,7 @@ impl Login<'_> {
                 client
                     .say("NO the replica is away, try again later")
                     .await?;
-                Err(Ended::Here(
+                Err(Ended::Told(
                     "the replica is away: its password could not be checked",
                 ))
             }
@@ -206,6 +204,7 @@ impl Login<'_> {
         who: &str,
     ) -> Result<(), Ended> {
         tracing::warn!(peer = %self.peer, who = ?who, "a login failed");
+        stream::count_failure(&self.context.channel, "client", "login");
         let patience = CLIENT_PATIENCE.saturating_sub(began.elapsed());
         tokio::time::sleep(self.context.limits.failed_pause.min(patience)).await;
         self.failures += 1;
@@ -213,7 +212,6 @@ impl Login<'_> {
         if self.failures < self.context.limits.failed_logins {
             return Ok(());
         }
-        client.say("BYE too many failed logins").await?;
         Err(Ended::Here("too many failed logins"))
     }
 }

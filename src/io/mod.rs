@@ -1,5 +1,6 @@
 //! Sessions, lanes, TLS, the sync directory, the admin endpoint. Thin: `core` decides.
 
+pub mod address;
 pub mod admin;
 mod compress;
 mod conversation;

@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use super::address::Address;
 use super::credentials::{CredentialStore, Verifier};
-use super::lane_connect::Address;
 use super::spill::Spill;
 use super::stream::Meter;
 use crate::core::event::{Event, Mode, RunId, SessionId};

@@ -176,6 +176,8 @@ fn failed(error: impl fmt::Display) -> SaslError {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::{hmac, pbkdf2};
+
     use super::*;
 
     fn offered(names: &str) -> Vec<String> {
@@ -222,12 +224,69 @@ mod tests {
         assert!(exchange.succeed().is_ok());
     }
 
+    /// The server's side of SCRAM-SHA-256 (RFC 5802, 7677): the two challenges.
+    struct Server {
+        auth: String,
+        salted: [u8; 32],
+    }
+
+    impl Server {
+        fn first(command: &str, password: &str) -> (Self, String) {
+            let encoded = command.trim().rsplit(' ').next().unwrap_or_default();
+            let first = String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap();
+            let bare = first.strip_prefix("n,,").unwrap();
+            let nonce = bare.rsplit_once("r=").unwrap().1;
+            let challenge = format!("r={nonce}server,s={},i=4096", STANDARD.encode("salt"));
+            let mut salted = [0; 32];
+            pbkdf2::derive(
+                pbkdf2::PBKDF2_HMAC_SHA256,
+                std::num::NonZeroU32::new(4096).unwrap(),
+                b"salt",
+                password.as_bytes(),
+                &mut salted,
+            );
+            let auth = format!("{bare},{challenge}");
+            (Self { auth, salted }, STANDARD.encode(challenge))
+        }
+
+        /// Checks the proof as far as its form goes; the signature that answers it.
+        fn last(mut self, answer: &str) -> String {
+            let last = String::from_utf8(STANDARD.decode(answer.trim()).unwrap()).unwrap();
+            self.auth += ",";
+            self.auth += last.rsplit_once(",p=").unwrap().0;
+            let hmac =
+                |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+            let key = hmac(&self.salted, b"Server Key");
+            let signature = hmac(key.as_ref(), self.auth.as_bytes());
+            STANDARD.encode(format!("v={}", STANDARD.encode(signature)))
+        }
+    }
+
+    fn scram(server_password: &str) -> Result<(), SaslError> {
+        let credentials = Some(Credentials::new("repl", "replpw"));
+        let mut exchange = Exchange::start("SCRAM-SHA-256", credentials)?;
+        let command = exchange.command()?;
+        assert!(command.starts_with("AUTHENTICATE SCRAM-SHA-256 "));
+        let (server, challenge) = Server::first(&command, server_password);
+        let answer = exchange.answer(challenge.as_bytes())?;
+        // OK before the server has shown that it knows the password counts for nothing.
+        assert!(exchange.succeed().is_err());
+        let last = server.last(&answer);
+        assert_eq!(exchange.answer(last.as_bytes())?.as_str(), "\r\n");
+        exchange.succeed()
+    }
+
     #[test]
-    fn a_scram_server_must_show_that_it_knows_the_password() {
+    fn scram_shows_both_ends_that_the_other_knows_the_password() {
+        assert_eq!(scram("replpw"), Ok(()));
+        assert!(scram("another").is_err());
+    }
+
+    #[test]
+    fn a_challenge_must_be_base64() {
         let credentials = Some(Credentials::new("repl", "replpw"));
         let mut exchange = Exchange::start("SCRAM-SHA-256", credentials).expect("SCRAM starts");
         assert!(exchange.command().is_ok());
-        assert!(exchange.succeed().is_err());
         assert!(exchange.answer(b"not base64!").is_err());
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::conversation::{Conversation, Ended};
 use super::login::{Login, UNKNOWN, connection_answer};
 use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutput};
-use super::stream::BoxStream;
+use super::stream::{self, BoxStream};
 use crate::core::event::{Event, SessionId};
 use crate::protocol::{Command, Kind};
 
@@ -30,12 +30,12 @@ pub(super) async fn serve(
         encrypted: false,
         failures: 0,
     };
-    let identity = match timeout(context.limits.login_time, login.run(&mut client)).await {
-        Ok(Ok(identity)) => identity,
-        Ok(Err(ended)) => return farewell(client, ended, &peer, "before login").await,
-        Err(_) => {
-            let _ = client.say("BYE the login took too long").await;
-            return farewell(client, Ended::Here("the login took too long"), &peer, "").await;
+    let login = timeout(context.limits.login_time, login.run(&mut client)).await;
+    let identity = match login.unwrap_or(Err(Ended::Here("the login took too long"))) {
+        Ok(identity) => identity,
+        Err(ended) => {
+            tracing::info!(%peer, why = %ended, "a connection ended before login");
+            return farewell(client, &ended).await;
         }
     };
     client.logged_in();
@@ -70,22 +70,27 @@ pub(super) async fn serve(
     if !told {
         let _ = context.events.send(Event::SessionClosed { session: id });
     }
-    tracing::info!(session = id.0, %peer, why = %ended, after = last, "a session ended");
-    farewell(client, ended, &peer, last).await;
-}
-
-/// Says the last word where there is one, writes the log line, closes.
-async fn farewell(mut client: Conversation, ended: Ended, peer: &Peer, after: &str) {
     match &ended {
         Ended::Fatal(fatal) => {
-            tracing::warn!(%peer, after, why = %fatal, "a client cannot be followed any further");
+            tracing::warn!(session = id.0, %peer, why = %fatal, "a client cannot be followed");
+            stream::count_failure(&context.channel, "client", "malformed");
+        }
+        _ => tracing::info!(session = id.0, %peer, why = %ended, after = last, "a session ended"),
+    }
+    farewell(client, &ended).await;
+}
+
+/// Says the last word where there is one, and closes.
+async fn farewell(mut client: Conversation, ended: &Ended) {
+    match ended {
+        Ended::Broken(_) | Ended::Closed(_) => return,
+        Ended::Fatal(fatal) => {
             let _ = client.say(&fatal.answer).await;
         }
-        Ended::Broken(_) | Ended::Closed { .. } => {
-            tracing::debug!(%peer, after, why = %ended, "a connection ended");
-            return;
+        Ended::Told(_) => {}
+        Ended::Here(why) => {
+            let _ = client.say(&format!("BYE {why}")).await;
         }
-        Ended::Here(why) => tracing::info!(%peer, after, why, "a connection was ended"),
     }
     client.close().await;
 }
@@ -119,7 +124,6 @@ impl Session<'_> {
             command = timeout(idle, self.client.next()) => command,
         };
         let Ok(command) = command else {
-            self.client.say("BYE no command for too long").await?;
             return Err(Ended::Here("no command for too long"));
         };
         let command = command?;
@@ -164,7 +168,7 @@ impl Session<'_> {
             Some(SessionOutput::End(body)) => {
                 self.told = true;
                 self.client.answer(&body).await?;
-                Err(Ended::Here("ended by the scheduler"))
+                Err(Ended::Told("told to by the scheduler"))
             }
             None => Err(Ended::Here("the program is ending")),
         }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use metrics::Counter;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 /// What a session or a lane talks over.
@@ -37,6 +38,19 @@ pub fn tune(stream: &TcpStream) {
     }
 }
 
+/// Reads some bytes; 0 is the end of file. Cyrus closes TLS connections without saying so in TLS
+/// (no close_notify): that is an end of file like any other, since whoever reads csync knows by
+/// itself whether something is missing.
+pub async fn read<S>(stream: &mut S, buffer: &mut BytesMut) -> std::io::Result<usize>
+where
+    S: AsyncRead + Unpin,
+{
+    match stream.read_buf(buffer).await {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
+    }
+}
+
 /// The uid at the other end of a UNIX socket, as the kernel knows it.
 pub fn peer_uid(stream: &UnixStream) -> std::io::Result<u32> {
     stream.peer_cred().map(|credentials| credentials.uid())
@@ -65,6 +79,13 @@ impl Meter {
             written: counter("out"),
         }
     }
+}
+
+/// Counts something that went wrong; rare, so the counter is looked up each time.
+pub(super) fn count_failure(channel: &str, side: &'static str, kind: &'static str) {
+    metrics::counter!("syncmux_failures_total", "channel" => channel.to_owned(),
+        "side" => side, "kind" => kind)
+    .increment(1);
 }
 
 impl std::fmt::Debug for Meter {

@@ -41,8 +41,9 @@ pub mod metric {
     pub const UNIT_SECONDS: &str = "syncmux_unit_seconds";
     /// From a command's arrival to its answer, by `channel` and `early`.
     pub const ACKNOWLEDGEMENT_SECONDS: &str = "syncmux_acknowledgement_seconds";
-    /// Failures by `channel` and `kind` (refused, in_doubt, not_covered, replica_away,
-    /// client_cache).
+    /// Failures by `channel`, `side` (client, replica, disk) and `kind`: of a client cache, and what
+    /// ends a session; of the replica refused, in_doubt, away, and what ends a lane; of the disk
+    /// not_covered.
     pub const FAILURES: &str = "syncmux_failures_total";
     /// Lines written into the sync log to heal, by `channel`.
     pub const HEALING_LINES: &str = "syncmux_healing_lines_total";

@@ -1,10 +1,10 @@
 //! Lines back and forth before a connection carries commands.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use super::lane_connect::ConnectError;
-use super::stream::BoxStream;
+use super::stream::{self, BoxStream};
 use crate::protocol::reply_reader::Line;
 use crate::protocol::{ReaderLimits, ReplyReader};
 
@@ -47,7 +47,7 @@ impl Wire {
                 return Ok(line);
             }
             self.buffer.reserve(4096);
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if stream::read(&mut self.stream, &mut self.buffer).await? == 0 {
                 return Err(ConnectError::unreachable(
                     "the replica closed the connection before it was ready for commands",
                 ));

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syncmux::core::event::{Identity, Pool};
-use syncmux::io::lane_connect::{Address, ReplicaSettings, TlsMode};
+use syncmux::io::address::Address;
+use syncmux::io::lane_connect::{ReplicaSettings, TlsMode};
 use syncmux::io::spill::Spill;
 use syncmux::io::stream::BoxStream;
 use syncmux::io::tls::ClientFiles;

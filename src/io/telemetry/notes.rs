@@ -73,22 +73,25 @@ impl Notes {
 
     fn count(&self, note: &Note) {
         let channel = || self.channel.clone();
-        let failed = |kind: &'static str| {
-            counter!(metric::FAILURES, "channel" => channel(), "kind" => kind).increment(1);
+        let failed = |side: &'static str, kind: &'static str| {
+            counter!(
+                metric::FAILURES, "channel" => channel(), "side" => side, "kind" => kind
+            )
+            .increment(1);
         };
         match note {
-            Note::ClientCache { .. } => failed("client_cache"),
+            Note::ClientCache { .. } => failed("client", "cache"),
             Note::UnknownVerb { .. } => {
                 counter!(metric::UNKNOWN_VERBS, "channel" => channel()).increment(1);
             }
             Note::Probation { refused, .. } => {
-                failed(if *refused { "refused" } else { "in_doubt" });
+                failed("replica", if *refused { "refused" } else { "in_doubt" });
             }
             Note::LinesWritten { lines } => {
                 counter!(metric::HEALING_LINES, "channel" => channel()).increment(*lines as u64);
             }
-            Note::NotCovered { .. } => failed("not_covered"),
-            Note::ReplicaAway { .. } => failed("replica_away"),
+            Note::NotCovered { .. } => failed("disk", "not_covered"),
+            Note::ReplicaAway { .. } => failed("replica", "away"),
             Note::UnitDone { took, outcome } => {
                 histogram!(metric::UNIT_SECONDS, "channel" => channel(), "outcome" => *outcome)
                     .record(took.as_secs_f64());
