@@ -68,8 +68,10 @@ const SECONDS: [f64; 17] = [
 /// Starts the log, on standard error. `RUST_LOG` goes before the configured level. Does nothing
 /// where there is a log already.
 pub fn start_log(log: &Log) {
+    // The libraries' own lines are for those who write them.
+    let others = log.level.min(tracing::Level::WARN);
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(log.level.as_str().to_lowercase()));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{others},syncmux={}", log.level)));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
