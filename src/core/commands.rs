@@ -1,0 +1,591 @@
+//! Commands in: what is answered here, what is acknowledged early, what goes to the replica.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Core;
+use super::burst::Step;
+use super::event::{Action, Identity, Mode, Note, RunId, SessionId};
+use super::job::{Acked, Job, State, Unit, Work};
+use super::plan::{self, Class, Plan, covered};
+use super::queue::{JobId, Keys};
+use super::runs::Cover;
+use super::session::{Asked, Group, Pending, Session, Waiting};
+use crate::protocol::synclog::Coverage;
+use crate::protocol::{Apply, Body, Command, Get, Kind, print};
+
+const OK: &str = "OK success\r\n";
+const BYE: &str = "BYE syncmux is shutting down\r\n";
+
+impl Core {
+    pub(super) fn session_opened(&mut self, id: SessionId, mode: Mode, identity: Identity) {
+        debug_assert!(!self.sessions.contains_key(&id), "a session opened twice");
+        if self.draining.is_some() {
+            return self.act(Action::EndSession {
+                session: id,
+                body: BYE.into(),
+            });
+        }
+        self.sessions
+            .insert(id, Session::new(mode, identity, self.now));
+    }
+
+    /// The client is gone: what it sent and was not answered is nobody's any more, unless it is
+    /// on a lane already.
+    pub(super) fn session_closed(&mut self, id: SessionId) {
+        let Some(mut session) = self.sessions.remove(&id) else {
+            return;
+        };
+        self.staged_bytes -= session.staging.clear();
+        self.room.retain(|waiting| *waiting != id);
+        let not_sent = |job: &Job| {
+            job.session == id && job.acked.is_none() && !matches!(job.state, State::Running(_))
+        };
+        if session.pending.is_some() {
+            let mut dropped: Vec<JobId> = self
+                .jobs
+                .iter()
+                .filter(|(_, job)| not_sent(job))
+                .map(|(id, _)| *id)
+                .collect();
+            dropped.sort_unstable();
+            for job in dropped {
+                self.drop_job(job);
+            }
+        }
+        self.forget_pool(&session.pool);
+    }
+
+    /// Ends a session from this side.
+    pub(super) fn end_session(&mut self, id: SessionId, body: Body) {
+        if self.sessions.contains_key(&id) {
+            self.act(Action::EndSession { session: id, body });
+            self.session_closed(id);
+        }
+    }
+
+    pub(super) fn command(&mut self, id: SessionId, command: Command, run: Option<RunId>) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.pending.is_some() {
+            debug_assert!(false, "a command came before the answer to the last one");
+            return;
+        }
+        session.arrived = now;
+        let mode = session.mode;
+        if self.draining.is_some() {
+            return self.end_session(id, BYE.into());
+        }
+        if mode == Mode::FanOut {
+            for gone in self.runs.is_now(run) {
+                let settled = self.ledger.run_gone(gone);
+                self.settle(settled);
+            }
+            if let (true, Some(run)) = (self.ledger.awaits_run(), run) {
+                // To see whether the owed lines in `log` have been taken.
+                if matches!(self.runs.cover(run, now), Cover::Link) {
+                    self.act(Action::LinkRun { run });
+                }
+            }
+        }
+        if let Some(plan) = Plan::of(&command, &self.setup.site) {
+            return self.submit(id, command, plan, run);
+        }
+        match command.kind {
+            Kind::Restart => {
+                self.unstage(id);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.group = Group::default();
+                }
+                self.answer(id, "RESTART", "ok", "OK Restarting\r\n".into(), false);
+            }
+            Kind::Exit => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.pending = Some(Pending::Exit);
+                }
+                self.try_exit(id);
+            }
+            Kind::Apply(Apply::Reserve {
+                partition,
+                mailboxes,
+                guids,
+            }) => {
+                self.reserve(id, &partition, mailboxes, &guids, command.raw);
+            }
+            Kind::Apply(Apply::Message { files, nil }) => {
+                let size: u64 = files.iter().map(|file| file.content.len()).sum();
+                if self.staged_bytes.saturating_add(size) > self.setup.limits.staged_bytes {
+                    let no = "NO No room for this message: raise limits.staged_bytes\r\n";
+                    return self.answer(id, "APPLY MESSAGE", "no", no.into(), false);
+                }
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    let before = session.staging.bytes();
+                    session.staging.add(files, nil);
+                    self.staged_bytes += session.staging.bytes();
+                    self.staged_bytes -= before;
+                }
+                self.answer(id, "APPLY MESSAGE", "ok", OK.into(), true);
+            }
+            Kind::Apply(Apply::Capabilities(mut names)) => {
+                names.sort_unstable();
+                names.dedup();
+                self.change_pool(id, Pending::Enabled, |pool| pool.capabilities = names);
+            }
+            Kind::Apply(Apply::Force) => {
+                self.change_pool(id, Pending::Forced, |pool| pool.force = Some(id));
+            }
+            // What belongs to the connection is answered by io.
+            _ => self.answer(
+                id,
+                "other",
+                "bad",
+                "BAD Unexpected command\r\n".into(),
+                false,
+            ),
+        }
+    }
+
+    fn reserve(
+        &mut self,
+        id: SessionId,
+        partition: &Bytes,
+        mailboxes: Vec<Bytes>,
+        guids: &[crate::protocol::Guid],
+        raw: Body,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let asked_nothing = session.group.names.is_empty() && session.group.user.is_none();
+        if session.fans_out() && asked_nothing {
+            session.has_cache = true;
+            self.note(Note::ClientCache { session: id });
+        }
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.staging.reserve(partition, mailboxes.clone(), guids);
+        if self.staged_bytes < self.setup.limits.staged_bytes {
+            // The client uploads to here, which costs no network.
+            let mut body = print::missing(guids);
+            body.append(OK.into());
+            return self.answer(id, "APPLY RESERVE", "ok", body, true);
+        }
+        // No room to stage what the replica has anyway.
+        let (keys, subjects) = plan::all(&mailboxes, &self.setup.site);
+        let plan = Plan {
+            verb: "APPLY RESERVE",
+            class: Class::Read,
+            keys,
+            subjects,
+            line: None,
+            coverable: false,
+        };
+        self.send_real(id, plan, Asked::Reserve, Work::Plain(raw));
+    }
+
+    /// A command that concerns the replica.
+    fn submit(&mut self, id: SessionId, command: Command, plan: Plan, run: Option<RunId>) {
+        let site = &self.setup.site;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        match &command.kind {
+            Kind::Get(Get::User(user)) => {
+                session.group = Group {
+                    user: Some((user.clone(), site.key_of_user(user))),
+                    ..Group::default()
+                };
+                self.unstage(id);
+                if self.deferred(id, &plan) {
+                    let no = "NO IMAP_MAILBOX_LOCKED Left alone for a while after a failure\r\n";
+                    return self.answer(id, plan.verb, "no", no.into(), true);
+                }
+            }
+            Kind::Get(Get::Mailboxes(names)) => session.group.asked_mailboxes(names, site),
+            Kind::Apply(Apply::Mailbox(mailbox))
+                if session.fans_out() && !session.group.asked_about(&mailbox.name, site) =>
+            {
+                session.has_cache = true;
+                self.note(Note::ClientCache { session: id });
+            }
+            Kind::Get(Get::Other(verb)) => {
+                let verb = format!("GET {}", String::from_utf8_lossy(verb));
+                self.note(Note::UnknownVerb { verb });
+            }
+            Kind::Apply(Apply::Other(verb)) => {
+                let verb = format!("APPLY {}", String::from_utf8_lossy(verb));
+                self.note(Note::UnknownVerb { verb });
+            }
+            _ => {}
+        }
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let on_probation = plan
+            .subjects
+            .iter()
+            .any(|whom| self.ledger.on_probation(whom));
+        let writable = plan.line.as_ref().is_some_and(|line| line.check().is_ok());
+        if let (true, Some(run)) = (
+            plan.coverable && session.fans_out() && writable && !on_probation,
+            run,
+        ) {
+            match self.runs.cover(run, self.now) {
+                Cover::Linked(coverage) => {
+                    return self.submit_covered(id, command, plan, run, &coverage);
+                }
+                cover @ (Cover::Link | Cover::Wait) => {
+                    if matches!(cover, Cover::Link) {
+                        self.act(Action::LinkRun { run });
+                    }
+                    if let Some(session) = self.sessions.get_mut(&id) {
+                        session.pending = Some(Pending::Cover { command, plan, run });
+                    }
+                    return;
+                }
+                Cover::Never => {}
+            }
+        }
+        self.submit_real(id, command, plan);
+    }
+
+    /// Whether a USER sync of this plan's user is left alone for now.
+    fn deferred(&self, id: SessionId, plan: &Plan) -> bool {
+        let fans_out = self
+            .sessions
+            .get(&id)
+            .is_some_and(|session| session.mode == Mode::FanOut);
+        let paused = |subject| {
+            self.ledger
+                .probation(subject)
+                .is_some_and(|probation| probation.until > self.now)
+        };
+        self.setup.named && fans_out && plan.subjects.iter().any(paused)
+    }
+
+    fn submit_covered(
+        &mut self,
+        id: SessionId,
+        command: Command,
+        plan: Plan,
+        run: RunId,
+        coverage: &Coverage,
+    ) {
+        let is_covered = plan
+            .line
+            .as_ref()
+            .is_some_and(|line| covered(line, coverage, &self.setup.site));
+        if !is_covered {
+            return self.submit_real(id, command, plan);
+        }
+        if !self.has_room(&plan) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.pending = Some(Pending::Room { command, plan, run });
+                self.room.push_back(id);
+            }
+            return;
+        }
+        self.acknowledge(id, command, plan, run);
+    }
+
+    fn has_room(&self, plan: &Plan) -> bool {
+        let limits = &self.setup.limits;
+        let known = match &plan.keys {
+            Keys::Of(keys) => keys.iter().all(|key| self.unconfirmed.contains_key(key)),
+            Keys::Barrier => true,
+        };
+        self.queued_bytes < limits.queued_bytes
+            && (known || self.unconfirmed.len() < limits.unconfirmed_users)
+    }
+
+    /// Lets in those who wait for room, as far as there is some.
+    pub(super) fn admit(&mut self) {
+        while let Some(id) = self.room.front().copied() {
+            let pending = self
+                .sessions
+                .get(&id)
+                .and_then(|session| session.pending.as_ref());
+            let waits = match pending {
+                Some(Pending::Room { plan, .. }) => !self.has_room(plan),
+                _ => false,
+            };
+            if waits {
+                return;
+            }
+            self.room.pop_front();
+            self.resubmit(id);
+        }
+    }
+
+    /// Takes a command up again that waited for a link or for room: much may have changed.
+    pub(super) fn resubmit(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        match session.pending.take() {
+            Some(Pending::Cover { command, plan, run } | Pending::Room { command, plan, run }) => {
+                self.submit(id, command, plan, Some(run));
+            }
+            other => session.pending = other,
+        }
+    }
+
+    fn acknowledge(&mut self, id: SessionId, command: Command, plan: Plan, run: RunId) {
+        let (Some(line), Keys::Of(keys)) = (&plan.line, &plan.keys) else {
+            debug_assert!(false, "acknowledged what has no line or no key");
+            return self.submit_real(id, command, plan);
+        };
+        let (Some(key), Some(subject)) = (keys.first(), plan.subjects.first()) else {
+            debug_assert!(false, "acknowledged what concerns nobody");
+            return self.submit_real(id, command, plan);
+        };
+        let acked = Acked {
+            run,
+            line: line.clone(),
+            subject: subject.clone(),
+            key: key.clone(),
+        };
+        let work = self.work(id, command);
+        let verb = plan.verb;
+        self.runs.pin(run);
+        *self.unconfirmed.entry(key.clone()).or_default() += 1;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.unconfirmed += 1;
+        }
+        let bytes = self.push_job(id, 0, &plan, work, Some(acked));
+        self.queued_bytes += bytes;
+        self.answer(id, verb, "ok", OK.into(), true);
+    }
+
+    fn submit_real(&mut self, id: SessionId, command: Command, plan: Plan) {
+        let asked = Asked::of(&command.kind);
+        let names = match &command.kind {
+            Kind::Get(Get::Mailboxes(names)) => names.clone(),
+            _ => Vec::new(),
+        };
+        if let (Keys::Of(keys), true) = (&plan.keys, names.len() > 1) {
+            if keys.len() > 1 {
+                return self.send_split(id, &plan, &names);
+            }
+        }
+        let work = self.work(id, command);
+        self.send_real(id, plan, asked, work);
+    }
+
+    fn work(&self, id: SessionId, command: Command) -> Work {
+        let staging = self.sessions.get(&id).map(|session| &session.staging);
+        match (command.kind, staging) {
+            (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Unit {
+                needs: staging.needs(&mailbox),
+                mailbox: mailbox.name,
+                partition: mailbox.partition,
+                command: command.raw,
+                step: Step::default(),
+            }),
+            _ => Work::Plain(command.raw),
+        }
+    }
+
+    fn send_real(&mut self, id: SessionId, plan: Plan, command: Asked, work: Work) {
+        self.push_job(id, 0, &plan, work, None);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let waiting = Waiting {
+                plan,
+                command,
+                parts: vec![None],
+                order: Vec::new(),
+            };
+            session.pending = Some(Pending::Jobs(waiting));
+        }
+    }
+
+    /// A GET MAILBOXES over many users goes out in parallel by user.
+    fn send_split(&mut self, id: SessionId, plan: &Plan, names: &[Bytes]) {
+        let mut parts: Vec<(crate::protocol::UserKey, Vec<Bytes>)> = Vec::new();
+        let mut index = hashbrown::HashMap::new();
+        let mut order = Vec::with_capacity(names.len());
+        for name in names {
+            let key = self.setup.site.key_of_mailbox(name);
+            let part = *index.entry(key.clone()).or_insert_with(|| {
+                parts.push((key, Vec::new()));
+                parts.len() - 1
+            });
+            parts[part].1.push(name.clone());
+            order.push((name.clone(), part));
+        }
+        let count = parts.len();
+        for (part, (key, names)) in parts.into_iter().enumerate() {
+            let part_plan = Plan {
+                keys: Keys::Of(vec![key]),
+                ..plan.clone()
+            };
+            let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
+            self.push_job(id, part, &part_plan, work, None);
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            let parts = (0..count).map(|_| None).collect();
+            let waiting = Waiting {
+                plan: plan.clone(),
+                command: Asked::Mailboxes,
+                parts,
+                order,
+            };
+            session.pending = Some(Pending::Jobs(waiting));
+        }
+    }
+
+    /// Queues a job; returns how many bytes it holds.
+    fn push_job(
+        &mut self,
+        session: SessionId,
+        part: usize,
+        plan: &Plan,
+        work: Work,
+        acked: Option<Acked>,
+    ) -> u64 {
+        self.next_job += 1;
+        let id = JobId(self.next_job);
+        let careful = plan
+            .subjects
+            .iter()
+            .any(|whom| self.ledger.on_probation(whom));
+        let read = plan.class == Class::Read;
+        let Some(pool) = self
+            .sessions
+            .get(&session)
+            .map(|session| session.pool.clone())
+        else {
+            return 0;
+        };
+        let bytes = work.bytes();
+        let job = Job {
+            session,
+            part,
+            pool,
+            work,
+            read,
+            alone: plan.class == Class::Exclusive || (careful && !read),
+            careful,
+            subjects: plan.subjects.clone(),
+            acked,
+            arrived: self.now,
+            state: State::Waiting,
+            tries: 0,
+            bytes,
+        };
+        self.jobs.insert(id, job);
+        if self.queue.push(id, plan.keys.clone()) {
+            self.make_ready(id);
+        }
+        bytes
+    }
+
+    /// Sends an answer and counts it.
+    pub(super) fn answer(
+        &mut self,
+        id: SessionId,
+        verb: &'static str,
+        answer: &'static str,
+        body: Body,
+        early: bool,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.pending = None;
+        let took = self.now.saturating_sub(session.arrived);
+        self.note(Note::Answered {
+            verb,
+            answer,
+            took,
+            early,
+        });
+        self.act(Action::Answer { session: id, body });
+        if self.draining.is_some() {
+            self.end_session(id, BYE.into());
+        }
+    }
+
+    /// EXIT waits for everything of the session.
+    pub(super) fn try_exit(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        if matches!(session.pending, Some(Pending::Exit)) && session.unconfirmed == 0 {
+            self.end_session(id, "OK Finished\r\n".into());
+        }
+    }
+
+    fn unstage(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            self.staged_bytes -= session.staging.clear();
+        }
+    }
+
+    pub(super) fn run_linked(&mut self, run: RunId, coverage: Arc<Coverage>) {
+        self.runs.linked(run, coverage.clone());
+        self.not_covered = false;
+        if let Some(seen) = self.runs.seen(run) {
+            let settled = self
+                .ledger
+                .run_linked(run, seen, &coverage, &self.setup.site);
+            self.settle(settled);
+        }
+        self.uncover(run);
+    }
+
+    pub(super) fn run_link_failed(&mut self, run: RunId, why: String) {
+        self.runs.failed(run, self.now);
+        if !std::mem::replace(&mut self.not_covered, true) {
+            self.note(Note::NotCovered { why });
+        }
+        self.uncover(run);
+    }
+
+    pub(super) fn run_gone(&mut self, run: RunId) {
+        if self.runs.gone(run) {
+            let settled = self.ledger.run_gone(run);
+            self.settle(settled);
+        }
+    }
+
+    fn uncover(&mut self, run: RunId) {
+        let waits = |session: &Session| matches!(&session.pending, Some(Pending::Cover { run: other, .. }) if *other == run);
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waits(session))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.resubmit(id);
+        }
+    }
+}
+
+impl Asked {
+    fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Get(Get::Mailboxes(_)) => Asked::Mailboxes,
+            Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
+            Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
+            Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
+            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_) | Apply::Annotation { .. }) => {
+                Asked::Fatal
+            }
+            Kind::Apply(
+                Apply::Seen { .. }
+                | Apply::Sub { .. }
+                | Apply::Unsub { .. }
+                | Apply::Quota { .. }
+                | Apply::Unquota { .. }
+                | Apply::Sieve { .. },
+            ) => Asked::Never,
+            _ => Asked::Other,
+        }
+    }
+}

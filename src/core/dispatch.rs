@@ -1,0 +1,519 @@
+//! Jobs onto lanes: which lane takes which job, and when lanes are opened, pinged and closed.
+//!
+//! Work-conserving: a job is bound to a lane only while it runs, any lane with room takes the next
+//! waiting job of its pool, and jobs of different users are pipelined on one lane.
+
+use std::time::Duration;
+
+use super::Core;
+use super::burst;
+use super::event::{Action, LaneId, Note, Pool, SessionId};
+use super::job::{Job, State};
+use super::lanes::{State as LaneState, What};
+use super::limits::pause;
+use super::queue::JobId;
+use super::session::Pending;
+use crate::protocol::{Body, print};
+
+impl Core {
+    /// The job may run: it waits for a lane from now on.
+    pub(super) fn make_ready(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if job.state != State::Waiting {
+            return;
+        }
+        job.state = State::Ready;
+        // Its user may have come on probation, or off it, while it waited.
+        let careful = job
+            .subjects
+            .iter()
+            .any(|whom| self.ledger.on_probation(whom));
+        job.careful |= careful && job.acked.is_none();
+        job.alone |= job.careful && !job.read;
+        let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
+        if job.alone {
+            pool.ready_alone.push_back(id);
+        } else {
+            pool.ready.push_back(id);
+        }
+    }
+
+    /// Takes a job out of everything; those behind it may run.
+    pub(super) fn drop_job(&mut self, id: JobId) -> Option<Job> {
+        let job = self.jobs.remove(&id)?;
+        if let State::Running(lane) = job.state {
+            if let Some(lane) = self.lanes.all.get_mut(&lane) {
+                lane.jobs.remove(&id);
+                lane.alone &= !lane.jobs.is_empty();
+            }
+        }
+        for next in self.queue.remove(id) {
+            self.make_ready(next);
+        }
+        Some(job)
+    }
+
+    /// Puts as many ready jobs on lanes as there is room for.
+    pub(super) fn dispatch(&mut self) {
+        let pools: Vec<Pool> = self.lanes.pools.keys().cloned().collect();
+        for pool in pools {
+            self.dispatch_alone(&pool);
+            self.dispatch_shared(&pool);
+            let wanted = self
+                .lanes
+                .pools
+                .get(&pool)
+                .is_some_and(|state| state.wanted);
+            if wanted && self.lanes.of(&pool).next().is_none() {
+                self.open_lane(&pool, 0);
+            }
+        }
+    }
+
+    fn dispatch_shared(&mut self, pool: &Pool) {
+        loop {
+            let state = self.lanes.pools.get(pool);
+            let Some(id) = state.and_then(|state| state.ready.front().copied()) else {
+                return;
+            };
+            if !self.is_ready(id) {
+                self.pop_ready(pool, false);
+                continue;
+            }
+            let lane = self.lanes.with_room(pool, &self.setup.limits);
+            let idle = lane.and_then(|lane| self.lanes.all.get(&lane));
+            if !idle.is_some_and(|lane| lane.is_idle()) {
+                // Everything is busy: one more lane for each job that waits, up to the limit.
+                let waiting = self
+                    .lanes
+                    .pools
+                    .get(pool)
+                    .map_or(0, |state| state.ready.len());
+                if self.lanes.count(pool, LaneState::Opening) < waiting {
+                    self.open_lane(pool, 0);
+                }
+            }
+            let Some(lane) = lane else { return };
+            self.pop_ready(pool, false);
+            self.start(lane, id);
+        }
+    }
+
+    fn dispatch_alone(&mut self, pool: &Pool) {
+        loop {
+            let state = self.lanes.pools.get(pool);
+            let Some(id) = state.and_then(|state| state.ready_alone.front().copied()) else {
+                for lane in self
+                    .lanes
+                    .all
+                    .values_mut()
+                    .filter(|lane| lane.pool == *pool)
+                {
+                    lane.reserved = false;
+                }
+                return;
+            };
+            if !self.is_ready(id) {
+                self.pop_ready(pool, true);
+                continue;
+            }
+            let Some(lane) = self.lanes.idle(pool) else {
+                let careful = self.jobs.get(&id).is_some_and(|job| job.careful);
+                let extra = if careful {
+                    self.setup.limits.probation_lanes
+                } else {
+                    0
+                };
+                if self.lanes.count(pool, LaneState::Opening) == 0 && !self.open_lane(pool, extra) {
+                    self.keep_one_free(pool);
+                }
+                return;
+            };
+            self.pop_ready(pool, true);
+            if let Some(lane) = self.lanes.all.get_mut(&lane) {
+                lane.alone = true;
+                lane.reserved = false;
+            }
+            self.start(lane, id);
+        }
+    }
+
+    /// No lane is idle and none can be opened: nothing more is put on the least busy one, so that
+    /// it becomes idle.
+    fn keep_one_free(&mut self, pool: &Pool) {
+        if self
+            .lanes
+            .of(pool)
+            .any(|(_, lane)| lane.alone || lane.reserved)
+        {
+            return;
+        }
+        let up = self
+            .lanes
+            .of(pool)
+            .filter(|(_, lane)| lane.state == LaneState::Up);
+        let least = up
+            .min_by_key(|(_, lane)| lane.in_flight.len())
+            .map(|(id, _)| *id);
+        if let Some(lane) = least.and_then(|id| self.lanes.all.get_mut(&id)) {
+            lane.reserved = true;
+        }
+    }
+
+    fn is_ready(&self, id: JobId) -> bool {
+        self.jobs
+            .get(&id)
+            .is_some_and(|job| job.state == State::Ready)
+    }
+
+    fn pop_ready(&mut self, pool: &Pool, alone: bool) {
+        if let Some(state) = self.lanes.pools.get_mut(pool) {
+            let queue = if alone {
+                &mut state.ready_alone
+            } else {
+                &mut state.ready
+            };
+            queue.pop_front();
+        }
+    }
+
+    fn start(&mut self, lane_id: LaneId, id: JobId) {
+        let (Some(lane), Some(job)) = (self.lanes.all.get_mut(&lane_id), self.jobs.get_mut(&id))
+        else {
+            return;
+        };
+        job.state = State::Running(lane_id);
+        match burst::start(lane, id, job, &self.setup.limits, self.now) {
+            Ok(output) => {
+                self.send(lane_id, output);
+                self.restart(lane_id, false);
+            }
+            Err(refusal) => self.job_done(id, refusal),
+        }
+    }
+
+    /// Hands requests to io.
+    pub(super) fn send(&mut self, lane: LaneId, output: burst::Output) {
+        for body in output.0 {
+            self.act(Action::Send { lane, body });
+        }
+    }
+
+    /// Empties the lane's staging on the replica where it has grown large or the lane is idle.
+    pub(super) fn restart(&mut self, id: LaneId, idle: bool) {
+        if let Some(lane) = self.lanes.all.get_mut(&id) {
+            let output = burst::restart(lane, &self.setup.limits, idle, self.now);
+            self.send(id, output);
+        }
+    }
+
+    /// Opens a lane if there may be one more, or makes room for it; whether one is opening.
+    fn open_lane(&mut self, pool: &Pool, extra: usize) -> bool {
+        if self.lanes.retry_at.is_some_and(|at| self.now < at) || self.drained {
+            return true;
+        }
+        if self.lanes.all.len() >= self.setup.limits.lanes + extra {
+            let none = self.lanes.of(pool).next().is_none();
+            if let (true, Some(id)) = (none, self.lanes.to_retire(pool)) {
+                self.retire(id);
+            }
+            return false;
+        }
+        // FORCE is one session's, which sends one command at a time.
+        if pool.force.is_some() && self.lanes.of(pool).next().is_some() {
+            return false;
+        }
+        let lane = self.lanes.open(pool, self.now);
+        self.act(Action::OpenLane {
+            lane,
+            pool: pool.clone(),
+        });
+        true
+    }
+
+    /// The lane takes nothing new and closes when it is idle.
+    fn retire(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.all.get_mut(&id) else {
+            return;
+        };
+        match lane.state {
+            LaneState::Up | LaneState::Retiring => {
+                lane.state = LaneState::Retiring;
+                if lane.in_flight.is_empty() && lane.jobs.is_empty() {
+                    lane.state = LaneState::Closing;
+                    self.act(Action::CloseLane {
+                        lane: id,
+                        polite: true,
+                    });
+                }
+            }
+            LaneState::Opening | LaneState::Closing => {}
+        }
+    }
+
+    /// A lane had an answer: it may be due to close.
+    pub(super) fn retire_if_due(&mut self, id: LaneId) {
+        if self
+            .lanes
+            .all
+            .get(&id)
+            .is_some_and(|lane| lane.state == LaneState::Retiring)
+        {
+            self.retire(id);
+        }
+    }
+
+    pub(super) fn lane_opened(&mut self, id: LaneId, enabled: Option<Vec<bytes::Bytes>>) {
+        let Some(lane) = self.lanes.all.get_mut(&id) else {
+            return;
+        };
+        debug_assert_eq!(lane.state, LaneState::Opening, "a lane opened twice");
+        lane.state = LaneState::Up;
+        lane.idle = self.now;
+        lane.active = self.now;
+        let pool = lane.pool.clone();
+        let force = pool.force.is_some();
+        if force {
+            let output = burst::own(lane, What::Force, print::FORCE.into(), self.now);
+            self.send(id, output);
+        }
+        self.lanes.refusals = 0;
+        self.lanes.retry_at = None;
+        if self.lanes.away.take().is_some() {
+            self.note(Note::ReplicaBack);
+        }
+        let state = self.lanes.pools.entry(pool.clone()).or_default();
+        state.wanted = false;
+        state.enabled = Some(enabled);
+        if !force {
+            self.answer_enabled(&pool);
+        }
+        if !self.pool_in_use(&pool) {
+            self.retire(id);
+        }
+    }
+
+    /// Answers those who asked for the capabilities of this pool.
+    fn answer_enabled(&mut self, pool: &Pool) {
+        let Some(Some(enabled)) = self
+            .lanes
+            .pools
+            .get(pool)
+            .map(|state| state.enabled.clone())
+        else {
+            return;
+        };
+        let waits = |session: &super::Session| {
+            session.pool == *pool && matches!(session.pending, Some(Pending::Enabled))
+        };
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waits(session))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            match &enabled {
+                Some(names) => {
+                    let body = print::enabled(names.iter().map(AsRef::as_ref));
+                    self.answer(id, "APPLY CAPABILITIES", "ok", body, false);
+                }
+                None => {
+                    let no = "NO Capabilities refused by the replica\r\n";
+                    self.answer(id, "APPLY CAPABILITIES", "no", no.into(), false);
+                }
+            }
+        }
+    }
+
+    /// A session asked for lanes of another kind.
+    pub(super) fn change_pool(
+        &mut self,
+        id: SessionId,
+        pending: Pending,
+        change: impl FnOnce(&mut Pool),
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let old = session.pool.clone();
+        change(&mut session.pool);
+        let pool = session.pool.clone();
+        let enabling = matches!(pending, Pending::Enabled);
+        session.pending = Some(pending);
+        if old != pool {
+            self.forget_pool(&old);
+        }
+        let state = self.lanes.pools.entry(pool.clone()).or_default();
+        if enabling && state.enabled.is_some() {
+            self.answer_enabled(&pool);
+        } else {
+            state.wanted = true;
+        }
+    }
+
+    /// Closes what only a session that has gone needed.
+    pub(super) fn forget_pool(&mut self, pool: &Pool) {
+        if self.pool_in_use(pool) {
+            return;
+        }
+        if pool.force.is_some() {
+            let lanes: Vec<LaneId> = self.lanes.of(pool).map(|(id, _)| *id).collect();
+            for lane in lanes {
+                self.retire(lane);
+            }
+        }
+        if self.lanes.of(pool).next().is_none() {
+            self.lanes.pools.remove(pool);
+        } else if let Some(state) = self.lanes.pools.get_mut(pool) {
+            state.wanted = false;
+        }
+    }
+
+    fn pool_in_use(&self, pool: &Pool) -> bool {
+        let ready = |state: &super::lanes::PoolState| {
+            !state.ready.is_empty() || !state.ready_alone.is_empty()
+        };
+        // The ordinary pools stay warm for the next session.
+        pool.force.is_none()
+            || self.sessions.values().any(|session| session.pool == *pool)
+            || self.lanes.pools.get(pool).is_some_and(ready)
+            || self.jobs.values().any(|job| job.pool == *pool)
+    }
+
+    pub(super) fn lane_refused(&mut self, id: LaneId, why: &str) {
+        let Some(lane) = self.lanes.all.remove(&id) else {
+            return;
+        };
+        let wait = self.back_off();
+        if !self.lanes.any_up() && self.lanes.away.is_none() {
+            self.lanes.away = Some(self.now);
+        }
+        self.note(Note::ReplicaAway {
+            why: why.to_owned(),
+            pause: wait,
+        });
+        self.forget_pool(&lane.pool);
+    }
+
+    /// Lanes are not tried again before a pause.
+    pub(super) fn back_off(&mut self) -> Duration {
+        let limits = &self.setup.limits;
+        let nth = self.lanes.refusals;
+        let wait = pause(
+            limits.reconnect,
+            limits.reconnect_max,
+            nth,
+            &mut self.random,
+        );
+        self.lanes.refusals = nth.saturating_add(1);
+        self.lanes.retry_at = Some(self.now + wait);
+        wait
+    }
+
+    /// What time alone brings about.
+    pub(super) fn check_time(&mut self) {
+        let now = self.now;
+        let limits = self.setup.limits.clone();
+        let ids: Vec<LaneId> = self.lanes.all.keys().copied().collect();
+        for id in ids {
+            let spare = self.is_spare(id);
+            let Some(lane) = self.lanes.all.get_mut(&id) else {
+                continue;
+            };
+            let overdue = |at: Duration| at + limits.answer_timeout <= now;
+            match lane.state {
+                LaneState::Up | LaneState::Retiring
+                    if lane.in_flight.front().is_some_and(|sent| overdue(sent.at)) =>
+                {
+                    lane.state = LaneState::Closing;
+                    self.act(Action::CloseLane {
+                        lane: id,
+                        polite: false,
+                    });
+                }
+                LaneState::Up if lane.in_flight.is_empty() && lane.jobs.is_empty() => {
+                    if lane.idle + limits.idle_restart <= now && !lane.staged.is_empty() {
+                        self.restart(id, true);
+                    } else if lane.idle + limits.idle_lane <= now && spare {
+                        self.retire(id);
+                    } else if lane.active + limits.ping <= now {
+                        let output = burst::own(lane, What::Noop, print::NOOP.into(), now);
+                        self.send(id, output);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.give_up_waiting();
+    }
+
+    /// Whether the pool has another lane that is up.
+    fn is_spare(&self, id: LaneId) -> bool {
+        self.lanes
+            .all
+            .get(&id)
+            .is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
+    }
+
+    /// Sessions do not wait for ever for a replica that is away.
+    fn give_up_waiting(&mut self) {
+        let Some(away) = self.lanes.away else { return };
+        let (now, absence) = (self.now, self.setup.limits.absence);
+        let waited = |session: &super::Session| {
+            session.pending.is_some() && away.max(session.arrived) + absence <= now
+        };
+        let tired: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waited(session))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in tired {
+            let body: Body = "BYE The replica has been away for too long\r\n".into();
+            self.end_session(id, body);
+        }
+    }
+
+    /// When `handle` has something to do that it has not now: a [`super::Event::Tick`] is due
+    /// then.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        let limits = &self.setup.limits;
+        let lane = |lane: &super::lanes::Lane| match (lane.state, lane.in_flight.front()) {
+            (LaneState::Up | LaneState::Retiring, Some(sent)) => {
+                Some(sent.at + limits.answer_timeout)
+            }
+            (LaneState::Up, None) if !lane.staged.is_empty() => {
+                Some(lane.idle + limits.idle_restart)
+            }
+            (LaneState::Up, None) => Some(lane.active + limits.ping),
+            _ => None,
+        };
+        let lanes = self.lanes.all.values().filter_map(lane).min();
+        let wants =
+            self.lanes.pools.values().any(|state| {
+                state.wanted || !state.ready.is_empty() || !state.ready_alone.is_empty()
+            });
+        let retry = self.lanes.retry_at.filter(|_| wants);
+        let tired = self.lanes.away.and_then(|away| {
+            let waiting = self
+                .sessions
+                .values()
+                .filter(|session| session.pending.is_some());
+            waiting
+                .map(|session| away.max(session.arrived) + limits.absence)
+                .min()
+        });
+        let all = [
+            lanes,
+            retry,
+            tired,
+            self.ledger.deadline(),
+            self.draining_until(),
+        ];
+        all.into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,78 @@
+//! Work for the replica.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::burst::Step;
+use super::event::{LaneId, Pool, RunId, SessionId};
+use super::plan::Subject;
+use super::staging::Need;
+use crate::protocol::synclog::Line;
+use crate::protocol::{Body, UserKey};
+
+/// One piece of work, done on one lane.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Who sent it; the session may be gone.
+    pub(super) session: SessionId,
+    /// Which part of the session's command this is.
+    pub(super) part: usize,
+    pub(super) pool: Pool,
+    pub(super) work: Work,
+    pub(super) read: bool,
+    /// Only on a lane with nothing in flight, and nothing behind it.
+    pub(super) alone: bool,
+    /// Its subject is on probation: messages are confirmed before the MAILBOX goes out, since
+    /// a refused one would take the replica's process with it.
+    pub(super) careful: bool,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) acked: Option<Acked>,
+    pub(super) arrived: Duration,
+    pub(super) state: State,
+    /// How many lanes were lost under it.
+    pub(super) tries: u32,
+    /// Bytes it holds.
+    pub(super) bytes: u64,
+}
+
+/// A unit that was acknowledged before the replica's answer.
+#[derive(Clone, Debug)]
+pub(super) struct Acked {
+    /// Under this run.
+    pub(super) run: RunId,
+    /// This line brings it back.
+    pub(super) line: Line,
+    pub(super) subject: Subject,
+    pub(super) key: UserKey,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Behind others of its keys.
+    Waiting,
+    /// Waits for a lane.
+    Ready,
+    /// On this lane.
+    Running(LaneId),
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// One command.
+    Plain(Body),
+    /// A mailbox update with its messages.
+    Unit(Unit),
+}
+
+/// A mailbox update.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) mailbox: Bytes,
+    pub(super) partition: Bytes,
+    pub(super) needs: Vec<Need>,
+    pub(super) command: Body,
+    pub(super) step: Step,
+}

@@ -1,0 +1,452 @@
+//! The replica's answers, and what becomes of those that are refusals or never come.
+
+use std::time::Duration;
+
+use super::Core;
+use super::burst::{self, Progress};
+use super::event::{Action, LaneId, Mode, Note, SessionId};
+use super::job::{Acked, Job, State, Work};
+use super::lanes::What;
+use super::ledger::Settled;
+use super::limits::pause;
+use super::plan::Subject;
+use super::policy::{self, Answer};
+use super::queue::JobId;
+use super::session::{Asked, Pending, Waiting};
+use crate::protocol::synclog::Line;
+use crate::protocol::{Body, Reply, Status, StatusKind};
+
+impl Core {
+    pub(super) fn lane_reply(&mut self, id: LaneId, reply: Reply) {
+        let Some(lane) = self.lanes.all.get_mut(&id) else {
+            return;
+        };
+        let Some(sent) = lane.answered(self.now) else {
+            // An answer to nothing: the lane is out of step.
+            self.act(Action::CloseLane {
+                lane: id,
+                polite: false,
+            });
+            return;
+        };
+        let job = sent
+            .job
+            .and_then(|job| Some((job, self.jobs.get_mut(&job)?)));
+        match (job, &sent.what) {
+            (Some((job_id, job)), _) => {
+                let (output, progress) = burst::answered(lane, job_id, job, sent, reply, self.now);
+                self.send(id, output);
+                match progress {
+                    Progress::Going => {}
+                    Progress::Done(reply) => self.job_done(job_id, reply),
+                }
+                self.restart(id, false);
+            }
+            (None, What::Force) => self.forced(id, &reply.status),
+            (None, _) => {}
+        }
+        self.retire_if_due(id);
+    }
+
+    /// The lane's FORCE was answered.
+    fn forced(&mut self, id: LaneId, status: &Status) {
+        let Some(session) = self.lanes.all.get(&id).and_then(|lane| lane.pool.force) else {
+            return;
+        };
+        let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
+        if !self.sessions.get(&session).is_some_and(waits) {
+            return;
+        }
+        let body = line_of(status);
+        if status.kind == StatusKind::Ok {
+            return self.answer(session, "APPLY FORCE", "ok", body, false);
+        }
+        self.change_pool(session, Pending::Forced, |pool| pool.force = None);
+        self.answer(session, "APPLY FORCE", "no", body, false);
+    }
+
+    /// A job has its answer.
+    pub(super) fn job_done(&mut self, id: JobId, reply: Reply) {
+        let Some(mut job) = self.drop_job(id) else {
+            return;
+        };
+        let ok = reply.status.kind == StatusKind::Ok;
+        match job.acked.take() {
+            Some(acked) => {
+                if ok {
+                    self.unit_done(&job, "ok");
+                    self.confirmed(&job, &acked);
+                    self.runs.unpin(acked.run);
+                } else {
+                    let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
+                    self.unit_failed(&job, &acked, &words, true);
+                }
+            }
+            None => self.part_done(&job, reply),
+        }
+    }
+
+    /// An acknowledged unit is accounted for.
+    fn confirmed(&mut self, job: &Job, acked: &Acked) {
+        self.queued_bytes -= job.bytes;
+        if let Some(count) = self.unconfirmed.get_mut(&acked.key) {
+            *count -= 1;
+            if *count == 0 {
+                self.unconfirmed.remove(&acked.key);
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(&job.session) {
+            session.unconfirmed -= 1;
+            self.try_exit(job.session);
+        }
+    }
+
+    fn unit_done(&mut self, job: &Job, outcome: &'static str) {
+        let took = self.now.saturating_sub(job.arrived);
+        self.note(Note::UnitDone { took, outcome });
+    }
+
+    /// An acknowledged unit was refused or is in doubt: its line is owed, and so are the lines of
+    /// all that was acknowledged for its subject behind it, none of which is sent any more.
+    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, refused: bool) {
+        let subject = acked.subject.clone();
+        let due = self.fail(&subject, words, refused);
+        let doubt = |line: &Line| {
+            // The lane's last command may still be running on the replica, and these two carry no
+            // version.
+            let unversioned = matches!(line, Line::Seen(..) | Line::Sub(..));
+            (unversioned && !refused).then(|| self.now + self.setup.limits.in_doubt)
+        };
+        let due_first = doubt(&acked.line).unwrap_or(due).max(due);
+        self.ledger
+            .owe(&subject, &acked.line, due_first, vec![acked.run], None);
+        self.unit_done(job, if refused { "refused" } else { "in doubt" });
+        let behind: Vec<JobId> = self
+            .queue
+            .of_key(&acked.key)
+            .filter(|id| {
+                self.jobs
+                    .get(id)
+                    .is_some_and(|job| is_behind(job, &subject))
+            })
+            .collect();
+        for id in behind {
+            let Some(dropped) = self.drop_job(id) else {
+                continue;
+            };
+            let Some(behind) = &dropped.acked else {
+                continue;
+            };
+            self.ledger
+                .owe(&subject, &behind.line, due, vec![behind.run], None);
+            self.unit_done(&dropped, "dropped");
+            self.confirmed(&dropped, behind);
+        }
+        self.confirmed(job, acked);
+    }
+
+    /// An acknowledged unit is not waited for any longer: it is in doubt.
+    pub(super) fn give_up(&mut self, id: JobId) {
+        let Some(mut job) = self.drop_job(id) else {
+            return;
+        };
+        if let Some(acked) = job.acked.take() {
+            self.unit_failed(&job, &acked, "not confirmed before syncmux stopped", false);
+        }
+    }
+
+    /// Counts a failure of a subject; returns when its lines go back into the sync log.
+    fn fail(&mut self, subject: &Subject, words: &str, refused: bool) -> Duration {
+        let now = self.now;
+        let limits = &self.setup.limits;
+        let (probation, _) = self.ledger.fail(subject, words, refused, now);
+        let wait = match probation.failures {
+            0 | 1 => Duration::ZERO,
+            _ if probation.due > now => probation.due - now,
+            nth => pause(limits.heal, limits.heal_max, nth - 2, &mut self.random),
+        };
+        self.note(Note::Probation {
+            subject: subject.name(),
+            why: words.to_owned(),
+            refused,
+            pause: wait,
+        });
+        now + wait
+    }
+
+    /// One answer for a session's command.
+    fn part_done(&mut self, job: &Job, reply: Reply) {
+        let Some(session) = self.sessions.get_mut(&job.session) else {
+            return;
+        };
+        let Some(Pending::Jobs(waiting)) = &mut session.pending else {
+            return;
+        };
+        if let Some(part) = waiting.parts.get_mut(job.part) {
+            *part = Some(reply);
+        }
+        if waiting.parts.iter().any(Option::is_none) {
+            return;
+        }
+        match session.pending.take() {
+            Some(Pending::Jobs(waiting)) => self.command_done(job.session, waiting),
+            other => session.pending = other,
+        }
+    }
+
+    /// All answers are there.
+    fn command_done(&mut self, id: SessionId, waiting: Waiting) {
+        let Waiting {
+            plan,
+            command,
+            parts,
+            order,
+        } = waiting;
+        let reply = merge(parts.into_iter().flatten().collect(), &order);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if reply.status.kind == StatusKind::Ok {
+            if let Asked::FullMailbox(name) = &command {
+                session.group.full.insert(name.clone());
+            }
+            if let (Some(line), Some(subject)) = (&plan.line, plan.subjects.first()) {
+                let settled = self.ledger.done(subject, line);
+                self.settle(settled);
+            }
+            return self.answer(id, plan.verb, "ok", body_of(reply), false);
+        }
+        if session.mode == Mode::Strict {
+            let outcome = outcome(&reply.status);
+            return self.answer(id, plan.verb, outcome, body_of(reply), false);
+        }
+        let force = session.pool.force.is_some();
+        let named = self.setup.named;
+        let verdict = policy::refused(&reply.status, &plan, &command, &session.group, named, force);
+        let token = reply.status.token();
+        if let (Asked::Mailbox(name), Some(b"IMAP_SYNC_CHECKSUM")) = (&command, token) {
+            session.group.checksums.insert(name.clone());
+        }
+        let user = session
+            .group
+            .user
+            .as_ref()
+            .map(|(_, key)| Subject::User(key.clone()));
+        let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
+        let (body, outcome): (Body, _) = match verdict.answer {
+            Answer::AsIs => (body_of(reply.clone()), outcome(&reply.status)),
+            Answer::Plain => ("NO The mailbox is locked\r\n".into(), "no"),
+            Answer::Locked => (
+                "NO IMAP_MAILBOX_LOCKED Left alone for a while\r\n".into(),
+                "no",
+            ),
+            Answer::Ok => ("OK success\r\n".into(), "ok"),
+        };
+        let subject = user.clone().or_else(|| plan.subjects.first().cloned());
+        let (Some(line), Some(subject)) = (verdict.owe, subject) else {
+            return self.answer(id, plan.verb, outcome, body, false);
+        };
+        // What the replica refuses is owed before the answer goes out: the client forgets some
+        // refusals.
+        let due = self.fail(&subject, &words, true);
+        if user.is_some() {
+            self.ledger.leave_alone(&subject, due);
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.pending = Some(Pending::Durable {
+                body,
+                outcome,
+                verb: plan.verb,
+            });
+        }
+        self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
+    }
+
+    /// Passes on what lines reaching the disk, or being done with, brought about.
+    pub(super) fn settle(&mut self, settled: Settled) {
+        for run in settled.unpin {
+            self.runs.unpin(run);
+        }
+        if settled.written > 0 {
+            self.note(Note::LinesWritten {
+                lines: settled.written,
+            });
+        }
+        for subject in settled.healed {
+            self.note(Note::Healed {
+                subject: subject.name(),
+            });
+        }
+        for id in settled.durable {
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            match session.pending.take() {
+                Some(Pending::Durable {
+                    body,
+                    outcome,
+                    verb,
+                }) => {
+                    self.answer(id, verb, outcome, body, false);
+                }
+                other => session.pending = other,
+            }
+        }
+        for id in settled.failed {
+            // The client keeps its log-run.
+            self.end_session(id, "BYE The sync directory can't be written\r\n".into());
+        }
+    }
+
+    pub(super) fn lane_lost(&mut self, id: LaneId, why: &str, orderly: bool) {
+        let Some(lane) = self.lanes.all.remove(&id) else {
+            return;
+        };
+        let suspect = lane.in_flight.iter().find_map(|sent| sent.job);
+        let mut jobs: Vec<JobId> = lane.jobs.iter().copied().collect();
+        jobs.sort_unstable();
+        if !orderly || !jobs.is_empty() {
+            // Not at once again: a replica that drops every connection is not to be hammered.
+            if !self.lanes.any_up() && self.lanes.retry_at.is_none() {
+                self.back_off();
+            }
+        }
+        if !self.lanes.any_up() {
+            // The replica may be another one when it comes back.
+            for state in self.lanes.pools.values_mut() {
+                state.enabled = None;
+            }
+        }
+        for job in jobs {
+            self.job_lost(job, why, Some(job) == suspect);
+        }
+        self.forget_pool(&lane.pool);
+    }
+
+    /// A job's lane is gone.
+    fn job_lost(&mut self, id: JobId, why: &str, suspect: bool) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.tries += 1;
+        let again = job.tries < self.setup.limits.read_tries;
+        if again && (job.read || !job.work.committed()) {
+            // It changed nothing there, or can't have: another lane.
+            job.state = State::Waiting;
+            return self.make_ready(id);
+        }
+        let words = format!("the connection to the replica was lost: {why}");
+        if job.acked.is_some() {
+            let Some(mut job) = self.drop_job(id) else {
+                return;
+            };
+            if let Some(acked) = job.acked.take() {
+                self.unit_failed(&job, &acked, &words, suspect);
+            }
+            return;
+        }
+        let (session, read) = (job.session, job.read);
+        let strict = self
+            .sessions
+            .get(&session)
+            .is_some_and(|one| one.mode == Mode::Strict);
+        if strict && !read {
+            // As the client's own connection would have ended: it must not take this for an
+            // answer.
+            self.drop_job(id);
+            return self.end_session(session, Body::new());
+        }
+        let status = Status {
+            kind: StatusKind::No,
+            text: words.into(),
+        };
+        self.job_done(
+            id,
+            Reply {
+                untagged: Vec::new(),
+                status,
+            },
+        );
+    }
+}
+
+impl Work {
+    /// Bytes it holds, spilled ones included.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Work::Plain(body) => body.len(),
+            Work::Unit(unit) => {
+                let files = unit.needs.iter().filter_map(|need| need.file.as_ref());
+                unit.command.len() + files.map(|file| file.content.len()).sum::<u64>()
+            }
+        }
+    }
+
+    /// Whether the command that changes something is out.
+    fn committed(&self) -> bool {
+        match self {
+            Work::Plain(_) => true,
+            Work::Unit(unit) => unit.step.committed(),
+        }
+    }
+}
+
+fn is_behind(job: &Job, subject: &Subject) -> bool {
+    let same = job
+        .acked
+        .as_ref()
+        .is_some_and(|acked| acked.subject == *subject);
+    same && !matches!(job.state, State::Running(_))
+}
+
+fn outcome(status: &Status) -> &'static str {
+    match status.kind {
+        StatusKind::Ok => "ok",
+        StatusKind::No => "no",
+        StatusKind::Bad => "bad",
+        StatusKind::Bye => "bye",
+    }
+}
+
+fn line_of(status: &Status) -> Body {
+    let mut line = status.line();
+    line.extend_from_slice(b"\r\n");
+    bytes::Bytes::from(line).into()
+}
+
+fn body_of(reply: Reply) -> Body {
+    let mut body = Body::new();
+    for line in reply.untagged {
+        body.append(line.raw);
+    }
+    body.append(line_of(&reply.status));
+    body
+}
+
+/// One answer from those of the parts: MAILBOX lines in the order in which the names were asked
+/// for, as the replica gives them, and the first refusal if there is one.
+fn merge(mut parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
+    if parts.len() == 1 {
+        if let Some(only) = parts.pop() {
+            return only;
+        }
+    }
+    let refused = parts.iter().find(|part| part.status.kind != StatusKind::Ok);
+    let ok = || Status {
+        kind: StatusKind::Ok,
+        text: "success".into(),
+    };
+    let status = refused.map_or_else(ok, |part| part.status.clone());
+    let mut lines: Vec<_> = parts
+        .into_iter()
+        .map(|part| part.untagged.into_iter().peekable())
+        .collect();
+    let mut untagged = Vec::new();
+    for (name, part) in order {
+        if let Some(lines) = lines.get_mut(*part) {
+            untagged.extend(lines.next_if(|line| line.mailbox.as_ref() == Some(name)));
+        }
+    }
+    untagged.extend(lines.into_iter().flatten());
+    Reply { untagged, status }
+}

@@ -1,0 +1,91 @@
+//! What a client on a fan-out listener is told when the replica refuses (design.md, promise 7):
+//! one bad user must not stop the others, and what the real client does with an answer decides
+//! which answer it is given.
+
+use super::plan::Plan;
+use super::session::{Asked, Group};
+use crate::protocol::synclog::Line;
+use crate::protocol::{Status, StatusKind};
+
+/// The answer to a refused command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) answer: Answer,
+    /// The line to be owed before the answer goes out.
+    pub(super) owe: Option<Line>,
+}
+
+/// What goes to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The replica's own words.
+    AsIs,
+    /// The replica's refusal without its token: `IMAP_MAILBOX_LOCKED` would stick.
+    Plain,
+    /// `IMAP_MAILBOX_LOCKED`: the client defers this user by itself.
+    Locked,
+    /// OK: the client goes on with the others, and the line brings it back.
+    Ok,
+}
+
+/// Decides. `named` tells whether the channel has a name: only then does the client know how to
+/// defer (`sync_cs->channel` in `sync_support.c`).
+pub(super) fn refused(
+    status: &Status,
+    plan: &Plan,
+    asked: &Asked,
+    group: &Group,
+    named: bool,
+    force: bool,
+) -> Verdict {
+    debug_assert!(matches!(status.kind, StatusKind::No | StatusKind::Bad));
+    let is_read = plan.class == super::plan::Class::Read;
+    let token = status.token();
+    if let (Asked::Mailbox(name), Some(b"IMAP_SYNC_CHECKSUM")) = (asked, token) {
+        let again = group.full.contains(name) || (force && group.checksums.contains(name));
+        if !again {
+            // Two of these in a row make the client fetch FULLMAILBOX and copy back.
+            return Verdict {
+                answer: Answer::AsIs,
+                owe: None,
+            };
+        }
+    }
+    if let Some((user, _)) = &group.user {
+        // Any refusal here, or a dead lane, would end the client.
+        let owe = Some(Line::User(user.clone()));
+        return match (named, is_read, asked) {
+            (true, ..) => Verdict {
+                answer: Answer::Locked,
+                owe,
+            },
+            // Data can't be made up, and a RENAME is looked at again by the client's next GET.
+            (false, true, _) | (false, _, Asked::Rename) => Verdict {
+                answer: Answer::AsIs,
+                owe,
+            },
+            (false, false, _) => Verdict {
+                answer: Answer::Ok,
+                owe,
+            },
+        };
+    }
+    if is_read {
+        return Verdict {
+            answer: Answer::AsIs,
+            owe: None,
+        };
+    }
+    let owe = plan.line.clone();
+    let answer = match asked {
+        Asked::Fatal if owe.is_some() => Answer::Ok,
+        Asked::Mailbox(_) | Asked::Other
+            if owe.is_some() && group.concerns_others(&plan.subjects) =>
+        {
+            Answer::Ok
+        }
+        Asked::Fatal | Asked::Never if token == Some(b"IMAP_MAILBOX_LOCKED") => Answer::Plain,
+        _ => Answer::AsIs,
+    };
+    Verdict { answer, owe }
+}

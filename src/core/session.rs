@@ -1,0 +1,158 @@
+//! One connection from a client: what it has staged, what it is in the middle of, and what its
+//! answer waits for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+
+use super::event::{Identity, Mode, Pool, RunId};
+use super::plan::{Plan, Subject};
+use super::staging::Staging;
+use crate::protocol::{Body, Command, Reply, Site, UserKey};
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) mode: Mode,
+    pub(super) pool: Pool,
+    pub(super) staging: Staging,
+    pub(super) group: Group,
+    pub(super) pending: Option<Pending>,
+    /// When the pending command came.
+    pub(super) arrived: Duration,
+    /// Units acknowledged to this session and not confirmed.
+    pub(super) unconfirmed: usize,
+    /// The client has a cache of its own: nothing is acknowledged early any more.
+    pub(super) has_cache: bool,
+}
+
+/// What the client has asked about since its last RESTART, which tells what it is doing
+/// (`sync_do_reader`, `sync_do_user` and `do_folders` in Cyrus's `sync_support.c`).
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// GET USER: a USER sync, in which any refusal ends the client.
+    pub(super) user: Option<(Bytes, UserKey)>,
+    /// The names of GET MAILBOXES.
+    pub(super) names: HashSet<Bytes>,
+    /// Their users.
+    pub(super) keys: HashSet<UserKey>,
+    /// GET FULLMAILBOX was answered for these: the client's own repair has run.
+    pub(super) full: HashSet<Bytes>,
+    /// IMAP_SYNC_CHECKSUM was handed on for these.
+    pub(super) checksums: HashSet<Bytes>,
+}
+
+/// What an answer waits for.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// Answers of the replica.
+    Jobs(Waiting),
+    /// The run that this command came under is being linked.
+    Cover {
+        command: Command,
+        plan: Plan,
+        run: RunId,
+    },
+    /// There is no room for another unconfirmed unit.
+    Room {
+        command: Command,
+        plan: Plan,
+        run: RunId,
+    },
+    /// A lane of the session's pool, to know what the replica enables.
+    Enabled,
+    /// A lane on which FORCE was said.
+    Forced,
+    /// A line must be durable before this answer goes out.
+    Durable {
+        body: Body,
+        outcome: &'static str,
+        verb: &'static str,
+    },
+    /// Everything that was acknowledged to this session, for EXIT.
+    Exit,
+}
+
+/// A command that was split into one or more jobs.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) plan: Plan,
+    pub(super) command: Asked,
+    /// One answer for each job.
+    pub(super) parts: Vec<Option<Reply>>,
+    /// For a GET MAILBOXES over many users: the names in the order asked, each with its part.
+    pub(super) order: Vec<(Bytes, usize)>,
+}
+
+/// What is still to be known of a command after it went out.
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    /// GET MAILBOXES
+    Mailboxes,
+    /// GET FULLMAILBOX
+    FullMailbox(Bytes),
+    /// APPLY RESERVE, made real.
+    Reserve,
+    /// APPLY MAILBOX
+    Mailbox(Bytes),
+    /// APPLY RENAME
+    Rename,
+    /// UNMAILBOX, UNUSER, and annotations: a refusal ends the client's run.
+    Fatal,
+    /// SEEN, SUB, QUOTA, sieve: LOCKED would stick.
+    Never,
+    /// Anything else.
+    Other,
+}
+
+impl Session {
+    /// A session that has just logged in.
+    pub(super) fn new(mode: Mode, identity: Identity, now: Duration) -> Self {
+        Session {
+            mode,
+            pool: Pool {
+                identity,
+                capabilities: Vec::new(),
+                force: None,
+            },
+            staging: Staging::default(),
+            group: Group::default(),
+            pending: None,
+            arrived: now,
+            unconfirmed: 0,
+            has_cache: false,
+        }
+    }
+
+    /// Whether writes of this session may be acknowledged early at all.
+    pub(super) fn fans_out(&self) -> bool {
+        self.mode == Mode::FanOut && !self.has_cache
+    }
+}
+
+impl Group {
+    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again.
+    pub(super) fn asked_mailboxes(&mut self, names: &[Bytes], site: &Site) {
+        self.names.extend(names.iter().cloned());
+        self.keys
+            .extend(names.iter().map(|name| site.key_of_mailbox(name)));
+    }
+
+    /// Whether the client asked the replica about this mailbox before it sends an update of it. A
+    /// client that did not has the replica's state from a cache of its own.
+    pub(super) fn asked_about(&self, name: &Bytes, site: &Site) -> bool {
+        let key = || site.key_of_mailbox(name);
+        self.names.contains(name) || self.user.as_ref().is_some_and(|(_, user)| *user == key())
+    }
+
+    /// Whether one refusal of this subject would fail others with it: the group spans shared
+    /// mailboxes or several users (`do_mailboxes` in `sync_support.c`).
+    pub(super) fn concerns_others(&self, subjects: &[Subject]) -> bool {
+        self.keys.len() > 1
+            || self.keys.iter().any(UserKey::is_shared)
+            || subjects
+                .iter()
+                .any(|subject| matches!(subject, Subject::Mailbox(_)))
+    }
+}

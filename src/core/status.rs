@@ -1,0 +1,211 @@
+//! The end of a drain, what the admin endpoint shows, and the checks that run after every event
+//! in debug builds.
+
+use std::time::Duration;
+
+use super::Core;
+use super::event::Action;
+use super::job::State;
+use super::lanes::State as LaneState;
+use super::queue::JobId;
+use super::session::Pending;
+
+/// A look at the core, for metrics and the admin endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// Sessions that are logged in.
+    pub sessions: usize,
+    /// Lanes that are connecting.
+    pub lanes_opening: usize,
+    /// Lanes with nothing in flight.
+    pub lanes_idle: usize,
+    /// Lanes with something in flight.
+    pub lanes_busy: usize,
+    /// Jobs on lanes.
+    pub in_flight: usize,
+    /// Jobs that wait for their user's turn or for a lane.
+    pub queued: usize,
+    /// Users with acknowledged units that the replica has not confirmed. With `owed_lines` 0 as
+    /// well the replica has everything that was acknowledged.
+    pub unconfirmed_users: usize,
+    /// Bytes of acknowledged and unconfirmed units.
+    pub queued_bytes: u64,
+    /// Bytes of staged messages, spilled ones included.
+    pub staged_bytes: u64,
+    /// Runs that are linked.
+    pub runs_linked: usize,
+    /// Lines that are owed to the sync log, or stand there and are not done with.
+    pub owed_lines: usize,
+    /// Users and shared mailboxes on probation; at most the first 100.
+    pub probation: Vec<OnProbation>,
+    /// How many are on probation.
+    pub probation_subjects: usize,
+    /// The replica can't be reached, for so many seconds.
+    pub replica_away_seconds: Option<u64>,
+    /// A drain is under way.
+    pub draining: bool,
+}
+
+/// A user or shared mailbox on probation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct OnProbation {
+    /// Who.
+    pub subject: String,
+    /// Lines that are not done with.
+    pub lines: usize,
+    /// How often the replica refused since it went on probation.
+    pub failures: u32,
+    /// For how many seconds it is on probation.
+    pub seconds: u64,
+    /// The replica's own words, or how the lane was lost.
+    pub words: String,
+}
+
+impl Core {
+    /// How things stand.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let lane = |wanted: fn(&super::lanes::Lane) -> bool| {
+            self.lanes.all.values().filter(|lane| wanted(lane)).count()
+        };
+        let running = self.lanes.all.values().map(|lane| lane.jobs.len()).sum();
+        let now = self.now;
+        let mut subjects: Vec<_> = self.ledger.subjects().collect();
+        subjects.sort_by(|a, b| a.0.cmp(b.0));
+        let shown = subjects
+            .iter()
+            .take(100)
+            .map(|(subject, probation)| OnProbation {
+                subject: subject.name(),
+                lines: probation.lines(),
+                failures: probation.failures,
+                seconds: now.saturating_sub(probation.since).as_secs(),
+                words: probation.words.clone(),
+            });
+        Snapshot {
+            sessions: self.sessions.len(),
+            lanes_opening: lane(|lane| lane.state == LaneState::Opening),
+            lanes_idle: lane(|lane| lane.is_idle()),
+            lanes_busy: lane(|lane| lane.state != LaneState::Opening && !lane.is_idle()),
+            in_flight: running,
+            queued: self.jobs.len() - running,
+            unconfirmed_users: self.unconfirmed.len(),
+            queued_bytes: self.queued_bytes,
+            staged_bytes: self.staged_bytes,
+            runs_linked: self.runs.len(),
+            owed_lines: self.ledger.len(),
+            probation: shown.collect(),
+            probation_subjects: subjects.len(),
+            replica_away_seconds: self.lanes.away.map(|since| (now - since).as_secs()),
+            draining: self.draining.is_some(),
+        }
+    }
+
+    /// Sessions that wait for nothing get BYE now, the others after their answer.
+    pub(super) fn drain(&mut self) {
+        if self.draining.is_some() {
+            return;
+        }
+        self.draining = Some(self.now + self.setup.limits.drain_grace);
+        let idle: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.pending.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            self.end_session(id, "BYE syncmux is shutting down\r\n".into());
+        }
+    }
+
+    pub(super) fn draining_until(&self) -> Option<Duration> {
+        self.draining
+            .filter(|until| *until > self.now && !self.drained)
+    }
+
+    pub(super) fn finish_drain(&mut self) {
+        let Some(until) = self.draining else { return };
+        if self.drained {
+            return;
+        }
+        if until <= self.now {
+            // What is not confirmed by now is in doubt: its lines bring it back.
+            let mut unconfirmed: Vec<JobId> = self
+                .jobs
+                .iter()
+                .filter(|(_, job)| job.acked.is_some())
+                .map(|(id, _)| *id)
+                .collect();
+            unconfirmed.sort_unstable();
+            for id in unconfirmed {
+                self.give_up(id);
+            }
+            let sessions: Vec<_> = self.sessions.keys().copied().collect();
+            for id in sessions {
+                let exits =
+                    |session: &super::Session| matches!(session.pending, Some(Pending::Exit));
+                if !self.sessions.get(&id).is_some_and(exits) {
+                    self.end_session(id, "BYE syncmux is shutting down\r\n".into());
+                }
+            }
+            while let Some(batch) = self.ledger.next_batch(self.now) {
+                self.act(match batch {
+                    super::ledger::Batch::Log(batch, lines) => Action::WriteLines { batch, lines },
+                    super::ledger::Batch::OwedFile(batch, lines) => {
+                        Action::StoreOwed { batch, lines }
+                    }
+                });
+            }
+        }
+        let pending = self
+            .sessions
+            .values()
+            .any(|session| session.pending.is_some());
+        if !pending && self.unconfirmed.is_empty() && self.ledger.all_durable() {
+            self.drained = true;
+            let lanes: Vec<_> = self.lanes.all.keys().copied().collect();
+            for lane in lanes {
+                self.act(Action::CloseLane { lane, polite: true });
+            }
+            self.act(Action::Drained);
+        }
+    }
+
+    /// What must hold after every event.
+    pub(super) fn check_invariants(&self) {
+        debug_assert_eq!(self.jobs.len(), self.queue.len());
+        let acked = self.jobs.values().filter(|job| job.acked.is_some());
+        let (mut count, mut bytes) = (0, 0);
+        for job in acked {
+            count += 1;
+            bytes += job.bytes;
+        }
+        debug_assert_eq!(self.unconfirmed.values().sum::<usize>(), count);
+        debug_assert_eq!(self.queued_bytes, bytes);
+        let staged: u64 = self
+            .sessions
+            .values()
+            .map(|session| session.staging.bytes())
+            .sum();
+        debug_assert_eq!(self.staged_bytes, staged);
+        for lane in self.lanes.all.values() {
+            debug_assert_eq!(
+                lane.bytes,
+                lane.in_flight.iter().map(|sent| sent.bytes).sum::<u64>()
+            );
+            let alone = |id| self.jobs.get(id).is_some_and(|job| job.alone);
+            debug_assert!(!lane.jobs.iter().any(alone) || lane.jobs.len() == 1);
+        }
+        for (id, job) in &self.jobs {
+            if let State::Running(lane) = job.state {
+                debug_assert!(
+                    self.lanes
+                        .all
+                        .get(&lane)
+                        .is_some_and(|lane| lane.jobs.contains(id))
+                );
+                debug_assert!(self.queue.may_run(*id));
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! End to end against Debian's Cyrus on both sides and the stock `sync_client`.
+//!
+//! A scenario is a function of the [`Way`](support::lab::Way) that replication takes; `ways!` makes
+//! a test of it for each. `direct` is stock to stock: it shows that the scenario itself holds.
+
+#![allow(clippy::unwrap_used, unreachable_pub, missing_docs)]
+
+/// `ways!(scenario: direct, strict, fan_out)`
+macro_rules! ways {
+    ($scenario:ident: $($way:ident),+) => {
+        mod $scenario {
+            $(#[test]
+            fn $way() {
+                super::$scenario(ways!(@ $way));
+            })+
+        }
+    };
+    (@ direct) => { crate::support::lab::Way::Direct };
+    (@ strict) => { crate::support::lab::Way::Strict };
+    (@ fan_out) => { crate::support::lab::Way::FanOut };
+}
+
+mod support;
+
+mod faults;
+mod folders;
+mod harness;
+mod mail;
+mod modes;
+mod refusals;
+mod sites;
+mod split;
+mod state;
+mod users;

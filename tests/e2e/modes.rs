@@ -1,0 +1,157 @@
+//! The client's modes: one-shot runs alone and beside a rolling client, another channel's client.
+
+use crate::support::client::{put_log, take_log, wait_until_drained};
+use crate::support::imap::message;
+use crate::support::lab::{Lab, Setup, Way};
+
+ways!(one_shots: direct, strict, fan_out);
+ways!(beside_a_rolling_client: direct, strict, fan_out);
+ways!(a_batch_of_lines: direct, strict, fan_out);
+ways!(wrong_listener: direct, strict, fan_out);
+
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
+
+fn mail_for_all(lab: &Lab, what: &str) {
+    for user in USERS {
+        let mut imap = lab.master.login(user);
+        imap.append("INBOX", "", &message(&format!("{user} {what}"), 2000));
+        imap.append("INBOX", "", &message(&format!("the same {what}"), 2000));
+    }
+}
+
+fn one_shots(way: Way) {
+    let mut lab = Setup::new(way).start();
+    let client = lab.strict_client();
+    for user in USERS {
+        lab.add_user(user);
+    }
+    let mut admin = lab.master.admin();
+    admin.create("shared");
+    admin.set_acl("shared", "anyone", "lrswipkxtecdan");
+    admin.append("shared", "", &message("shared 1", 2000));
+    mail_for_all(&lab, "1");
+    lab.step("-A, nothing there yet");
+    client.all().expect_ok("-A");
+    lab.assert_same();
+
+    lab.step("-u");
+    mail_for_all(&lab, "2");
+    let mut alice = lab.master.login("alice");
+    alice.create("INBOX.box");
+    alice.subscribe("INBOX.box");
+    client.user(&USERS).expect_ok("-u");
+    lab.assert_same();
+
+    lab.step("-m");
+    mail_for_all(&lab, "3");
+    admin.append("shared", "", &message("shared 2", 2000));
+    client.mailboxes(&["user.alice", "user.bob", "user.carol", "shared"]).expect_ok("-m");
+    lab.assert_same();
+
+    lab.step("-s");
+    alice.subscribe("INBOX");
+    alice.unsubscribe("INBOX.box");
+    client.meta(&["alice"]).expect_ok("-s");
+    lab.assert_same();
+
+    lab.step("-O, and then -u by the same lanes");
+    mail_for_all(&lab, "4");
+    client.run(&["-v", "-v", "-o", "-O", "-u", "alice"]).expect_ok("-O -u");
+    client.user(&USERS).expect_ok("-u");
+    lab.assert_same();
+
+    lab.step("-r -f FILE");
+    drop(take_log(&lab.master.sync_directory("")));
+    mail_for_all(&lab, "5");
+    let lines = take_log(&lab.master.sync_directory(""));
+    assert!(lines.len() >= 6, "{lines:?}");
+    client.log(&lines).expect_ok("-r -f");
+    lab.assert_same();
+
+    lab.step("what does not exist");
+    client.user(&["nobody"]);
+    client.mailboxes(&["user.alice.nowhere"]);
+    lab.assert_same();
+}
+
+fn beside_a_rolling_client(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.round_trip = std::time::Duration::from_millis(4);
+    let mut lab = setup.start();
+    for user in USERS {
+        lab.add_user(user);
+    }
+    lab.settle();
+    lab.step("one-shot runs while the rolling client works");
+    let client = lab.strict_client();
+    let master = &lab.master;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0..15 {
+                for user in USERS {
+                    let mut imap = master.login(user);
+                    imap.append("INBOX", "", &message(&format!("{user} {i}"), 2000));
+                }
+            }
+        });
+        for _ in 0..4 {
+            client.user(&USERS).expect_ok("-u");
+            client.mailboxes(&["user.alice", "user.carol"]).expect_ok("-m");
+            client.all().expect_ok("-A");
+            client.meta(&["bob"]).expect_ok("-s");
+        }
+    });
+    lab.settle();
+    assert!(lab.client_has_lived());
+}
+
+fn a_batch_of_lines(way: Way) {
+    let mut lab = Setup::new(way).start();
+    for user in USERS {
+        lab.add_user(user);
+    }
+    mail_for_all(&lab, "1");
+    lab.step("lines that stood in the log before the client started, one of them in vain");
+    let directory = lab.master.sync_directory("");
+    let mut lines = take_log(&directory);
+    lines.extend(["MAILBOX user.nobody".into(), "USER bob".into(), "META carol".into()]);
+    put_log(&directory, &lines);
+    lab.settle();
+    lab.step("the same lines again");
+    put_log(&directory, &lines);
+    lab.settle();
+}
+
+/// A client of another channel on the default channel's listener: no run of the default channel
+/// names what it sends, so nothing of it may be acknowledged early.
+fn wrong_listener(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.both.channels = vec!["second".to_owned()];
+    let mut lab = setup.start();
+    for user in USERS {
+        lab.add_user(user);
+    }
+    mail_for_all(&lab, "1");
+    let mut alice = lab.master.login("alice");
+    alice.subscribe("INBOX");
+    let mut client = lab.client();
+    "second".clone_into(&mut client.channel);
+    let mut rolling = client.rolling();
+    wait_until_drained(&lab.master.sync_directory("second"), &mut rolling);
+    lab.assert_same();
+    mail_for_all(&lab, "2");
+    wait_until_drained(&lab.master.sync_directory("second"), &mut rolling);
+    assert!(rolling.has_lived());
+    lab.assert_same();
+    if way != Way::Direct {
+        for verb in ["MAILBOX", "LOCAL_MAILBOX", "SEEN", "SUB", "UNSUB"] {
+            let labels = [("verb", verb), ("early", "true")];
+            for name in ["", "APPLY "] {
+                let verb = format!("{name}{verb}");
+                let labels = [("verb", verb.as_str()), labels[1]];
+                let early = lab.mux().metric("syncmux_commands_total", &labels);
+                assert!(early == 0.0, "{early} of {verb} were acknowledged early");
+            }
+        }
+    }
+}

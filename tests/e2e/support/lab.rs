@@ -1,0 +1,298 @@
+//! A master, a replica, the link between them and the way that replication takes.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::certs::{Certs, SERVER_NAME};
+use super::client::{Client, Rolling, wait_until_drained};
+use super::compare;
+use super::cyrus::{Instance, Options, PASSWORD, REPL};
+use super::mux::{Mux, MuxOptions, Tls, right_password};
+use super::process::{folder, give};
+use super::relay::Relay;
+
+/// The way from the stock client to the replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Stock to stock, through the link alone.
+    Direct,
+    Strict,
+    FanOut,
+}
+
+/// What is not the same for every test.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub way: Way,
+    pub round_trip: Duration,
+    pub lanes: usize,
+    pub tls: bool,
+    pub compress: bool,
+    /// syncmux listens on UNIX sockets.
+    pub unix: bool,
+    /// Options of both instances.
+    pub both: Options,
+    /// Lines for the master's imapd.conf alone.
+    pub master_extra: Vec<String>,
+    /// Lines for imapd.conf of the client of the default channel alone.
+    pub client_extra: String,
+    /// For syncmux.toml.
+    pub mux_extra: String,
+    pub log_level: String,
+}
+
+impl Setup {
+    pub fn new(way: Way) -> Self {
+        Self {
+            way,
+            round_trip: Duration::ZERO,
+            lanes: 4,
+            tls: true,
+            compress: false,
+            unix: false,
+            both: Options::default(),
+            master_extra: Vec::new(),
+            client_extra: String::new(),
+            mux_extra: String::new(),
+            log_level: "debug".to_owned(),
+        }
+    }
+
+    pub fn start(self) -> Lab {
+        Lab::start(self)
+    }
+}
+
+/// Everything that one test needs. Dropping it ends every process.
+#[derive(Debug)]
+pub struct Lab {
+    pub setup: Setup,
+    // In the order in which they are to end.
+    rolling: Option<Rolling>,
+    pub mux: Option<Mux>,
+    pub master: Instance,
+    pub replica: Instance,
+    pub relay: Relay,
+    pub certs: Certs,
+    /// Users that have sieve scripts: logging in to timsieved makes a folder for any other.
+    pub sieve_users: BTreeSet<String>,
+    step: String,
+    dir: TempDir,
+}
+
+impl Lab {
+    pub fn start(setup: Setup) -> Self {
+        let dir = tempfile::Builder::new().prefix("syncmux-e2e-").tempdir().unwrap();
+        give(dir.path());
+        let at = |name: &str| dir.path().join(name);
+        let certs = Certs::make(&folder(&at("certs")));
+        let mut options = setup.both.clone();
+        let mut master_options = options.clone();
+        master_options.extra.extend(setup.master_extra.iter().cloned());
+        options.certs = setup.tls.then(|| certs.clone());
+        options.unix_socket = true;
+        let mut master = Instance::start(&at("master"), false, &master_options);
+        let mut replica = Instance::start(&at("replica"), true, &options);
+        master.ready();
+        replica.ready();
+        let relay = Relay::start(&replica.csync.address(), setup.round_trip);
+        let mut lab = Self {
+            rolling: None,
+            mux: None,
+            master,
+            replica,
+            relay,
+            certs,
+            sieve_users: BTreeSet::new(),
+            step: String::from("start"),
+            dir,
+            setup,
+        };
+        if lab.setup.way != Way::Direct {
+            lab.add_mux();
+        }
+        lab
+    }
+
+    /// Starts a syncmux by [`Lab::mux_options`], in place of the one that there may be.
+    pub fn add_mux(&mut self) {
+        self.mux = None;
+        let options = self.mux_options();
+        let mut mux = Mux::new(&self.dir.path().join("mux"), &options);
+        mux.start();
+        self.mux = Some(mux);
+    }
+
+    /// The configuration that this lab gives to syncmux.
+    pub fn mux_options(&self) -> MuxOptions {
+        let tls = if self.setup.tls {
+            Tls::StartTls { ca: self.certs.ca.clone(), server_name: SERVER_NAME.to_owned() }
+        } else {
+            Tls::Off
+        };
+        MuxOptions {
+            fan_out: self.setup.way == Way::FanOut,
+            sync_directory: self.master.sync_directory(""),
+            replica: self.relay.address(),
+            tls,
+            lanes: self.setup.lanes,
+            compress: self.setup.compress,
+            password: right_password(),
+            imapd_conf: self.master.conf(),
+            unix: self.setup.unix,
+            extra: self.setup.mux_extra.clone(),
+            log_level: self.setup.log_level.clone(),
+        }
+    }
+
+    pub fn mux(&mut self) -> &mut Mux {
+        self.mux.as_mut().expect("this lab has a syncmux")
+    }
+
+    /// Names what is being done, for failures.
+    pub fn step(&mut self, name: &str) {
+        name.clone_into(&mut self.step);
+    }
+
+    /// The client of the default channel, by the way of this lab.
+    pub fn client(&self) -> Client {
+        let target = self.mux.as_ref().map(|m| m.listen.clone());
+        self.client_to("rolling", &target.unwrap_or(self.relay.address()), PASSWORD, "")
+    }
+
+    /// A client for one-shot runs, on the strict listener.
+    pub fn strict_client(&self) -> Client {
+        let target = self.mux.as_ref().map(|m| m.strict_listen.clone());
+        self.client_to("strict", &target.unwrap_or(self.relay.address()), PASSWORD, "")
+    }
+
+    /// The independent one: straight to the replica.
+    pub fn direct_client(&self) -> Client {
+        self.client_to("direct", &self.replica.csync.address(), PASSWORD, "")
+    }
+
+    /// A stock client by the link, without syncmux.
+    pub fn link_client(&self) -> Client {
+        self.client_to("link", &self.relay.address(), PASSWORD, "")
+    }
+
+    /// A client of any target (`host:port` or the path of a UNIX socket).
+    pub fn client_to(&self, name: &str, target: &str, password: &str, extra: &str) -> Client {
+        let mut lines = if target.starts_with('/') {
+            format!("sync_host: {target}\n")
+        } else {
+            let (host, port) = target.split_once(':').unwrap();
+            format!(
+                "sync_host: {host}\nsync_port: {port}\nsync_authname: {REPL}\n\
+                 sync_password: {password}\n"
+            )
+        };
+        if !extra.contains("sync_try_imap") {
+            lines.push_str("sync_try_imap: no\n");
+        }
+        lines.push_str(extra);
+        if name == "rolling" {
+            lines.push_str(&self.setup.client_extra);
+        }
+        let conf = self.master.variant(&format!("client-{name}"), &lines);
+        Client {
+            conf,
+            channel: String::new(),
+            scratch: folder(&self.dir.path().join("scratch")),
+            verbose: true,
+        }
+    }
+
+    /// The rolling client of the default channel, started when it is first needed.
+    pub fn rolling(&mut self) -> &mut Rolling {
+        if self.rolling.is_none() {
+            self.rolling = Some(self.client().rolling());
+        }
+        self.rolling.as_mut().unwrap()
+    }
+
+    /// Ends the rolling client; the next [`Lab::rolling`] starts another one.
+    pub fn end_rolling(&mut self) {
+        self.rolling = None;
+    }
+
+    /// Replicates what there is by the rolling client: waits until nothing is left to do.
+    pub fn replicate(&mut self) {
+        let directory = self.master.sync_directory("");
+        self.rolling();
+        wait_until_drained(&directory, self.rolling.as_mut().unwrap());
+    }
+
+    /// Whether the first rolling client still runs.
+    pub fn client_has_lived(&mut self) -> bool {
+        self.rolling.as_mut().is_some_and(Rolling::has_lived)
+    }
+
+    pub fn differences(&self) -> Vec<String> {
+        let direct = self.direct_client();
+        compare::differences(&self.master, &self.replica, &direct, &self.sieve_users)
+    }
+
+    /// Panics unless both ends hold the same.
+    pub fn assert_same(&mut self) {
+        let found = self.differences();
+        if !found.is_empty() {
+            let shown = found.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+            panic!("after {:?} the ends differ in {} things:\n{shown}", self.step, found.len());
+        }
+    }
+
+    /// Replicates and compares: the end of a scenario.
+    pub fn settle(&mut self) {
+        self.replicate();
+        self.assert_same();
+    }
+
+    /// As [`Lab::settle`], where the stock client itself, run stock to stock, leaves differences of
+    /// these kinds behind: they may be there, a direct client mends them, nothing else may differ.
+    pub fn settle_but(&mut self, known_defect: &[&str]) {
+        self.replicate();
+        let found = self.differences();
+        let known = |f: &String| known_defect.iter().any(|k| f.contains(k));
+        let other: Vec<&String> = found.iter().filter(|f| !known(f)).collect();
+        assert!(other.is_empty(), "after {:?} the ends differ: {other:#?}", self.step);
+        self.assert_same();
+    }
+
+    /// A user with an INBOX on the master.
+    pub fn add_user(&self, user: &str) {
+        let mut admin = self.master.admin();
+        let inbox = self.master.mailbox(user, "");
+        admin.create(&inbox);
+        admin.set_acl(&inbox, super::cyrus::ADMIN, "lrswipkxtecdan");
+    }
+
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut text = format!("--- {:?}: failed at step {:?}\n", self.setup.way, self.step);
+        if let Some(mux) = &self.mux {
+            writeln!(text, "--- syncmux:\n{}", mux.log_tail()).unwrap();
+        }
+        writeln!(text, "--- master:\n{}", self.master.log_tail()).unwrap();
+        writeln!(text, "--- replica:\n{}", self.replica.log_tail()).unwrap();
+        if let Some(rolling) = &self.rolling {
+            let output = rolling.output();
+            let tail: Vec<&str> = output.lines().rev().take(20).collect();
+            let tail: Vec<String> =
+                tail.iter().rev().map(|l| l.chars().take(300).collect()).collect();
+            writeln!(text, "--- rolling client:\n{}", tail.join("\n")).unwrap();
+        }
+        eprintln!("{text}");
+    }
+}

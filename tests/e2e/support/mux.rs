@@ -1,0 +1,254 @@
+//! `syncmux run --config FILE`, as an operator runs it.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::cyrus::{PASSWORD, REPL};
+use super::process::{Guard, Port, as_cyrus, give, write};
+use super::wait_for;
+
+/// How the lanes are secured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    Off,
+    StartTls { ca: PathBuf, server_name: String },
+}
+
+/// What a test sets; the rest is syncmux's default.
+#[derive(Clone, Debug)]
+pub struct MuxOptions {
+    pub fan_out: bool,
+    pub sync_directory: PathBuf,
+    /// The replica, or the link to it; `unix:` and a path too.
+    pub replica: String,
+    pub tls: Tls,
+    pub lanes: usize,
+    pub compress: bool,
+    pub password: String,
+    /// The master's imapd.conf, for its way to write mailbox names.
+    pub imapd_conf: PathBuf,
+    /// Listen on UNIX sockets instead of TCP.
+    pub unix: bool,
+    /// More lines for the end of the file.
+    pub extra: String,
+    pub log_level: String,
+}
+
+/// A syncmux; ended when dropped.
+#[derive(Debug)]
+pub struct Mux {
+    pub folder: PathBuf,
+    /// `host:port`, or a path.
+    pub listen: String,
+    pub strict_listen: String,
+    admin: Port,
+    _ports: [Port; 2],
+    process: Option<Guard>,
+    pub config: PathBuf,
+}
+
+impl Mux {
+    /// Writes the configuration; [`Mux::start`] starts it.
+    pub fn new(folder: &Path, options: &MuxOptions) -> Self {
+        super::process::folder(folder);
+        let admin = Port::allocate();
+        let ports = [Port::allocate(), Port::allocate()];
+        let (listen, strict_listen) = if options.unix {
+            let at = |name: &str| folder.join(name).display().to_string();
+            (at("csync.sock"), at("strict.sock"))
+        } else {
+            (ports[0].address(), ports[1].address())
+        };
+        let mux = Self {
+            folder: folder.to_path_buf(),
+            config: folder.join("syncmux.toml"),
+            listen,
+            strict_listen,
+            admin,
+            _ports: ports,
+            process: None,
+        };
+        mux.configure(options);
+        mux
+    }
+
+    /// Writes the configuration again, for the next start.
+    pub fn configure(&self, options: &MuxOptions) {
+        let password_file = self.folder.join("password");
+        write(&password_file, format!("{}\n", options.password));
+        let prefix = if options.unix { "unix:" } else { "" };
+        let mode = if options.fan_out { "fan-out" } else { "strict" };
+        let mut text = format!(
+            "[[channel]]\nname = \"\"\nmode = \"{mode}\"\n\
+             sync_directory = \"{}\"\nlisten = [\"{prefix}{}\"]\n\
+             strict_listen = [\"{prefix}{}\"]\n\
+             [channel.replica]\naddress = \"{}\"\nusername = \"{REPL}\"\n\
+             password_file = \"{}\"\nlanes = {}\ncompress = {}\n",
+            options.sync_directory.display(),
+            self.listen,
+            self.strict_listen,
+            options.replica,
+            password_file.display(),
+            options.lanes,
+            options.compress,
+        );
+        match &options.tls {
+            Tls::Off => text.push_str("tls = \"off\"\n"),
+            Tls::StartTls { ca, server_name } => writeln!(
+                text,
+                "tls = \"starttls\"\nca_file = \"{}\"\nserver_name = \"{server_name}\"",
+                ca.display()
+            )
+            .unwrap(),
+        }
+        write!(
+            text,
+            "[site]\nimapd_conf = \"{}\"\n[admin]\nlisten = \"{}\"\n\
+             [log]\nformat = \"text\"\nlevel = \"{}\"\n{}",
+            options.imapd_conf.display(),
+            self.admin.address(),
+            options.log_level,
+            options.extra
+        )
+        .unwrap();
+        write(&self.config, text);
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "syncmux runs already");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        give(&self.log());
+        let mut command = as_cyrus(binary());
+        command.args(["run", "--config"]).arg(&self.config);
+        command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+        self.process = Some(Guard::spawn("syncmux", &mut command));
+        wait_for("syncmux to be ready", || {
+            if let Some(status) = self.exited() {
+                panic!("syncmux ended at once ({status}):\n{}", self.log_tail());
+            }
+            self.admin_page("/ready").is_some_and(|(code, _)| code == 200).then_some(())
+        });
+    }
+
+    /// Runs `syncmux check` on the configuration: exit code and what it said.
+    pub fn check(&self) -> (Option<i32>, String) {
+        let mut command = as_cyrus(binary());
+        command.args(["check", "--config"]).arg(&self.config);
+        let output = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.as_mut().and_then(Guard::exited)
+    }
+
+    /// SIGTERM: drains.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.process.take().and_then(|mut p| p.terminate().code())
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::KILL);
+            process.kill();
+        }
+    }
+
+    /// The sum of all samples of a metric that carry these labels; 0 where there is none.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let (code, text) = self.admin_page("/metrics").expect("the admin endpoint answers");
+        assert_eq!(code, 200, "/metrics: {text}");
+        sum(&text, name, labels)
+    }
+
+    fn admin_page(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin.address()).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let code = answer.split(' ').nth(1)?.parse().ok()?;
+        let body = answer.split_once("\r\n\r\n")?.1.to_owned();
+        Some((code, body))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("syncmux.log")
+    }
+
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log()).unwrap_or_default()).into_owned()
+    }
+
+    pub fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+/// The sum of the samples of `name` with these labels in Prometheus text.
+fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let samples = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (set, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.rsplit_once('}')?,
+            None if rest.starts_with(' ') => ("", rest),
+            None => return None,
+        };
+        let carries = |(k, v): &(&str, &str)| set.contains(&format!("{k}=\"{v}\""));
+        labels.iter().all(carries).then(|| value.trim().parse::<f64>().ok())?
+    });
+    samples.sum()
+}
+
+/// The program: what cargo built for this test, else beside this program, else `SYNCMUX_BIN`.
+fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SYNCMUX_BIN") {
+        return path.into();
+    }
+    let path = match option_env!("CARGO_BIN_EXE_syncmux") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let own = std::env::current_exe().unwrap();
+            own.ancestors().nth(2).unwrap().join("syncmux")
+        }
+    };
+    assert!(path.exists(), "{} is not built", path.display());
+    reachable(path)
+}
+
+/// Cyrus's user need not be able to enter the folder of the sources: then a copy is run.
+fn reachable(path: PathBuf) -> PathBuf {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let mut command = as_cyrus("test");
+    if command.arg("-x").arg(&path).status().is_ok_and(|s| s.success()) {
+        return path;
+    }
+    let meta = path.metadata().unwrap();
+    let name = format!("syncmux-e2e-{}-{}-{}", meta.ino(), meta.mtime(), meta.mtime_nsec());
+    let copy = std::env::temp_dir().join(name);
+    if !copy.exists() {
+        let fresh = copy.with_extension(std::process::id().to_string());
+        std::fs::copy(&path, &fresh).unwrap();
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(&fresh, &copy).unwrap();
+    }
+    copy
+}
+
+/// The password that the replica knows.
+pub fn right_password() -> String {
+    PASSWORD.to_owned()
+}

@@ -1,0 +1,298 @@
+//! A TCP link with a round-trip time and with faults, in this process.
+//!
+//! Each chunk is held back for half the round-trip time in each direction, however much is in
+//! flight: a reader stamps what comes and a writer of its own waits for the stamp.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// From the client, or to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Up,
+    Down,
+}
+
+/// What went through since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub connections: u64,
+    pub up: u64,
+    pub down: u64,
+    /// How often the client spoke after the replica did: the round trips of the stream.
+    pub turns: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    half_trip: AtomicU64,
+    stop: AtomicBool,
+    stalled: AtomicBool,
+    refusing: AtomicBool,
+    dripping: AtomicBool,
+    /// Bytes until the connection that carries them is reset; negative: never.
+    cut_up: AtomicI64,
+    cut_down: AtomicI64,
+    connections: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
+    turns: AtomicU64,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+/// The link; its connections end when it is dropped.
+#[derive(Debug)]
+pub struct Relay {
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Relay {
+    /// From a free port on loopback to `target`.
+    pub fn start(target: &str, round_trip: Duration) -> Self {
+        Self::bind("127.0.0.1:0", target, round_trip)
+    }
+
+    pub fn bind(listen: &str, target: &str, round_trip: Duration) -> Self {
+        let listener = TcpListener::bind(listen).unwrap_or_else(|e| panic!("{listen}: {e}"));
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::new(Shared::default());
+        shared.cut_up.store(-1, SeqCst);
+        shared.cut_down.store(-1, SeqCst);
+        let relay = Self { port, shared: shared.clone() };
+        relay.set_round_trip(round_trip);
+        let target = target.to_owned();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if shared.stop.load(SeqCst) {
+                    return;
+                }
+                let Ok(client) = client else { continue };
+                accept(&shared, client, &target);
+            }
+        });
+        relay
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Holds for what comes from now on, on connections made from now on.
+    pub fn set_round_trip(&self, round_trip: Duration) {
+        let half = u64::try_from(round_trip.as_nanos() / 2).unwrap();
+        self.shared.half_trip.store(half, SeqCst);
+    }
+
+    pub fn counters(&self) -> Counters {
+        Counters {
+            connections: self.shared.connections.load(SeqCst),
+            up: self.shared.up.load(SeqCst),
+            down: self.shared.down.load(SeqCst),
+            turns: self.shared.turns.load(SeqCst),
+        }
+    }
+
+    /// Resets every open connection.
+    pub fn reset(&self) {
+        for stream in self.shared.open.lock().unwrap().drain(..) {
+            abort(&stream);
+        }
+    }
+
+    /// Holds everything back until it is called with false.
+    pub fn stall(&self, on: bool) {
+        self.shared.stalled.store(on, SeqCst);
+    }
+
+    /// Closes new connections at once, as a replica that is down.
+    pub fn refuse(&self, on: bool) {
+        self.shared.refusing.store(on, SeqCst);
+    }
+
+    /// Sends one byte at a time.
+    pub fn drip(&self, on: bool) {
+        self.shared.dripping.store(on, SeqCst);
+    }
+
+    /// Resets, after `bytes` more in this direction, the connection that carries the last of them.
+    pub fn cut_after(&self, direction: Direction, bytes: u64) {
+        self.budget(direction).store(i64::try_from(bytes).unwrap(), SeqCst);
+    }
+
+    /// Whether the cut that was asked for has happened.
+    pub fn has_cut(&self, direction: Direction) -> bool {
+        self.budget(direction).load(SeqCst) < 0
+    }
+
+    fn budget(&self, direction: Direction) -> &AtomicI64 {
+        match direction {
+            Direction::Up => &self.shared.cut_up,
+            Direction::Down => &self.shared.cut_down,
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        self.shared.stalled.store(false, SeqCst);
+        self.reset();
+        // Wakes the accepting thread.
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+/// Closes with RST, so that the peer sees a failure and not an end.
+fn abort(stream: &TcpStream) {
+    // Disconnecting resets at once, however many handles of it are open.
+    let _ = rustix::net::connect_unspec(stream);
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
+    if shared.refusing.load(SeqCst) {
+        abort(&client);
+        return;
+    }
+    let Ok(server) = TcpStream::connect(target) else {
+        abort(&client);
+        return;
+    };
+    shared.connections.fetch_add(1, SeqCst);
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let mut open = shared.open.lock().unwrap();
+    // Only the read halves are kept: the descriptor of an ended connection must not pile up.
+    open.retain(|s| s.peer_addr().is_ok());
+    open.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+    drop(open);
+    let last_was_up = Arc::new(AtomicBool::new(false));
+    for direction in [Direction::Up, Direction::Down] {
+        let (from, to) = match direction {
+            Direction::Up => (&client, &server),
+            Direction::Down => (&server, &client),
+        };
+        let pump = Pump {
+            shared: shared.clone(),
+            from: from.try_clone().unwrap(),
+            to: to.try_clone().unwrap(),
+            direction,
+            last_was_up: last_was_up.clone(),
+        };
+        std::thread::spawn(move || pump.run());
+    }
+}
+
+struct Pump {
+    shared: Arc<Shared>,
+    from: TcpStream,
+    to: TcpStream,
+    direction: Direction,
+    last_was_up: Arc<AtomicBool>,
+}
+
+impl Pump {
+    fn run(mut self) {
+        let half = Duration::from_nanos(self.shared.half_trip.load(SeqCst));
+        if half.is_zero() {
+            // No thread hop where nothing is held back.
+            let mut buffer = vec![0; 64 << 10];
+            while let Some(n) = self.read(&mut buffer) {
+                if !self.write(&buffer[..n]) {
+                    return;
+                }
+            }
+            let _ = self.to.shutdown(Shutdown::Write);
+            return;
+        }
+        let (sender, receiver) = channel::<(Instant, Vec<u8>)>();
+        let mut writer = Pump {
+            shared: self.shared.clone(),
+            from: self.from.try_clone().unwrap(),
+            to: self.to.try_clone().unwrap(),
+            direction: self.direction,
+            last_was_up: self.last_was_up.clone(),
+        };
+        std::thread::spawn(move || writer.deliver(&receiver));
+        let mut buffer = vec![0; 64 << 10];
+        while let Some(n) = self.read(&mut buffer) {
+            if sender.send((Instant::now() + half, buffer[..n].to_vec())).is_err() {
+                return;
+            }
+        }
+        // The end of the stream travels as long as the bytes do.
+        let _ = sender.send((Instant::now() + half, Vec::new()));
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        // Cyrus writes with Nagle on, and 40 ms of a delayed ACK are not part of this link.
+        let _ = rustix::net::sockopt::set_tcp_quickack(&self.from, true);
+        match self.from.read(buffer) {
+            Ok(0) => None,
+            Err(_) => {
+                abort(&self.to);
+                None
+            }
+            Ok(n) => {
+                let up = self.direction == Direction::Up;
+                let total = if up { &self.shared.up } else { &self.shared.down };
+                total.fetch_add(n as u64, SeqCst);
+                if self.last_was_up.swap(up, SeqCst) != up && up {
+                    self.shared.turns.fetch_add(1, SeqCst);
+                }
+                Some(n)
+            }
+        }
+    }
+
+    fn deliver(&mut self, chunks: &Receiver<(Instant, Vec<u8>)>) {
+        for (due, bytes) in chunks {
+            let now = Instant::now();
+            if due > now {
+                std::thread::sleep(due - now);
+            }
+            if bytes.is_empty() {
+                let _ = self.to.shutdown(Shutdown::Write);
+                return;
+            }
+            if !self.write(&bytes) {
+                return;
+            }
+        }
+    }
+
+    /// False when the connection is over.
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        while self.shared.stalled.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let budget = match self.direction {
+            Direction::Up => &self.shared.cut_up,
+            Direction::Down => &self.shared.cut_down,
+        };
+        let size = i64::try_from(bytes.len()).unwrap();
+        let before = budget
+            .fetch_update(SeqCst, SeqCst, |left| (left >= 0).then(|| (left - size).max(-1)))
+            .unwrap_or(i64::MAX);
+        let allowed = usize::try_from(before.min(size)).unwrap();
+        let sent = if self.shared.dripping.load(SeqCst) {
+            bytes[..allowed].iter().try_for_each(|b| self.to.write_all(&[*b]))
+        } else {
+            self.to.write_all(&bytes[..allowed])
+        };
+        if sent.is_err() {
+            abort(&self.from);
+            return false;
+        }
+        if before < size {
+            abort(&self.from);
+            abort(&self.to);
+            return false;
+        }
+        true
+    }
+}

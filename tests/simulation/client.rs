@@ -1,0 +1,333 @@
+//! A model of the stock client: works through `log-run` as `sync_do_reader` does, one command at a
+//! time, and reacts to answers as Cyrus's `sync_support.c` does.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+/// The master's mailboxes and the sync directory.
+#[derive(Default)]
+pub(crate) struct Master {
+    /// Highest modseq, which is also the number of messages.
+    pub(crate) mailboxes: BTreeMap<String, u64>,
+    pub(crate) seen: BTreeMap<(String, String), u64>,
+    pub(crate) log: Vec<String>,
+    /// Inode and lines of `log-run`.
+    pub(crate) run: Option<(u64, Vec<String>)>,
+    pub(crate) next_inode: u64,
+    pub(crate) tag: u64,
+}
+
+/// One side of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    /// A session is wanted.
+    pub(crate) connect: bool,
+    pub(crate) connected: bool,
+    /// A command to be sent.
+    pub(crate) command: Option<String>,
+    pub(crate) answers: VecDeque<Option<String>>,
+    /// The client waits for work, or for its own restart.
+    pub(crate) idle: bool,
+}
+
+pub(crate) struct Client {
+    pub(crate) master: Rc<RefCell<Master>>,
+    pub(crate) wire: Rc<RefCell<Wire>>,
+    pub(crate) named: bool,
+}
+
+/// How a command ended.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Error {
+    Closed,
+    Locked,
+    Checksum,
+    Refused,
+}
+
+fn guid(name: &str, n: u64) -> String {
+    let hash = name
+        .bytes()
+        .fold(7_u64, |hash, byte| hash.wrapping_mul(31) ^ u64::from(byte));
+    format!("{hash:024x}{n:016x}")
+}
+
+pub(crate) fn owner(name: &str) -> &str {
+    name.strip_prefix("user.")
+        .map_or("", |rest| rest.split('.').next().unwrap())
+}
+
+impl Client {
+    async fn wait(&self, ready: impl Fn(&Wire) -> bool) {
+        poll_fn(|_| {
+            if ready(&self.wire.borrow()) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    async fn pause(&self) {
+        self.wire.borrow_mut().idle = true;
+        self.wait(|wire| !wire.idle).await;
+    }
+
+    async fn ask(&self, command: String) -> Result<String, Error> {
+        if !self.wire.borrow().connected && self.wire.borrow().answers.is_empty() {
+            return Err(Error::Closed);
+        }
+        self.wire.borrow_mut().command = Some(command);
+        self.wait(|wire| !wire.answers.is_empty()).await;
+        let answer = self
+            .wire
+            .borrow_mut()
+            .answers
+            .pop_front()
+            .unwrap()
+            .ok_or(Error::Closed)?;
+        let status = answer.lines().last().unwrap().to_owned();
+        match status.split(' ').collect::<Vec<_>>()[..] {
+            ["OK", ..] => Ok(answer),
+            ["NO", "IMAP_MAILBOX_LOCKED", ..] => Err(Error::Locked),
+            ["NO", "IMAP_SYNC_CHECKSUM", ..] => Err(Error::Checksum),
+            ["BYE", ..] => Err(Error::Closed),
+            _ => Err(Error::Refused),
+        }
+    }
+
+    /// The rolling client, and whoever starts it again when it ends.
+    pub(crate) async fn roll(self) {
+        loop {
+            self.wire.borrow_mut().connect = true;
+            self.wait(|wire| wire.connected).await;
+            loop {
+                {
+                    let mut master = self.master.borrow_mut();
+                    if master.run.is_none() && !master.log.is_empty() {
+                        master.next_inode += 1;
+                        let lines = std::mem::take(&mut master.log);
+                        master.run = Some((master.next_inode, lines));
+                    }
+                }
+                if !self.wire.borrow().connected {
+                    break;
+                }
+                let run = self.master.borrow().run.clone();
+                let Some((_, lines)) = run else {
+                    self.pause().await;
+                    continue;
+                };
+                if self.work(&lines).await.is_err() {
+                    break;
+                }
+                self.master.borrow_mut().run = None;
+            }
+            {
+                let mut wire = self.wire.borrow_mut();
+                wire.connected = false;
+                wire.answers.clear();
+            }
+            self.pause().await;
+        }
+    }
+
+    /// One-shot runs with `-u`, one after the other.
+    pub(crate) async fn visit(self) {
+        loop {
+            self.pause().await;
+            self.wire.borrow_mut().connect = true;
+            self.wait(|wire| wire.connected).await;
+            let users: BTreeSet<String> = self
+                .master
+                .borrow()
+                .mailboxes
+                .keys()
+                .map(|name| owner(name).to_owned())
+                .collect();
+            for user in users.iter().filter(|user| !user.is_empty()).step_by(2) {
+                if self.user(user).await.is_err() {
+                    break;
+                }
+            }
+            if self.wire.borrow().connected {
+                let _ = self.ask("EXIT\r\n".into()).await;
+            }
+            let mut wire = self.wire.borrow_mut();
+            wire.connected = false;
+            wire.answers.clear();
+        }
+    }
+
+    async fn work(&self, lines: &[String]) -> Result<(), Error> {
+        let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut users = BTreeSet::new();
+        let mut seens = BTreeSet::new();
+        for line in lines {
+            match line.split(' ').collect::<Vec<_>>()[..] {
+                ["MAILBOX" | "APPEND", name] => {
+                    groups
+                        .entry(owner(name).to_owned())
+                        .or_default()
+                        .insert(name.to_owned());
+                }
+                ["USER", user] => drop(users.insert(user.to_owned())),
+                ["SEEN", user, id] => drop(seens.insert((user.to_owned(), id.to_owned()))),
+                ref other => panic!("line {other:?}"),
+            }
+        }
+        let mut last = Ok(());
+        for (user, names) in groups {
+            last = Ok(());
+            match self.mailboxes(&names).await {
+                Ok(()) => {}
+                Err(Error::Closed) => return Err(Error::Closed),
+                Err(Error::Locked) if self.named => {
+                    let lines = names.iter().map(|name| format!("MAILBOX {name}"));
+                    self.master.borrow_mut().log.extend(lines);
+                }
+                Err(_) if !user.is_empty() => drop(users.insert(user)),
+                Err(error) => last = Err(error),
+            }
+            if last.is_ok() {
+                self.ask("RESTART\r\n".into()).await?;
+            }
+        }
+        last?;
+        for (user, id) in seens {
+            match self.seen(&user, &id).await {
+                Err(Error::Locked) if self.named => {
+                    self.master
+                        .borrow_mut()
+                        .log
+                        .push(format!("SEEN {user} {id}"));
+                }
+                Err(Error::Closed) => return Err(Error::Closed),
+                Err(_) => drop(users.insert(user)),
+                Ok(()) => {}
+            }
+        }
+        for user in users {
+            match self.user(&user).await {
+                Err(Error::Locked) if self.named => {
+                    self.master.borrow_mut().log.push(format!("USER {user}"));
+                }
+                other => other?,
+            }
+            self.ask("RESTART\r\n".into()).await?;
+        }
+        Ok(())
+    }
+
+    async fn user(&self, user: &str) -> Result<(), Error> {
+        let answer = self.ask(format!("GET USER {user}\r\n")).await?;
+        let names: Vec<String> = {
+            let master = self.master.borrow();
+            master
+                .mailboxes
+                .keys()
+                .filter(|name| owner(name) == user)
+                .cloned()
+                .collect()
+        };
+        for name in names {
+            self.update(&name, &answer, false).await?;
+        }
+        let seens: Vec<_> = {
+            let master = self.master.borrow();
+            master
+                .seen
+                .keys()
+                .filter(|(reader, _)| reader == user)
+                .cloned()
+                .collect()
+        };
+        for (user, id) in seens {
+            self.seen(&user, &id).await?;
+        }
+        Ok(())
+    }
+
+    async fn seen(&self, user: &str, id: &str) -> Result<(), Error> {
+        let uid = self.master.borrow().seen[&(user.to_owned(), id.to_owned())];
+        let tag = self.tag();
+        let text = format!(
+            "APPLY SEEN %(USERID {user} UNIQUEID {id} LASTREAD 1 LASTUID {uid} LASTCHANGE {tag} SEENUIDS 1:{uid})\r\n"
+        );
+        self.ask(text).await.map(drop)
+    }
+
+    async fn mailboxes(&self, names: &BTreeSet<String>) -> Result<(), Error> {
+        let list = names.iter().cloned().collect::<Vec<_>>().join(" ");
+        let answer = self.ask(format!("GET MAILBOXES ({list})\r\n")).await?;
+        let mut reserve = Vec::new();
+        for name in names {
+            let (from, to) = (remote(&answer, name).unwrap_or(0), self.version(name));
+            reserve.extend((from + 1..=to).map(|n| guid(name, n)));
+        }
+        if answer.contains("* MAILBOX") && !reserve.is_empty() {
+            let guids = reserve.join(" ");
+            let text =
+                format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({guids}))\r\n");
+            self.ask(text).await?;
+        }
+        for name in names {
+            self.update(name, &answer, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes every write another text, to tell them apart.
+    fn tag(&self) -> u64 {
+        let mut master = self.master.borrow_mut();
+        master.tag += 1;
+        master.tag
+    }
+
+    fn version(&self, name: &str) -> u64 {
+        self.master.borrow().mailboxes[name]
+    }
+
+    async fn update(&self, name: &str, answer: &str, again: bool) -> Result<(), Error> {
+        let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
+        if from == to {
+            return Ok(());
+        }
+        if !again {
+            let files: Vec<String> = (from + 1..=to)
+                .map(|n| format!("%{{default {} 4}}\r\nbody", guid(name, n)))
+                .collect();
+            self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
+                .await?;
+        }
+        let records: Vec<String> = (from + 1..=to)
+            .map(|n| format!("%(UID {n} MODSEQ {n} FLAGS () GUID {})", guid(name, n)))
+            .collect();
+        let tag = self.tag();
+        let text = format!(
+            "APPLY MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} LAST_UID {to} HIGHESTMODSEQ {to} PARTITION default SINCE_MODSEQ {from} POP3_SHOW_AFTER {tag} RECORD ({}))\r\n",
+            records.join(" ")
+        );
+        match self.ask(text).await {
+            Err(Error::Checksum) if !again => {
+                // Once more with the replica's state read again and no new upload; the second
+                // failure is the caller's.
+                let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await?;
+                Box::pin(self.update(name, &answer, true)).await
+            }
+            other => other.map(drop),
+        }
+    }
+}
+
+/// The replica's version of a mailbox, from an answer.
+fn remote(answer: &str, name: &str) -> Option<u64> {
+    let line = answer
+        .lines()
+        .find(|line| line.contains(&format!("MBOXNAME {name} ")))?;
+    super::replica::number(line.as_bytes(), " HIGHESTMODSEQ")
+}

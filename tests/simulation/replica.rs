@@ -1,0 +1,185 @@
+//! A model of the replica: applies what it is sent, refuses, dies.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use syncmux::core::LaneId;
+use syncmux::protocol::{
+    Apply, Body, Command, CommandReader, Get, Guid, Kind, ReaderLimits, Reply, ReplyReader,
+};
+
+/// A lane as the replica's process sees it.
+#[derive(Default)]
+pub(crate) struct Process {
+    pub(crate) open: bool,
+    pub(crate) requests: VecDeque<Body>,
+    staged: BTreeSet<Guid>,
+}
+
+/// What the replica holds.
+#[derive(Default)]
+pub(crate) struct Replica {
+    pub(crate) mailboxes: BTreeMap<Bytes, u64>,
+    pub(crate) seen: BTreeMap<(Bytes, Bytes), u64>,
+    pub(crate) messages: BTreeSet<Guid>,
+    pub(crate) processes: BTreeMap<LaneId, Process>,
+    /// Refuses every write of this user.
+    pub(crate) bad: Option<Bytes>,
+    /// Chances in 1,000: a refusal, death before a command, death after it.
+    pub(crate) chances: (u32, u32, u32),
+}
+
+/// What became of one command.
+pub(crate) enum Done {
+    Reply(Reply),
+    Died,
+}
+
+pub(crate) fn parse(body: &Body) -> Command {
+    let mut reader = CommandReader::new(ReaderLimits::default());
+    reader.set_authenticated(true);
+    let mut input = Bytes::from(body.to_vec().unwrap());
+    reader.feed(&mut input).unwrap().expect("a whole command")
+}
+
+pub(crate) fn reply(text: &str) -> Reply {
+    let mut reader = ReplyReader::new(ReaderLimits::default());
+    let mut input = Bytes::from(text.to_owned());
+    let mut untagged = Vec::new();
+    loop {
+        match reader.feed(&mut input).unwrap().expect("a whole reply") {
+            syncmux::protocol::reply_reader::Line::Untagged(line) => untagged.push(line),
+            syncmux::protocol::reply_reader::Line::Status(status) => {
+                return Reply { untagged, status };
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+/// The number behind a word in the text of a command.
+pub(crate) fn number(text: &[u8], word: &str) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let rest = &text[text.find(&format!("{word} "))? + word.len() + 1..];
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+impl Replica {
+    /// Whether nothing waits to be carried out.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.processes
+            .values()
+            .all(|process| process.open && process.requests.is_empty())
+    }
+
+    /// Carries out the oldest request of a lane.
+    pub(crate) fn step(&mut self, lane: LaneId, random: &mut fastrand::Rng) -> Option<Done> {
+        let body = self.processes.get_mut(&lane)?.requests.pop_front()?;
+        let command = parse(&body);
+        let (no, before, after) = self.chances;
+        if random.u32(..1000) < before {
+            return Some(Done::Died);
+        }
+        let text = body.to_vec().unwrap();
+        let writes = matches!(
+            &command.kind,
+            Kind::Apply(Apply::Mailbox(_) | Apply::Seen { .. } | Apply::Sub { .. })
+        );
+        if writes && random.u32(..1000) < no {
+            let words = ["NO IMAP_SYNC_CHECKSUM Checksum Failure", "NO Unknown error"];
+            return Some(Done::Reply(reply(&format!(
+                "{}\r\n",
+                words[random.usize(..2)]
+            ))));
+        }
+        let done = self.apply(lane, &command, &text);
+        if random.u32(..1000) < after {
+            return Some(Done::Died);
+        }
+        Some(done)
+    }
+
+    fn line(&self, name: &Bytes) -> String {
+        let Some(version) = self.mailboxes.get(name) else {
+            return String::new();
+        };
+        let name = std::str::from_utf8(name).unwrap();
+        format!("* MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} HIGHESTMODSEQ {version})\r\n")
+    }
+
+    fn apply(&mut self, lane: LaneId, command: &Command, text: &[u8]) -> Done {
+        let process = self.processes.get_mut(&lane).expect("a process");
+        let answer = match &command.kind {
+            Kind::Restart => {
+                process.staged.clear();
+                "OK Restarting\r\n".to_owned()
+            }
+            Kind::Get(Get::Mailboxes(names)) => {
+                let lines: String = names.iter().map(|name| self.line(name)).collect();
+                format!("{lines}OK success\r\n")
+            }
+            Kind::Get(Get::User(user)) => {
+                let prefix = format!("user.{}", std::str::from_utf8(user).unwrap());
+                let all = self.mailboxes.keys().filter(|name| {
+                    name.starts_with(prefix.as_bytes())
+                        && matches!(name.get(prefix.len()), None | Some(b'.'))
+                });
+                let lines: String = all.map(|name| self.line(name)).collect();
+                format!("{lines}OK success\r\n")
+            }
+            Kind::Apply(Apply::Message { files, .. }) => {
+                process.staged.extend(files.iter().map(|file| file.guid));
+                "OK success\r\n".to_owned()
+            }
+            Kind::Apply(Apply::Reserve { guids, .. }) => {
+                let (here, missing): (Vec<Guid>, Vec<Guid>) = guids
+                    .iter()
+                    .copied()
+                    .partition(|guid| self.messages.contains(guid));
+                process.staged.extend(here);
+                let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+                format!("* MISSING ({})\r\nOK success\r\n", missing.join(" "))
+            }
+            Kind::Apply(Apply::Mailbox(mailbox)) => {
+                if self
+                    .bad
+                    .as_ref()
+                    .is_some_and(|bad| mailbox.name.starts_with(bad))
+                {
+                    return Done::Died;
+                }
+                let lacks =
+                    |guid: &Guid| !process.staged.contains(guid) && !self.messages.contains(guid);
+                if mailbox.guids.iter().any(lacks) {
+                    // protocol.md 6: the process ends.
+                    return Done::Died;
+                }
+                let since = number(text, "SINCE_MODSEQ").unwrap_or(0);
+                let here = self.mailboxes.get(&mailbox.name).copied().unwrap_or(0);
+                if since != here {
+                    "NO IMAP_SYNC_CHANGED Changed since last sync\r\n".to_owned()
+                } else {
+                    let version = number(text, " HIGHESTMODSEQ").expect("a version");
+                    assert!(
+                        version >= here,
+                        "{mailbox:?} goes back from {here} to {version}"
+                    );
+                    self.mailboxes.insert(mailbox.name.clone(), version);
+                    self.messages.extend(&mailbox.guids);
+                    "OK success\r\n".to_owned()
+                }
+            }
+            Kind::Apply(Apply::Seen { user, uniqueid }) => {
+                let uid = number(text, "LASTUID").expect("a uid");
+                self.seen.insert((user.clone(), uniqueid.clone()), uid);
+                "OK success\r\n".to_owned()
+            }
+            Kind::Noop => "OK Noop completed\r\n".to_owned(),
+            other => panic!("the replica was sent {other:?}"),
+        };
+        Done::Reply(reply(&answer))
+    }
+}

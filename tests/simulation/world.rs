@@ -1,0 +1,792 @@
+//! Everything around the core, and what must be true at every step.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use syncmux::core::{
+    Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
+};
+use syncmux::protocol::synclog::{Coverage, Line, LineReader};
+use syncmux::protocol::{Apply, Body, Kind, Site};
+
+use super::client::{Client, Master, Wire, owner};
+use super::replica::{Done, Process, Replica, number, parse};
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counts {
+    pub(crate) commands: u64,
+    pub(crate) acknowledged_early: u64,
+    pub(crate) refused: u64,
+    pub(crate) lanes_lost: u64,
+    pub(crate) kills: u64,
+    pub(crate) lines_written: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.commands += other.commands;
+        self.acknowledged_early += other.acknowledged_early;
+        self.refused += other.refused;
+        self.lanes_lost += other.lanes_lost;
+        self.kills += other.kills;
+        self.lines_written += other.lines_written;
+    }
+}
+
+struct Endpoint {
+    mode: Mode,
+    wire: Rc<RefCell<Wire>>,
+    future: Pin<Box<dyn Future<Output = ()>>>,
+    session: Option<SessionId>,
+    /// The command that waits for its answer, as sent.
+    outstanding: Option<String>,
+    /// Its number among all commands.
+    number: u64,
+}
+
+/// A write that was acknowledged before the replica's answer.
+struct Ack {
+    text: String,
+    /// How many commands there had been when it was acknowledged.
+    number: u64,
+    subject: String,
+    state: AckState,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum AckState {
+    Queued,
+    OnLane(LaneId),
+    /// Confirmed by the replica.
+    Done,
+    /// Refused, in doubt, or dropped behind such a one: a line must bring it back.
+    Failed,
+}
+
+pub(crate) struct World {
+    random: fastrand::Rng,
+    now: Duration,
+    setup: Setup,
+    core: Option<Core>,
+    master: Rc<RefCell<Master>>,
+    endpoints: Vec<Endpoint>,
+    next_session: u64,
+    replica: Replica,
+    disk: VecDeque<Action>,
+    links: BTreeMap<u64, Vec<String>>,
+    owed: Vec<String>,
+    acks: Vec<Ack>,
+    faults: bool,
+    traced: bool,
+    /// The next answer goes out before the replica's.
+    early: bool,
+    pub(crate) counts: Counts,
+}
+
+fn print(lines: &[Line]) -> Vec<String> {
+    let print = |line: &Line| {
+        let mut out = Vec::new();
+        line.print(&mut out).unwrap();
+        String::from_utf8(out).unwrap().trim_end().to_owned()
+    };
+    lines.iter().map(print).collect()
+}
+
+/// The subject of a write's text, and what it says: `None` for other commands.
+fn write_of(text: &[u8]) -> Option<(String, bool)> {
+    if !text.starts_with(b"APPLY MAILBOX") && !text.starts_with(b"APPLY SEEN") {
+        return None;
+    }
+    match parse(&Body::from(Bytes::copy_from_slice(text))).kind {
+        Kind::Apply(Apply::Mailbox(mailbox)) => {
+            let name = String::from_utf8(mailbox.name.to_vec()).unwrap();
+            let user = owner(&name).to_owned();
+            Some((if user.is_empty() { name } else { user }, true))
+        }
+        Kind::Apply(Apply::Seen { user, .. }) => {
+            Some((String::from_utf8(user.to_vec()).unwrap(), false))
+        }
+        _ => None,
+    }
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let named = random.bool();
+        let limits = Limits {
+            lanes: random.usize(1..5),
+            unconfirmed_users: random.usize(1..8),
+            queued_bytes: random.u64(100..5000),
+            ask_bytes: random.u64(0..20),
+            lane_staged_bytes: random.u64(0..40),
+            ..Limits::default()
+        };
+        let setup = Setup {
+            named,
+            site: Site::default(),
+            limits,
+            seed,
+        };
+        let master = Rc::new(RefCell::new(Master {
+            next_inode: 100,
+            ..Master::default()
+        }));
+        let mut endpoints = Vec::new();
+        for mode in [Mode::FanOut, Mode::Strict] {
+            let wire = Rc::new(RefCell::new(Wire::default()));
+            let client = Client {
+                master: master.clone(),
+                wire: wire.clone(),
+                named,
+            };
+            let future: Pin<Box<dyn Future<Output = ()>>> = match mode {
+                Mode::FanOut => Box::pin(client.roll()),
+                Mode::Strict => Box::pin(client.visit()),
+            };
+            endpoints.push(Endpoint {
+                mode,
+                wire,
+                future,
+                session: None,
+                outstanding: None,
+                number: 0,
+            });
+        }
+        World {
+            now: Duration::from_secs(1),
+            core: Some(Core::new(setup.clone())),
+            setup,
+            random,
+            master,
+            endpoints,
+            next_session: 0,
+            replica: Replica::default(),
+            disk: VecDeque::new(),
+            links: BTreeMap::new(),
+            owed: Vec::new(),
+            acks: Vec::new(),
+            faults: true,
+            traced: std::env::var("SYNCMUX_SEED").is_ok(),
+            early: false,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(crate) fn run(&mut self) {
+        let chance = |world: &mut World, max: u32| world.random.u32(0..max);
+        let chances = (chance(self, 60), chance(self, 20), chance(self, 20));
+        for step in 0..1500 {
+            if step % 300 == 0 {
+                self.replica.chances = if self.random.bool() {
+                    chances
+                } else {
+                    (0, 0, 0)
+                };
+                let bad = format!("user.u{}", self.random.u8(0..5));
+                self.replica.bad = (self.random.u8(0..4) == 0).then(|| bad.into());
+            }
+            self.step();
+        }
+        // No more faults: everything heals by itself.
+        self.faults = false;
+        self.replica.chances = (0, 0, 0);
+        self.replica.bad = None;
+        for _ in 0..60_000 {
+            if self.quiet() {
+                break;
+            }
+            self.step();
+        }
+        if !self.quiet() {
+            self.show();
+            panic!("it does not come to rest");
+        }
+        let master = self.master.borrow();
+        for (name, version) in &master.mailboxes {
+            let there = self.replica.mailboxes.get(name.as_bytes());
+            assert_eq!(there, Some(version), "{name} differs");
+        }
+        for ((user, id), uid) in &master.seen {
+            let name = (Bytes::from(user.clone()), Bytes::from(id.clone()));
+            assert_eq!(
+                self.replica.seen.get(&name),
+                Some(uid),
+                "seen of {name:?} differs"
+            );
+        }
+    }
+
+    /// For whoever looks into a failed seed.
+    fn show(&self) {
+        let master = self.master.borrow();
+        println!("log {:?} run {:?}", master.log, master.run);
+        println!(
+            "links {:?} owed {:?} disk {:?}",
+            self.links, self.owed, self.disk
+        );
+        for endpoint in &self.endpoints {
+            let wire = endpoint.wire.borrow();
+            println!(
+                "{:?} {wire:?} {:?} {:?}",
+                endpoint.mode, endpoint.session, endpoint.outstanding
+            );
+        }
+        println!("{:#?}", self.core);
+    }
+
+    fn quiet(&self) -> bool {
+        let master = self.master.borrow();
+        let Some(core) = &self.core else { return false };
+        let snapshot = core.snapshot();
+        master.log.is_empty()
+            && master.run.is_none()
+            && self.links.is_empty()
+            && self.owed.is_empty()
+            && self.disk.is_empty()
+            && snapshot.unconfirmed_users == 0
+            && snapshot.owed_lines
+                == snapshot
+                    .probation
+                    .iter()
+                    .map(|one| one.lines)
+                    .sum::<usize>()
+    }
+
+    fn step(&mut self) {
+        self.poll_clients();
+        match self.random.u32(0..100) {
+            0..=3 if self.faults => self.change_master(),
+            4..=33 => self.client_speaks(),
+            34..=63 => self.replica_works(),
+            64..=79 => self.disk_works(),
+            80..=84 => self.wake_clients(),
+            85..=88 => self.pass_time(),
+            89 if self.faults && self.random.u8(0..6) == 0 => self.lane_breaks(),
+            90 if self.faults && self.random.u8(0..8) == 0 => self.kill(),
+            91..=93 => self.look_at_run(),
+            _ => {}
+        }
+        self.check();
+    }
+
+    fn poll_clients(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for endpoint in &mut self.endpoints {
+            let _ = endpoint.future.as_mut().poll(&mut context);
+            // A client that has ended its connection.
+            let gone = !endpoint.wire.borrow().connected;
+            if let Some(session) = endpoint.session.take_if(|_| gone) {
+                endpoint.outstanding = None;
+                if let Some(core) = &mut self.core {
+                    core.handle(self.now, Event::SessionClosed { session });
+                }
+            }
+        }
+        self.act();
+    }
+
+    fn change_master(&mut self) {
+        let mut master = self.master.borrow_mut();
+        let name = match self.random.u8(0..12) {
+            0 => "shared.a".to_owned(),
+            1 => "shared.b".to_owned(),
+            n @ 2..=6 => format!("user.u{}", n - 2),
+            n => format!("user.u{}.sub", n - 7),
+        };
+        *master.mailboxes.entry(name.clone()).or_default() += 1;
+        master.log.push(format!("APPEND {name}"));
+        if self.random.u8(0..4) == 0 {
+            let user = format!("u{}", self.random.u8(0..5));
+            *master
+                .seen
+                .entry((user.clone(), "id.shared.a".into()))
+                .or_default() += 1;
+            master.log.push(format!("SEEN {user} id.shared.a"));
+        }
+        if self.random.u8(0..12) == 0 {
+            let user = format!("u{}", self.random.u8(0..5));
+            master.log.push(format!("USER {user}"));
+        }
+    }
+
+    fn run_now(&self) -> Option<RunId> {
+        self.master
+            .borrow()
+            .run
+            .as_ref()
+            .map(|(inode, _)| RunId(*inode))
+    }
+
+    fn client_speaks(&mut self) {
+        let run = self.run_now();
+        let index = self.random.usize(0..self.endpoints.len());
+        let endpoint = &mut self.endpoints[index];
+        let Some(core) = &mut self.core else { return };
+        let mut wire = endpoint.wire.borrow_mut();
+        if std::mem::take(&mut wire.connect) {
+            wire.connected = true;
+            self.next_session += 1;
+            let session = SessionId(self.next_session);
+            endpoint.session = Some(session);
+            let (mode, identity) = (endpoint.mode, Identity::Configured);
+            core.handle(
+                self.now,
+                Event::SessionOpened {
+                    session,
+                    mode,
+                    identity,
+                },
+            );
+        } else if let (Some(session), Some(text)) = (endpoint.session, wire.command.take()) {
+            self.counts.commands += 1;
+            let command = parse(&Body::from(text.clone()));
+            endpoint.outstanding = Some(text);
+            endpoint.number = self.counts.commands;
+            let run = run.filter(|_| endpoint.mode == Mode::FanOut);
+            if self.traced {
+                eprintln!("{session:?} says {:?}", endpoint.outstanding);
+            }
+            core.handle(
+                self.now,
+                Event::Command {
+                    session,
+                    command,
+                    run,
+                },
+            );
+        }
+        drop(wire);
+        self.act();
+    }
+
+    fn replica_works(&mut self) {
+        let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
+        if lanes.is_empty() {
+            return;
+        }
+        let lane = lanes[self.random.usize(0..lanes.len())];
+        let process = self.replica.processes.get_mut(&lane).unwrap();
+        if !process.open {
+            process.open = true;
+            if self.faults && self.random.u8(0..20) == 0 {
+                self.replica.processes.remove(&lane);
+                self.tell(Event::LaneRefused {
+                    lane,
+                    why: "refused".into(),
+                });
+            } else {
+                self.tell(Event::LaneOpened {
+                    lane,
+                    enabled: Some(Vec::new()),
+                });
+            }
+            return;
+        }
+        let text = process.requests.front().map(|body| body.to_vec().unwrap());
+        match self.replica.step(lane, &mut self.random) {
+            None => {}
+            Some(Done::Died) => self.lose(lane),
+            Some(Done::Reply(reply)) => {
+                let ok = reply.status.kind == syncmux::protocol::StatusKind::Ok;
+                let text = String::from_utf8(text.unwrap()).unwrap();
+                let on_lane = |ack: &&mut Ack| ack.state == AckState::OnLane(lane);
+                let mut acks = self.acks.iter_mut().filter(on_lane);
+                if let Some(ack) = acks.find(|ack| ack.text == text) {
+                    ack.state = AckState::Done;
+                    if !ok {
+                        let subject = ack.subject.clone();
+                        ack.state = AckState::Failed;
+                        self.counts.refused += 1;
+                        self.fail(&subject);
+                    }
+                }
+                self.tell(Event::LaneReply { lane, reply });
+            }
+        }
+    }
+
+    /// From now on nothing acknowledged for this subject may be sent.
+    fn fail(&mut self, subject: &str) {
+        for ack in self.acks.iter_mut().filter(|ack| ack.subject == subject) {
+            if ack.state == AckState::Queued {
+                ack.state = AckState::Failed;
+            }
+        }
+    }
+
+    fn lose(&mut self, lane: LaneId) {
+        self.counts.lanes_lost += 1;
+        self.replica.processes.remove(&lane);
+        let lost = |ack: &&mut Ack| ack.state == AckState::OnLane(lane);
+        let mut subjects = Vec::new();
+        for ack in self.acks.iter_mut().filter(lost) {
+            ack.state = AckState::Failed;
+            subjects.push(ack.subject.clone());
+        }
+        for subject in subjects {
+            self.fail(&subject);
+        }
+        self.tell(Event::LaneLost {
+            lane,
+            why: "end of file".into(),
+            orderly: false,
+        });
+    }
+
+    fn lane_breaks(&mut self) {
+        let open = |(_, process): &(&LaneId, &Process)| process.open;
+        let lanes: Vec<LaneId> = self
+            .replica
+            .processes
+            .iter()
+            .filter(open)
+            .map(|(lane, _)| *lane)
+            .collect();
+        if lanes.is_empty() {
+            return;
+        }
+        let lane = lanes[self.random.usize(0..lanes.len())];
+        // What was under way may still be carried out.
+        for _ in 0..self.random.usize(0..3) {
+            if matches!(self.replica.step(lane, &mut self.random), Some(Done::Died)) {
+                break;
+            }
+        }
+        self.lose(lane);
+    }
+
+    fn disk_works(&mut self) {
+        let Some(action) = self.disk.pop_front() else {
+            return;
+        };
+        let fails = self.faults && self.random.u8(0..15) == 0;
+        let why = || "no space".to_owned();
+        let event = match action {
+            Action::LinkRun { run } if fails => Event::RunLinkFailed { run, why: why() },
+            Action::LinkRun { run } => {
+                let now = self.master.borrow().run.clone();
+                match now.filter(|(inode, _)| *inode == run.0) {
+                    None => Event::RunLinkFailed {
+                        run,
+                        why: "log-run is another".into(),
+                    },
+                    Some((inode, lines)) => {
+                        let coverage = Arc::new(self.coverage(&lines));
+                        self.links.insert(inode, lines);
+                        Event::RunLinked { run, coverage }
+                    }
+                }
+            }
+            Action::WriteLines { batch, .. } | Action::StoreOwed { batch, .. } if fails => {
+                Event::DiskFailed { batch, why: why() }
+            }
+            Action::WriteLines { batch, lines } => {
+                self.counts.lines_written += lines.len() as u64;
+                self.master.borrow_mut().log.extend(print(&lines));
+                Event::LinesWritten { batch }
+            }
+            Action::StoreOwed { batch, lines } => {
+                self.owed = print(&lines);
+                Event::OwedStored { batch }
+            }
+            Action::DropLink { run } => {
+                assert!(self.links.remove(&run.0).is_some(), "dropped {run:?} twice");
+                return;
+            }
+            other => panic!("not for the disk: {other:?}"),
+        };
+        self.tell(event);
+    }
+
+    fn coverage(&self, lines: &[String]) -> Coverage {
+        let mut coverage = Coverage::default();
+        let mut reader = LineReader::new();
+        let mut input = Bytes::from(lines.join("\n") + "\n");
+        while let Some(item) = reader.feed(&mut input).unwrap() {
+            coverage.add(&item, &self.setup.site);
+        }
+        coverage
+    }
+
+    fn wake_clients(&mut self) {
+        for endpoint in &self.endpoints {
+            endpoint.wire.borrow_mut().idle = false;
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let deadline = self.core.as_ref().and_then(Core::deadline);
+        let step = Duration::from_millis(self.random.u64(1..400));
+        self.now = match deadline {
+            // Waiting for the replica is not what takes the time, unless it is made to.
+            Some(at) if self.replica.is_idle() || (self.faults && self.random.u8(0..8) == 0) => {
+                self.now.max(at).max(self.now + step)
+            }
+            _ => self.now + step,
+        };
+        self.tell(Event::Tick);
+    }
+
+    fn look_at_run(&mut self) {
+        let now = self.run_now();
+        let gone: Vec<u64> = self
+            .links
+            .keys()
+            .filter(|inode| Some(RunId(**inode)) != now)
+            .copied()
+            .collect();
+        for inode in gone {
+            self.tell(Event::RunGone { run: RunId(inode) });
+        }
+    }
+
+    /// `kill -9`, and a new start.
+    fn kill(&mut self) {
+        self.counts.kills += 1;
+        self.core = None;
+        self.disk.clear();
+        let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
+        for lane in lanes {
+            for _ in 0..self.random.usize(0..4) {
+                let _ = self.replica.step(lane, &mut self.random);
+            }
+        }
+        self.replica.processes.clear();
+        for endpoint in &mut self.endpoints {
+            let mut wire = endpoint.wire.borrow_mut();
+            if endpoint.session.take().is_some() {
+                wire.answers.push_back(None);
+                wire.connected = false;
+            }
+            wire.command = None;
+            endpoint.outstanding = None;
+        }
+        for ack in &mut self.acks {
+            if ack.state != AckState::Done {
+                ack.state = AckState::Failed;
+            }
+        }
+        self.check();
+        // The start: everything left over goes back into the log.
+        let mut master = self.master.borrow_mut();
+        for lines in std::mem::take(&mut self.links).into_values() {
+            master.log.extend(lines);
+        }
+        master.log.append(&mut self.owed);
+        drop(master);
+        self.setup.seed += 1;
+        self.core = Some(Core::new(self.setup.clone()));
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.trace(&event);
+        if let Some(core) = &mut self.core {
+            core.handle(self.now, event);
+        }
+        self.act();
+    }
+
+    /// `SYNCMUX_SEED` shows everything that happens.
+    fn trace(&self, what: &dyn std::fmt::Debug) {
+        if self.traced {
+            let line = format!("{what:?}");
+            eprintln!(
+                "{:?} {}",
+                self.now,
+                line.chars().take(700).collect::<String>()
+            );
+        }
+    }
+
+    /// Carries out what the core asks.
+    fn act(&mut self) {
+        while let Some(action) = self.core.as_mut().and_then(Core::next_action) {
+            self.trace(&action);
+            match action {
+                Action::Answer { session, body } => self.answered(session, &body, false),
+                Action::EndSession { session, body } => self.answered(session, &body, true),
+                Action::OpenLane { lane, .. } => {
+                    self.replica.processes.insert(lane, Process::default());
+                    let limits = &self.setup.limits;
+                    let most = limits.lanes + limits.probation_lanes;
+                    assert!(self.replica.processes.len() <= most, "too many lanes");
+                }
+                Action::Send { lane, body } => self.sent(lane, body),
+                Action::CloseLane { lane, .. } => {
+                    if self.replica.processes.contains_key(&lane) {
+                        self.lose(lane);
+                    }
+                }
+                Action::Note(Note::Answered { early, .. }) => self.early = early,
+                Action::Note(_) => {}
+                Action::Drained => panic!("nobody asked for a drain"),
+                action => self.disk.push_back(action),
+            }
+        }
+    }
+
+    fn answered(&mut self, session: SessionId, body: &Body, end: bool) {
+        let text = String::from_utf8(body.to_vec().unwrap()).unwrap();
+        let of = |endpoint: &&mut Endpoint| endpoint.session == Some(session);
+        let Some(endpoint) = self.endpoints.iter_mut().find(of) else {
+            return;
+        };
+        let (asked, mode) = (endpoint.outstanding.take(), endpoint.mode);
+        let number = self.counts.commands;
+        let mut wire = endpoint.wire.borrow_mut();
+        wire.answers
+            .push_back((!text.is_empty()).then(|| text.clone()));
+        if end {
+            wire.connected = false;
+            endpoint.session = None;
+        }
+        drop(wire);
+        let early = std::mem::take(&mut self.early);
+        let Some(asked) = asked.filter(|_| text.starts_with("OK")) else {
+            return;
+        };
+        let Some((subject, is_mailbox)) = write_of(asked.as_bytes()) else {
+            return;
+        };
+        if early {
+            assert_eq!(mode, Mode::FanOut, "a strict listener acknowledged early");
+            self.counts.acknowledged_early += 1;
+            self.acks.push(Ack {
+                text: asked,
+                number,
+                subject,
+                state: AckState::Queued,
+            });
+        } else if !self.holds(&asked, is_mailbox) {
+            // OK to what the replica refused: a line must bring it back.
+            self.acks.push(Ack {
+                text: asked,
+                number,
+                subject,
+                state: AckState::Failed,
+            });
+        }
+    }
+
+    /// Whether the replica has what this write says.
+    fn holds(&self, text: &str, is_mailbox: bool) -> bool {
+        match parse(&Body::from(text.to_owned())).kind {
+            Kind::Apply(Apply::Mailbox(mailbox)) if is_mailbox => {
+                let version = number(text.as_bytes(), " HIGHESTMODSEQ").unwrap();
+                self.replica
+                    .mailboxes
+                    .get(&mailbox.name)
+                    .is_some_and(|here| *here >= version)
+            }
+            Kind::Apply(Apply::Seen { user, uniqueid }) => {
+                let uid = number(text.as_bytes(), "LASTUID").unwrap();
+                self.replica
+                    .seen
+                    .get(&(user, uniqueid))
+                    .is_some_and(|here| *here >= uid)
+            }
+            _ => unreachable!(),
+        }
+    }
+
+    fn sent(&mut self, lane: LaneId, body: Body) {
+        let text = String::from_utf8(body.to_vec().unwrap()).unwrap();
+        let Some(process) = self.replica.processes.get_mut(&lane) else {
+            return;
+        };
+        process.requests.push_back(body);
+        let Some((subject, _)) = write_of(text.as_bytes()) else {
+            return;
+        };
+        // One at a time for each user, on all lanes together.
+        let same = |request: &Body| {
+            let other = request.to_vec().unwrap();
+            write_of(&other).is_some_and(|(other, _)| other == subject)
+        };
+        let all = self
+            .replica
+            .processes
+            .values()
+            .flat_map(|process| &process.requests);
+        assert_eq!(
+            all.filter(|request| same(request)).count(),
+            1,
+            "two at once for {subject}"
+        );
+        // The oldest acknowledged write of this subject that was not sent, or else a write
+        // whose client still waits for the replica's own answer.
+        let queued = |ack: &&mut Ack| ack.subject == subject && ack.state == AckState::Queued;
+        let real = self
+            .endpoints
+            .iter()
+            .find(|one| one.outstanding.as_ref() == Some(&text));
+        let real = real.map(|one| one.number);
+        match self.acks.iter_mut().find(queued) {
+            Some(oldest) if oldest.text == text => oldest.state = AckState::OnLane(lane),
+            // It stood in the queue before that.
+            Some(oldest) if real.is_some_and(|number| number <= oldest.number) => {}
+            Some(oldest) => {
+                panic!("{text} overtook {}", oldest.text);
+            }
+            None => assert!(
+                real.is_some(),
+                "sent after a failure, or without being asked: {text}"
+            ),
+        }
+    }
+
+    /// Nothing acknowledged is lost.
+    fn check(&mut self) {
+        if let Some(core) = &self.core {
+            let snapshot = core.snapshot();
+            assert!(snapshot.unconfirmed_users <= self.setup.limits.unconfirmed_users);
+        }
+        let master = self.master.borrow();
+        for ack in self.acks.iter().filter(|ack| ack.state != AckState::Done) {
+            let is_mailbox = ack.text.starts_with("APPLY MAILBOX");
+            if self.holds(&ack.text, is_mailbox) {
+                continue;
+            }
+            let lines = master
+                .log
+                .iter()
+                .chain(&self.owed)
+                .chain(self.links.values().flatten());
+            let lines = lines.chain(master.run.iter().flat_map(|(_, lines)| lines));
+            let names = |line: &&String| match line.split(' ').collect::<Vec<_>>()[..] {
+                ["MAILBOX" | "APPEND", name] => {
+                    is_mailbox && ack.text.contains(&format!("MBOXNAME {name} "))
+                }
+                ["SEEN", user, _] => !is_mailbox && ack.subject == user,
+                ["USER", user] => ack.subject == user,
+                _ => false,
+            };
+            assert!(
+                lines.clone().any(|line| names(&line)),
+                "lost: {} ({:?})",
+                ack.text,
+                ack.state
+            );
+        }
+        let holds: Vec<bool> = self
+            .acks
+            .iter()
+            .map(|ack| {
+                ack.state == AckState::Failed
+                    && self.holds(&ack.text, ack.text.starts_with("APPLY MAILBOX"))
+            })
+            .collect();
+        drop(master);
+        let mut holds = holds.into_iter();
+        self.acks
+            .retain(|ack| ack.state != AckState::Done && !holds.next().unwrap());
+    }
+}
