@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{self, Address, Channel, Config, Limits, Listen, Login, Tls};
-use crate::core::event::Mode;
+use crate::core::{self, event::Mode};
 use crate::io::address;
 use crate::io::credentials::{Credentials, Passwords, Verifier};
 use crate::io::lane_connect::{Replica, ReplicaSettings, TlsMode};
@@ -112,6 +112,23 @@ pub fn verifier(config: &Config, replica: &Arc<Replica>) -> Verifier {
         Some(credentials) => Passwords::Configured(credentials),
         None => Passwords::ByReplica(replica.login_check()),
     })
+}
+
+/// What bounds the core of a channel.
+#[must_use]
+pub fn core_limits(config: &Config, channel: &Channel) -> core::Limits {
+    let limits = &config.limits;
+    core::Limits {
+        lanes: channel.replica.lanes,
+        unconfirmed_users: limits.unconfirmed_users,
+        queued_bytes: limits.queued_bytes,
+        staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
+        absence: limits.replica_absence,
+        answer_timeout: limits.answer_timeout,
+        drain_grace: limits.drain_grace,
+        idle_lane: limits.lane_idle,
+        ..core::Limits::default()
+    }
 }
 
 /// What bounds a session.

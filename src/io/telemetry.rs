@@ -33,7 +33,7 @@ pub mod metric {
     pub const LANES: &str = "syncmux_lanes";
     /// Bytes by `channel`, `side` (client, replica) and `direction` (in, out).
     pub const BYTES: &str = "syncmux_bytes_total";
-    /// Bytes of messages that are staged, in memory and spilled.
+    /// Bytes of messages that are staged, in memory and spilled, by `channel`.
     pub const STAGED_BYTES: &str = "syncmux_staged_bytes";
     /// Bytes of commands that wait for a lane, by `channel`.
     pub const QUEUED_BYTES: &str = "syncmux_queued_bytes";
