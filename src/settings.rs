@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{self, Address, Channel, Config, Limits, Listen, Login, Tls};
-use crate::core::event::Mode;
+use crate::core::{self, event::Mode};
+use crate::io::address;
 use crate::io::credentials::{Credentials, Passwords, Verifier};
 use crate::io::lane_connect::{Replica, ReplicaSettings, TlsMode};
 use crate::io::registry::{ClientSettings, ListenerSettings, SessionLimits};
@@ -23,11 +24,11 @@ pub fn replica(channel: &Channel) -> ReplicaSettings {
     ReplicaSettings {
         channel: channel.name.clone(),
         address: match &replica.address {
-            Address::Tcp { host, port } => crate::io::address::Address::Tcp {
+            Address::Tcp { host, port } => address::Address::Tcp {
                 host: host.clone(),
                 port: *port,
             },
-            Address::Unix(path) => crate::io::address::Address::Unix(path.clone()),
+            Address::Unix(path) => address::Address::Unix(path.clone()),
         },
         tls: match replica.tls {
             Tls::Off => TlsMode::Off,
@@ -61,11 +62,11 @@ pub fn credentials(login: &Login) -> Option<Credentials> {
 pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
     let settings = |listen: &Listen, mode| ListenerSettings {
         address: match listen {
-            Listen::Tcp(address) => crate::io::address::Address::Tcp {
+            Listen::Tcp(address) => address::Address::Tcp {
                 host: address.ip().to_string(),
                 port: address.port(),
             },
-            Listen::Unix(path) => crate::io::address::Address::Unix(path.clone()),
+            Listen::Unix(path) => address::Address::Unix(path.clone()),
         },
         mode,
         run: run.filter(|_| mode == Mode::FanOut).map(|run| {
@@ -111,6 +112,23 @@ pub fn verifier(config: &Config, replica: &Arc<Replica>) -> Verifier {
         Some(credentials) => Passwords::Configured(credentials),
         None => Passwords::ByReplica(replica.login_check()),
     })
+}
+
+/// What bounds the core of a channel.
+#[must_use]
+pub fn core_limits(config: &Config, channel: &Channel) -> core::Limits {
+    let limits = &config.limits;
+    core::Limits {
+        lanes: channel.replica.lanes,
+        unconfirmed_users: limits.unconfirmed_users,
+        queued_bytes: limits.queued_bytes,
+        staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
+        absence: limits.replica_absence,
+        answer_timeout: limits.answer_timeout,
+        drain_grace: limits.drain_grace,
+        idle_lane: limits.lane_idle,
+        ..core::Limits::default()
+    }
 }
 
 /// What bounds a session.

@@ -199,7 +199,7 @@ impl Default for Limits {
             unconfirmed_users: 10_000,
             queued_bytes: 256 << 20,
             staged_memory: 64 << 20,
-            spill_directory: std::env::temp_dir(),
+            spill_directory: spill_directory(),
             spill_size: 4 << 30,
             command_size: 256 << 20,
             message_size: 1 << 30,
@@ -209,6 +209,14 @@ impl Default for Limits {
             lane_idle: Duration::from_secs(5 * 60),
             drain_grace: Duration::from_secs(20),
         }
+    }
+}
+
+/// `$TMPDIR`, or `/var/tmp`, which is a disk where `/tmp` may be memory.
+fn spill_directory() -> PathBuf {
+    match std::env::var_os("TMPDIR") {
+        None if std::path::Path::new("/var/tmp").is_dir() => "/var/tmp".into(),
+        _ => std::env::temp_dir(),
     }
 }
 

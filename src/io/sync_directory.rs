@@ -37,6 +37,10 @@ const OWED: &str = "syncmux-owed";
 /// Held while a syncmux works on this directory.
 const LOCK: &str = "syncmux-lock";
 
+/// The folder belongs to Cyrus's user, and we may be root: what is opened for writing must be in
+/// it, not where a symbolic link leads.
+const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// The folder of one channel's `log`, held against other syncmux.
 #[derive(Debug)]
 pub struct SyncDirectory {
@@ -140,11 +144,12 @@ impl SyncDirectory {
     /// Makes a file beside the others, with Cyrus as its owner.
     fn create_temp(&self, name: &str) -> Result<(PathBuf, File), Error> {
         let path = self.path.join(format!("{TEMP_PREFIX}{name}"));
+        // Left by a crash. Made anew and never opened: as root we follow nobody's symbolic link.
+        let _ = std::fs::remove_file(&path);
         let file = File::options()
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o640)
             .open(&path)
             .map_err(Error::io("create", &path))?;
@@ -184,6 +189,7 @@ fn take(directory: &Path, owner: Owner) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(NOFOLLOW)
         .mode(0o640)
         .open(&path)
         .map_err(Error::io("open", &path))?;

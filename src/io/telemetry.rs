@@ -33,7 +33,7 @@ pub mod metric {
     pub const LANES: &str = "syncmux_lanes";
     /// Bytes by `channel`, `side` (client, replica) and `direction` (in, out).
     pub const BYTES: &str = "syncmux_bytes_total";
-    /// Bytes of messages that are staged, in memory and spilled.
+    /// Bytes of messages that are staged, in memory and spilled, by `channel`.
     pub const STAGED_BYTES: &str = "syncmux_staged_bytes";
     /// Bytes of commands that wait for a lane, by `channel`.
     pub const QUEUED_BYTES: &str = "syncmux_queued_bytes";
@@ -41,8 +41,9 @@ pub mod metric {
     pub const UNIT_SECONDS: &str = "syncmux_unit_seconds";
     /// From a command's arrival to its answer, by `channel` and `early`.
     pub const ACKNOWLEDGEMENT_SECONDS: &str = "syncmux_acknowledgement_seconds";
-    /// Failures by `channel` and `kind` (refused, in_doubt, not_covered, replica_away,
-    /// client_cache).
+    /// Failures by `channel`, `side` (client, replica, disk) and `kind`: of a client cache, and what
+    /// ends a session; of the replica refused, in_doubt, away, and what ends a lane; of the disk
+    /// not_covered.
     pub const FAILURES: &str = "syncmux_failures_total";
     /// Lines written into the sync log to heal, by `channel`.
     pub const HEALING_LINES: &str = "syncmux_healing_lines_total";
@@ -67,8 +68,10 @@ const SECONDS: [f64; 17] = [
 /// Starts the log, on standard error. `RUST_LOG` goes before the configured level. Does nothing
 /// where there is a log already.
 pub fn start_log(log: &Log) {
+    // The libraries' own lines are for those who write them.
+    let others = log.level.min(tracing::Level::WARN);
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(log.level.as_str().to_lowercase()));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{others},syncmux={}", log.level)));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::lock::{lock, unlock};
 use super::text::{Tail, tail};
-use super::{Error, SyncDirectory};
+use super::{Error, NOFOLLOW, SyncDirectory};
 use crate::protocol::synclog::Line;
 
 /// As often as Cyrus tries (`SYNC_LOG_RETRIES`).
@@ -65,7 +65,11 @@ impl SyncDirectory {
     /// `None`: somebody else made it in the meantime, or it was renamed; try again.
     fn open_log(&self, path: &Path) -> Result<Option<File>, Error> {
         let mut options = File::options();
-        options.read(true).append(true).mode(0o640);
+        options
+            .read(true)
+            .append(true)
+            .mode(0o640)
+            .custom_flags(NOFOLLOW);
         match options.open(path) {
             Ok(file) => return Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}

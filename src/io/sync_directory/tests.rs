@@ -234,6 +234,22 @@ fn files_belong_to_cyrus_also_when_root_makes_them() {
 }
 
 #[test]
+fn symbolic_links_are_not_followed() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    let aim = tempfile::NamedTempFile::new().unwrap();
+    symlink(aim.path(), place.path(LOCK)).unwrap();
+    assert!(SyncDirectory::open(place.folder.path()).is_err());
+    fs::remove_file(place.path(LOCK)).unwrap();
+    let directory = place.open();
+    symlink(aim.path(), place.path("log")).unwrap();
+    assert!(directory.append_lines(&[mailbox("user.x")]).is_err());
+    symlink(aim.path(), place.path("syncmux-tmp-owed")).unwrap();
+    directory.store_owed(&[mailbox("user.x")]).unwrap();
+    assert_eq!(fs::read(aim.path()).unwrap(), b"");
+}
+
+#[test]
 fn owed_lines() {
     let place = Place::new();
     let directory = place.open();

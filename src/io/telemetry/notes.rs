@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use tracing::{debug, info, warn};
 
 use super::metric;
-use crate::core::event::Note;
+use crate::core::{Snapshot, event::Note};
 
 /// So many lines of one kind a second; the others are counted.
 const LINES_A_SECOND: u32 = 10;
@@ -50,6 +50,31 @@ impl Notes {
         }
     }
 
+    /// Shows how things stand.
+    pub fn show(&self, now: &Snapshot) {
+        let channel = || self.channel.clone();
+        for (state, lanes) in [
+            ("connecting", now.lanes_opening),
+            ("idle", now.lanes_idle),
+            ("busy", now.lanes_busy),
+        ] {
+            gauge!(metric::LANES, "channel" => channel(), "state" => state).set(lanes as f64);
+        }
+        for (name, value) in [
+            (metric::SESSIONS, now.sessions as u64),
+            (metric::UNITS_IN_FLIGHT, now.in_flight as u64),
+            (metric::UNITS_QUEUED, now.queued as u64),
+            (metric::UNCONFIRMED_USERS, now.unconfirmed_users as u64),
+            (metric::QUEUED_BYTES, now.queued_bytes),
+            (metric::STAGED_BYTES, now.staged_bytes),
+            (metric::RUNS_LINKED, now.runs_linked as u64),
+            (metric::OWED_LINES, now.owed_lines as u64),
+            (metric::PROBATION_USERS, now.probation_subjects as u64),
+        ] {
+            gauge!(name, "channel" => channel()).set(value as f64);
+        }
+    }
+
     /// How many lines of this kind were suppressed before this one, or `None` where this one is
     /// too.
     fn admit(&self, kind: &'static str, now: Instant) -> Option<u64> {
@@ -73,22 +98,25 @@ impl Notes {
 
     fn count(&self, note: &Note) {
         let channel = || self.channel.clone();
-        let failed = |kind: &'static str| {
-            counter!(metric::FAILURES, "channel" => channel(), "kind" => kind).increment(1);
+        let failed = |side: &'static str, kind: &'static str| {
+            counter!(
+                metric::FAILURES, "channel" => channel(), "side" => side, "kind" => kind
+            )
+            .increment(1);
         };
         match note {
-            Note::ClientCache { .. } => failed("client_cache"),
+            Note::ClientCache { .. } => failed("client", "cache"),
             Note::UnknownVerb { .. } => {
                 counter!(metric::UNKNOWN_VERBS, "channel" => channel()).increment(1);
             }
             Note::Probation { refused, .. } => {
-                failed(if *refused { "refused" } else { "in_doubt" });
+                failed("replica", if *refused { "refused" } else { "in_doubt" });
             }
             Note::LinesWritten { lines } => {
                 counter!(metric::HEALING_LINES, "channel" => channel()).increment(*lines as u64);
             }
-            Note::NotCovered { .. } => failed("not_covered"),
-            Note::ReplicaAway { .. } => failed("replica_away"),
+            Note::NotCovered { .. } => failed("disk", "not_covered"),
+            Note::ReplicaAway { .. } => failed("replica", "away"),
             Note::UnitDone { took, outcome } => {
                 histogram!(metric::UNIT_SECONDS, "channel" => channel(), "outcome" => *outcome)
                     .record(took.as_secs_f64());
@@ -208,6 +236,46 @@ fn kind(note: &Note) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_of_notes() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let notes = Notes::new("far");
+            let took = Duration::from_millis(3);
+            let (verb, answer) = ("APPLY MAILBOX", "ok");
+            notes.record(&Note::Answered {
+                verb,
+                answer,
+                took,
+                early: true,
+            });
+            notes.record(&Note::LinesWritten { lines: 7 });
+            let why = "NO IMAP_IOERROR".to_owned();
+            let subject = "joe".to_owned();
+            notes.record(&Note::Probation {
+                subject,
+                why,
+                refused: true,
+                pause: took,
+            });
+            notes.show(&Snapshot {
+                lanes_busy: 3,
+                owed_lines: 2,
+                ..Snapshot::default()
+            });
+        });
+        let text = recorder.handle().render();
+        for line in [
+            "syncmux_healing_lines_total{channel=\"far\"} 7",
+            "syncmux_lanes{channel=\"far\",state=\"busy\"} 3",
+            "syncmux_owed_lines{channel=\"far\"} 2",
+            "syncmux_failures_total{channel=\"far\",side=\"replica\",kind=\"refused\"} 1",
+            "verb=\"APPLY MAILBOX\",answer=\"ok\",early=\"true\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
 
     #[test]
     fn a_flood_is_counted() {
