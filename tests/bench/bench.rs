@@ -87,7 +87,13 @@ impl Expect {
 
 fn main() -> ExitCode {
     let ok = match Arguments::parse().command {
-        Command::Demo { users, rtt, lanes, stock_only, expect } => {
+        Command::Demo {
+            users,
+            rtt,
+            lanes,
+            stock_only,
+            expect,
+        } => {
             let mut contenders = vec![Contender::Stock { clients: 1 }];
             if !stock_only {
                 contenders.extend([Contender::Strict { lanes }, Contender::FanOut { lanes }]);
@@ -95,7 +101,15 @@ fn main() -> ExitCode {
             demo(users, rtt, &contenders, expect)
         }
         Command::Matrix {
-            users, rtt, lanes, shards, repeats, csv, quick, stock_only, expect
+            users,
+            rtt,
+            lanes,
+            shards,
+            repeats,
+            csv,
+            quick,
+            stock_only,
+            expect,
         } => {
             let mut contenders = vec![Contender::Stock { clients: 1 }];
             contenders.extend(shards.iter().map(|n| Contender::Stock { clients: *n }));
@@ -103,12 +117,19 @@ fn main() -> ExitCode {
                 contenders.extend(lanes.iter().map(|n| Contender::Strict { lanes: *n }));
                 contenders.extend(lanes.iter().map(|n| Contender::FanOut { lanes: *n }));
             }
-            let (users, rtt, repeats) =
-                if quick { (40, vec![0.0, 20.0], 1) } else { (users, rtt, repeats) };
+            let (users, rtt, repeats) = if quick {
+                (40, vec![0.0, 20.0], 1)
+            } else {
+                (users, rtt, repeats)
+            };
             matrix(users, &rtt, &contenders, repeats, csv, expect)
         }
     };
-    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn milliseconds(value: f64) -> Duration {
@@ -186,7 +207,10 @@ fn matrix(
         }
         println!("\n{rtt} ms, {users} users, one message of 4 KB each, median of {repeats}");
         // What is expected is said of a link with a distance; at 0 ms see the ratios.
-        let none = Expect { expect_fan_out: None, expect_strict: None };
+        let none = Expect {
+            expect_fan_out: None,
+            expect_strict: None,
+        };
         ok &= table(&rows, if *rtt > 0.0 { expect } else { none });
     }
     let differences = bench.differences();

@@ -15,9 +15,15 @@ use super::support::process::folder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// Stock clients without syncmux; more than one share the users by a hash, as sites do today.
-    Stock { clients: usize },
-    Strict { lanes: usize },
-    FanOut { lanes: usize },
+    Stock {
+        clients: usize,
+    },
+    Strict {
+        lanes: usize,
+    },
+    FanOut {
+        lanes: usize,
+    },
 }
 
 impl std::fmt::Display for Contender {
@@ -56,7 +62,15 @@ impl Bench {
             admin.create(&inbox);
             admin.set_acl(&inbox, ADMIN, "lrswipkxtecdan");
         }
-        let mut bench = Self { lab, users, admin, round: 0, size, lanes: None, quiet };
+        let mut bench = Self {
+            lab,
+            users,
+            admin,
+            round: 0,
+            size,
+            lanes: None,
+            quiet,
+        };
         bench.deliver(bench.users.len());
         let first = bench.lab.direct_client().all();
         first.expect_ok("-A, the first time");
@@ -116,7 +130,9 @@ impl Bench {
                 (self.lab.client(), 1)
             }
         };
-        (0..count).map(|i| self.rolling(&client, i, count)).collect()
+        (0..count)
+            .map(|i| self.rolling(&client, i, count))
+            .collect()
     }
 
     fn rolling(&self, client: &Client, index: usize, count: usize) -> (PathBuf, Rolling) {
@@ -125,7 +141,10 @@ impl Bench {
         if count > 1 {
             client.channel = format!("shard{index}");
         }
-        (folder(&self.lab.master.sync_directory(&client.channel)), client.rolling())
+        (
+            folder(&self.lab.master.sync_directory(&client.channel)),
+            client.rolling(),
+        )
     }
 
     fn mux(&mut self, lanes: usize) {
@@ -137,12 +156,7 @@ impl Bench {
         }
     }
 
-    fn replicate(
-        &self,
-        clients: &mut [(PathBuf, Rolling)],
-        lines: &[String],
-        name: &str,
-    ) -> f64 {
+    fn replicate(&self, clients: &mut [(PathBuf, Rolling)], lines: &[String], name: &str) -> f64 {
         let count = clients.len();
         let mut shards = vec![Vec::new(); count];
         for line in lines {
@@ -176,7 +190,10 @@ impl Bench {
             for (_, rolling) in &mut *clients {
                 assert!(rolling.is_alive(), "the client ended: {}", rolling.output());
             }
-            assert!(put.elapsed() < Duration::from_secs(900), "{name} does not come to an end");
+            assert!(
+                put.elapsed() < Duration::from_secs(900),
+                "{name} does not come to an end"
+            );
             std::thread::sleep(Duration::from_micros(500));
         }
         let seconds = begun.unwrap_or(put).elapsed().as_secs_f64();

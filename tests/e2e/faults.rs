@@ -36,14 +36,24 @@ fn mail(lab: &Lab, users: &[String], what: &str, size: usize) {
 /// How many messages an INBOX has.
 fn count(instance: &Instance, user: &str) -> usize {
     let lines = instance.login(user).run("STATUS INBOX (MESSAGES)");
-    let digits: String = lines[0].chars().rev().skip(1).take_while(char::is_ascii_digit).collect();
+    let digits: String = lines[0]
+        .chars()
+        .rev()
+        .skip(1)
+        .take_while(char::is_ascii_digit)
+        .collect();
     digits.chars().rev().collect::<String>().parse().unwrap()
 }
 
 /// The folder with the messages of a mailbox.
 fn mailbox_folder(instance: &Instance, mailbox: &str) -> PathBuf {
     let mut command = as_cyrus(format!("{BIN}/mbpath"));
-    let output = command.arg("-C").arg(instance.conf()).arg(mailbox).output().unwrap();
+    let output = command
+        .arg("-C")
+        .arg(instance.conf())
+        .arg(mailbox)
+        .output()
+        .unwrap();
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     assert!(path.is_dir(), "mbpath of {mailbox}: {output:?}");
     path
@@ -96,7 +106,9 @@ fn replica_killed(way: Way) {
     mail(&lab, &users, "1", 1000);
     lab.settle();
     for (round, kill) in [(2, true), (3, false)] {
-        lab.step(&format!("the replica goes away in the middle, round {round}"));
+        lab.step(&format!(
+            "the replica goes away in the middle, round {round}"
+        ));
         lab.end_rolling();
         mail(&lab, &users, &round.to_string(), 20_000);
         let before = lab.relay.counters().up;
@@ -114,7 +126,10 @@ fn replica_killed(way: Way) {
         lab.replica.ready();
         lab.replicate();
         if way == Way::FanOut {
-            assert!(lab.client_has_lived(), "the client must outlive the replica's restart");
+            assert!(
+                lab.client_has_lived(),
+                "the client must outlive the replica's restart"
+            );
         }
         lab.assert_same();
     }
@@ -136,9 +151,11 @@ fn link_breaks(way: Way) {
     let users = users(&lab, 8);
     mail(&lab, &users, "1", 3000);
     lab.settle();
-    for (round, direction, after) in
-        [(2, Direction::Up, 9_000), (3, Direction::Down, 2_500), (4, Direction::Up, 31_000)]
-    {
+    for (round, direction, after) in [
+        (2, Direction::Up, 9_000),
+        (3, Direction::Down, 2_500),
+        (4, Direction::Up, 31_000),
+    ] {
         lab.step(&format!("cut {direction:?} after {after} bytes"));
         lab.relay.cut_after(direction, after);
         mail(&lab, &users, &round.to_string(), 6000);
@@ -158,7 +175,10 @@ fn link_breaks(way: Way) {
     }
     lab.settle();
     if way == Way::FanOut {
-        assert!(lab.client_has_lived(), "lanes break, the client need not know");
+        assert!(
+            lab.client_has_lived(),
+            "lanes break, the client need not know"
+        );
     }
 }
 

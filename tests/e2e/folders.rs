@@ -38,7 +38,9 @@ fn mailboxes(way: Way) {
     lab.settle();
     lab.step("append to the mailbox that was another user's");
     admin.set_acl("user.bob.taken", "bob", "lrswipkxtecdan");
-    lab.master.login("bob").append("INBOX.taken", "", &message("mine now", 1000));
+    lab.master
+        .login("bob")
+        .append("INBOX.taken", "", &message("mine now", 1000));
     lab.settle();
     lab.step("two renames in one run");
     alice.rename("INBOX.t", "INBOX.x");
@@ -57,7 +59,9 @@ fn mailboxes(way: Way) {
     lab.step("to another partition");
     admin.run("RENAME user.bob user.bob fast");
     lab.settle();
-    lab.master.login("bob").append("INBOX", "", &message("on the fast one", 1000));
+    lab.master
+        .login("bob")
+        .append("INBOX", "", &message("on the fast one", 1000));
     lab.settle();
 }
 

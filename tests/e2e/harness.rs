@@ -13,13 +13,22 @@ use crate::support::relay::{Direction, Relay};
 fn comparison_sees_differences() {
     let mut lab = Setup::new(Way::Direct).start();
     lab.add_user("alice");
-    lab.master.login("alice").append("INBOX", "", &message("one", 4000));
+    lab.master
+        .login("alice")
+        .append("INBOX", "", &message("one", 4000));
     let found = lab.differences();
     for what in ["mailboxes", "direct sync_client -A", "alice: LIST"] {
-        assert!(found.iter().any(|f| f.contains(what)), "{what} not among {found:#?}");
+        assert!(
+            found.iter().any(|f| f.contains(what)),
+            "{what} not among {found:#?}"
+        );
     }
     lab.settle();
-    let one = compare::snapshot(&lab.replica, &compare::users(&lab.replica), &lab.sieve_users);
+    let one = compare::snapshot(
+        &lab.replica,
+        &compare::users(&lab.replica),
+        &lab.sieve_users,
+    );
     lab.step("changes on the replica");
     let mut alice = lab.replica.login("alice");
     alice.select("INBOX");
@@ -29,12 +38,25 @@ fn comparison_sees_differences() {
     alice.subscribe("INBOX");
     lab.replica.admin().set_quota("user.alice", "STORAGE 5000");
     lab.replica.admin().set_acl("user.alice", "bob", "lr");
-    let two = compare::snapshot(&lab.replica, &compare::users(&lab.replica), &lab.sieve_users);
+    let two = compare::snapshot(
+        &lab.replica,
+        &compare::users(&lab.replica),
+        &lab.sieve_users,
+    );
     let found = compare::diff(&one, &two).join("\n");
-    for what in ["message", "annotations of", "LSUB", "GETQUOTAROOT", "GETACL"] {
+    for what in [
+        "message",
+        "annotations of",
+        "LSUB",
+        "GETQUOTAROOT",
+        "GETACL",
+    ] {
         assert!(found.contains(what), "{what} not in {found}");
     }
-    assert!(one.values().any(|v| v.contains("BODY[]")), "no body in {one:#?}");
+    assert!(
+        one.values().any(|v| v.contains("BODY[]")),
+        "no body in {one:#?}"
+    );
 }
 
 /// A server that sends back what it gets.
@@ -74,9 +96,15 @@ fn relay_delays_without_limiting() {
     stream.read_exact(&mut [0; 100]).unwrap();
     let burst = start.elapsed();
     // Only orders of magnitude: a busy machine must not fail this.
-    assert!(burst >= Duration::from_millis(40) && burst < lockstep, "{burst:?} {lockstep:?}");
+    assert!(
+        burst >= Duration::from_millis(40) && burst < lockstep,
+        "{burst:?} {lockstep:?}"
+    );
     let counters = relay.counters();
-    assert_eq!((counters.up, counters.down, counters.connections), (105, 105, 1));
+    assert_eq!(
+        (counters.up, counters.down, counters.connections),
+        (105, 105, 1)
+    );
     assert_eq!(counters.turns, 6);
 }
 
@@ -98,5 +126,8 @@ fn relay_breaks_what_it_is_told_to() {
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0; 1]).unwrap();
     relay.reset();
-    assert!(stream.read(&mut [0; 1]).is_err(), "a reset is an error, not an end");
+    assert!(
+        stream.read(&mut [0; 1]).is_err(),
+        "a reset is an error, not an end"
+    );
 }

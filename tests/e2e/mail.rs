@@ -15,7 +15,9 @@ fn messages(way: Way) {
     lab.step("append to mailboxes that the replica does not have");
     for user in ["alice", "bob", "carol"] {
         lab.add_user(user);
-        lab.master.login(user).append("INBOX", "", &message(user, 4000));
+        lab.master
+            .login(user)
+            .append("INBOX", "", &message(user, 4000));
     }
     lab.settle();
 
@@ -24,7 +26,9 @@ fn messages(way: Way) {
     alice.append("INBOX", "\\Flagged $Label1", &message("two", 4000));
     alice.append("INBOX", "\\Draft", &message("three", 100));
     for user in ["alice", "bob", "carol"] {
-        lab.master.login(user).append("INBOX", "", &message("the same for all", 2000));
+        lab.master
+            .login(user)
+            .append("INBOX", "", &message("the same for all", 2000));
     }
     lab.settle();
 
@@ -57,7 +61,9 @@ fn copies(way: Way) {
             imap.append("INBOX", "", &message(&format!("{user} {i}"), 3000));
         }
     }
-    lab.master.admin().set_acl("user.bob", "alice", "lrswipkxtecda");
+    lab.master
+        .admin()
+        .set_acl("user.bob", "alice", "lrswipkxtecda");
     lab.settle();
 
     let mut alice = lab.master.login("alice");
@@ -117,7 +123,9 @@ fn three_thousand(way: Way) {
     let mut lab = Setup::new(way).start();
     lab.add_user("alice");
     let mut alice = lab.master.login("alice");
-    let messages: Vec<_> = (0..3000).map(|i| message(&format!("number {i}"), 700)).collect();
+    let messages: Vec<_> = (0..3000)
+        .map(|i| message(&format!("number {i}"), 700))
+        .collect();
     for part in messages.chunks(1000) {
         alice.append_many("INBOX", part);
     }
@@ -140,9 +148,13 @@ fn fifty_megabytes(way: Way) {
     }
     lab.settle();
     lab.step("a large message, and small ones of another user");
-    lab.master.login("alice").append("INBOX", "", &message("large", 50 << 20));
+    lab.master
+        .login("alice")
+        .append("INBOX", "", &message("large", 50 << 20));
     for i in 0..3 {
-        lab.master.login("bob").append("INBOX", "", &message(&format!("small {i}"), 2000));
+        lab.master
+            .login("bob")
+            .append("INBOX", "", &message(&format!("small {i}"), 2000));
     }
     lab.settle();
 }
@@ -155,19 +167,25 @@ fn many_users_over_a_link(way: Way) {
     let users: Vec<String> = (0..25).map(|i| format!("u{i:03}")).collect();
     for user in &users {
         lab.add_user(user);
-        lab.master.login(user).append("INBOX", "", &message(user, 4000));
+        lab.master
+            .login(user)
+            .append("INBOX", "", &message(user, 4000));
     }
     lab.replicate();
     for round in 0..2 {
         lab.step(&format!("one message for everybody, round {round}"));
         for user in &users {
             let id = format!("{user} {round}");
-            lab.master.login(user).append("INBOX", "", &message(&id, 4000));
+            lab.master
+                .login(user)
+                .append("INBOX", "", &message(&id, 4000));
         }
         lab.replicate();
     }
     if way == Way::FanOut {
-        let early = lab.mux().metric("syncmux_commands_total", &[("early", "true")]);
+        let early = lab
+            .mux()
+            .metric("syncmux_commands_total", &[("early", "true")]);
         assert!(early > 0.0, "nothing was acknowledged early");
     }
     assert!(lab.client_has_lived());

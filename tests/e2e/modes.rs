@@ -45,7 +45,9 @@ fn one_shots(way: Way) {
     lab.step("-m");
     mail_for_all(&lab, "3");
     admin.append("shared", "", &message("shared 2", 2000));
-    client.mailboxes(&["user.alice", "user.bob", "user.carol", "shared"]).expect_ok("-m");
+    client
+        .mailboxes(&["user.alice", "user.bob", "user.carol", "shared"])
+        .expect_ok("-m");
     lab.assert_same();
 
     lab.step("-s");
@@ -56,7 +58,9 @@ fn one_shots(way: Way) {
 
     lab.step("-O, and then -u by the same lanes");
     mail_for_all(&lab, "4");
-    client.run(&["-v", "-v", "-o", "-O", "-u", "alice"]).expect_ok("-O -u");
+    client
+        .run(&["-v", "-v", "-o", "-O", "-u", "alice"])
+        .expect_ok("-O -u");
     client.user(&USERS).expect_ok("-u");
     lab.assert_same();
 
@@ -96,7 +100,9 @@ fn beside_a_rolling_client(way: Way) {
         });
         for _ in 0..4 {
             client.user(&USERS).expect_ok("-u");
-            client.mailboxes(&["user.alice", "user.carol"]).expect_ok("-m");
+            client
+                .mailboxes(&["user.alice", "user.carol"])
+                .expect_ok("-m");
             client.all().expect_ok("-A");
             client.meta(&["bob"]).expect_ok("-s");
         }
@@ -114,7 +120,11 @@ fn a_batch_of_lines(way: Way) {
     lab.step("lines that stood in the log before the client started, one of them in vain");
     let directory = lab.master.sync_directory("");
     let mut lines = take_log(&directory);
-    lines.extend(["MAILBOX user.nobody".into(), "USER bob".into(), "META carol".into()]);
+    lines.extend([
+        "MAILBOX user.nobody".into(),
+        "USER bob".into(),
+        "META carol".into(),
+    ]);
     put_log(&directory, &lines);
     lab.settle();
     lab.step("the same lines again");

@@ -23,7 +23,9 @@ fn start(way: Way) -> Lab {
     let lab = Setup::new(way).start();
     for user in ["alice", "bob"] {
         lab.add_user(user);
-        lab.master.login(user).append("INBOX", "", &message(user, 2000));
+        lab.master
+            .login(user)
+            .append("INBOX", "", &message(user, 2000));
     }
     lab
 }
@@ -41,10 +43,15 @@ fn authenticate(address: &str, user: &str, password: &str, initial: bool) -> Str
     let mut line = String::new();
     while !line.starts_with("* OK") {
         line.clear();
-        assert!(stream.read_line(&mut line).unwrap() > 0, "closed before the greeting");
+        assert!(
+            stream.read_line(&mut line).unwrap() > 0,
+            "closed before the greeting"
+        );
     }
     let proof = STANDARD.encode(format!("\0{user}\0{password}"));
-    let first = if initial { format!("AUTHENTICATE PLAIN {proof}\r\n") } else {
+    let first = if initial {
+        format!("AUTHENTICATE PLAIN {proof}\r\n")
+    } else {
         "AUTHENTICATE PLAIN\r\n".to_owned()
     };
     stream.get_mut().write_all(first.as_bytes()).unwrap();
@@ -52,7 +59,10 @@ fn authenticate(address: &str, user: &str, password: &str, initial: bool) -> Str
         line.clear();
         stream.read_line(&mut line).unwrap();
         assert!(line.starts_with('+'), "{line:?}");
-        stream.get_mut().write_all(format!("{proof}\r\n").as_bytes()).unwrap();
+        stream
+            .get_mut()
+            .write_all(format!("{proof}\r\n").as_bytes())
+            .unwrap();
     }
     line.clear();
     stream.read_line(&mut line).unwrap();
@@ -73,7 +83,9 @@ fn wrong_password_of_the_client(way: Way) {
     lab.step("the stock client");
     let client = lab.client_to("wrong", &listen, "wrong", "");
     let mut rolling = client.rolling();
-    wait_for("the refusal", || rolling.output().contains("NO ").then_some(()));
+    wait_for("the refusal", || {
+        rolling.output().contains("NO ").then_some(())
+    });
     rolling.kill();
     nothing_arrived(&lab);
     lab.settle();
@@ -89,7 +101,10 @@ fn nothing_until_mended(mut lab: Lab, wrong: &dyn Fn(&Lab, &mut MuxOptions)) {
     lab.mux().configure(&options);
     lab.step("check");
     let (code, said) = lab.mux().check();
-    assert!(code.is_some_and(|c| c != 0 && c != 70), "check ended with {code:?}: {said}");
+    assert!(
+        code.is_some_and(|c| c != 0 && c != 70),
+        "check ended with {code:?}: {said}"
+    );
     assert!(!said.contains(PASSWORD), "check shows a password: {said}");
     lab.step("run");
     lab.mux().start();
@@ -122,14 +137,20 @@ fn wrong_password_of_the_lanes(way: Way) {
 fn wrong_ca(way: Way) {
     nothing_until_mended(start(way), &|lab, options| {
         let ca = lab.certs.other_ca.clone();
-        options.tls = Tls::StartTls { ca, server_name: "replica.test".to_owned() };
+        options.tls = Tls::StartTls {
+            ca,
+            server_name: "replica.test".to_owned(),
+        };
     });
 }
 
 fn wrong_server_name(way: Way) {
     nothing_until_mended(start(way), &|lab, options| {
         let ca = lab.certs.ca.clone();
-        options.tls = Tls::StartTls { ca, server_name: "another.test".to_owned() };
+        options.tls = Tls::StartTls {
+            ca,
+            server_name: "another.test".to_owned(),
+        };
     });
 }
 
@@ -138,7 +159,9 @@ fn wrong_server_name(way: Way) {
 fn fan_out_refuses_a_client_with_a_cache() {
     let mut lab = start(Way::FanOut);
     let mut options = lab.mux_options();
-    let conf = lab.master.variant("cached", "sync_cache_db_path: /tmp/never-made.db\n");
+    let conf = lab
+        .master
+        .variant("cached", "sync_cache_db_path: /tmp/never-made.db\n");
     options.imapd_conf = conf;
     lab.mux().stop();
     lab.mux().configure(&options);

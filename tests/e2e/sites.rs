@@ -15,7 +15,9 @@ ways!(replica_on_a_unix_socket: strict, fan_out);
 fn some_work(lab: &mut Lab) {
     for user in ["alice", "bob"] {
         lab.add_user(user);
-        lab.master.login(user).append("INBOX", "", &message(&format!("{user} 1"), 4000));
+        lab.master
+            .login(user)
+            .append("INBOX", "", &message(&format!("{user} 1"), 4000));
     }
     lab.settle();
     lab.step("known mailboxes");
@@ -35,7 +37,12 @@ fn virtual_domains(way: Way) {
     let mut setup = Setup::new(way);
     setup.both.virtual_domains = true;
     let mut lab = setup.start();
-    let users = ["a@example.com", "c.dot@example.com", "b@example.org", "b@example.com"];
+    let users = [
+        "a@example.com",
+        "c.dot@example.com",
+        "b@example.org",
+        "b@example.com",
+    ];
     for user in users {
         lab.add_user(user);
         let mut imap = lab.master.login(user);
@@ -69,7 +76,9 @@ fn virtual_domains(way: Way) {
     let mut z = lab.master.login("z.z@example.com");
     z.append("INBOX", "", &message("z", 1000));
     let client = lab.strict_client();
-    client.user(&["z.z@example.com", "c.dot@example.com"]).expect_ok("-u");
+    client
+        .user(&["z.z@example.com", "c.dot@example.com"])
+        .expect_ok("-u");
     lab.assert_same();
     lab.settle();
 }
@@ -80,7 +89,9 @@ fn unix_listener(way: Way) {
     let mut lab = setup.start();
     some_work(&mut lab);
     lab.step("one-shot by the other socket");
-    lab.master.login("alice").append("INBOX", "", &message("alice 3", 4000));
+    lab.master
+        .login("alice")
+        .append("INBOX", "", &message("alice 3", 4000));
     lab.strict_client().user(&["alice", "bob"]).expect_ok("-u");
     lab.settle();
 }
@@ -116,7 +127,9 @@ fn client_with_a_cache(way: Way) {
     let mut there = lab.replica.login("alice");
     there.select("INBOX");
     there.store("1", "-FLAGS (\\Flagged)");
-    lab.master.login("alice").append("INBOX", "", &message("alice 3", 4000));
+    lab.master
+        .login("alice")
+        .append("INBOX", "", &message("alice 3", 4000));
     lab.settle();
 }
 
@@ -125,13 +138,19 @@ fn client_that_tries_imap_first(way: Way) {
     let mut lab = Setup::new(way).start();
     for user in ["alice", "bob"] {
         lab.add_user(user);
-        lab.master.login(user).append("INBOX", "", &message(&format!("{user} 1"), 4000));
+        lab.master
+            .login(user)
+            .append("INBOX", "", &message(&format!("{user} 1"), 4000));
     }
     let target = lab.mux().strict_listen.clone();
     let extra = "sync_try_imap: yes\nclient_timeout: 150\n";
     let client = lab.client_to("imap", &target, PASSWORD, extra);
     let outcome = client.user(&["alice", "bob"]).expect_ok("-u");
-    assert!(outcome.seconds < 140.0, "the probe cost {} s", outcome.seconds);
+    assert!(
+        outcome.seconds < 140.0,
+        "the probe cost {} s",
+        outcome.seconds
+    );
     lab.assert_same();
     lab.settle();
 }

@@ -32,22 +32,32 @@ fn start_with(way: Way, immediate: bool) -> Lab {
 }
 
 fn bob_goes_on(lab: &Lab, what: &str) {
-    lab.master.login("bob").append("INBOX", "", &message(&format!("bob {what}"), 1000));
+    lab.master
+        .login("bob")
+        .append("INBOX", "", &message(&format!("bob {what}"), 1000));
 }
 
 fn message_on_the_replica(way: Way) {
     let mut lab = start(way);
     lab.step("a message there and another one here, with the same UID");
-    lab.replica.login("alice").append("INBOX", "", &message("only there", 1000));
+    lab.replica
+        .login("alice")
+        .append("INBOX", "", &message("only there", 1000));
     let mut alice = lab.master.login("alice");
     alice.append("INBOX", "", &message("only here", 1000));
     bob_goes_on(&lab, "1");
     lab.settle();
     alice.select("INBOX");
     let found = alice.run("SEARCH SUBJECT \"only\"");
-    assert_eq!(found.first().map(|l| l.split(' ').count()), Some(4), "copied back: {found:?}");
+    assert_eq!(
+        found.first().map(|l| l.split(' ').count()),
+        Some(4),
+        "copied back: {found:?}"
+    );
     lab.step("a message there, and nothing but a flag here");
-    lab.replica.login("alice").append("INBOX.box", "", &message("there again", 1000));
+    lab.replica
+        .login("alice")
+        .append("INBOX.box", "", &message("there again", 1000));
     alice.select("INBOX.box");
     alice.store("1", "+FLAGS (\\Flagged)");
     bob_goes_on(&lab, "2");
@@ -106,7 +116,9 @@ fn mailboxes_on_the_replica(way: Way) {
     lab.replicate();
     // The stock client finds no tombstone of it and lets it be; nothing else may differ.
     let found = lab.differences().join("\n");
-    let mut told = found.lines().filter(|l| l.contains("master: ") || l.contains("replica: "));
+    let mut told = found
+        .lines()
+        .filter(|l| l.contains("master: ") || l.contains("replica: "));
     assert!(told.all(|l| l.contains("replica: ")), "{found}");
     there.delete("INBOX.there");
     lab.settle();

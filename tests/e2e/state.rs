@@ -87,11 +87,18 @@ fn quota_and_annotations(way: Way) {
     lab.step("annotations of a mailbox, literals among them");
     for (name, value) in [
         ("INBOX", &b"plain"[..]),
-        ("INBOX.box", b"with \"quotes\" and \\ backslash\r\nand a line"),
+        (
+            "INBOX.box",
+            b"with \"quotes\" and \\ backslash\r\nand a line",
+        ),
     ] {
         alice.set_metadata(name, "/private/comment", Some(value));
     }
-    admin.set_metadata("user.alice.box", "/shared/comment", Some(&b"8-bit: \xc3\xbc "[..]));
+    admin.set_metadata(
+        "user.alice.box",
+        "/shared/comment",
+        Some(&b"8-bit: \xc3\xbc "[..]),
+    );
     // Not on "shared": imapd 3.6.1 dies of SETMETADATA on a mailbox without an owner.
     admin.set_metadata("user.alice", "/shared/comment", Some(&[b'x'; 3000]));
     lab.settle();

@@ -19,9 +19,14 @@ fn furnish(lab: &mut Lab, user: &str) {
     imap.subscribe("INBOX");
     imap.subscribe("INBOX.box");
     imap.set_metadata("INBOX.box", "/private/comment", Some(b"my box"));
-    lab.master.admin().set_quota(&format!("user.{user}"), "STORAGE 100000");
+    lab.master
+        .admin()
+        .set_quota(&format!("user.{user}"), "STORAGE 100000");
     let mut sieve = lab.master.manage_sieve(user);
-    sieve.put("main", "require \"fileinto\";\r\nfileinto \"INBOX.box\";\r\n");
+    sieve.put(
+        "main",
+        "require \"fileinto\";\r\nfileinto \"INBOX.box\";\r\n",
+    );
     sieve.activate("main");
     lab.sieve_users.insert(user.to_owned());
 }
@@ -42,15 +47,21 @@ fn rename_user(way: Way) {
     lab.sieve_users.insert("erin".to_owned());
     lab.settle_but(LOST_SUBSCRIPTIONS);
     lab.step("append to a mailbox of the renamed user");
-    lab.master.login("erin").append("INBOX.box", "", &message("for erin", 2000));
+    lab.master
+        .login("erin")
+        .append("INBOX.box", "", &message("for erin", 2000));
     lab.settle();
     lab.step("another user with the old name");
     furnish(&mut lab, "alice");
     lab.settle();
     lab.step("rename again, with new mail in the same run");
-    lab.master.login("erin").append("INBOX", "", &message("before", 2000));
+    lab.master
+        .login("erin")
+        .append("INBOX", "", &message("before", 2000));
     lab.master.admin().rename("user.erin", "user.frank");
-    lab.master.login("frank").append("INBOX", "", &message("behind", 2000));
+    lab.master
+        .login("frank")
+        .append("INBOX", "", &message("behind", 2000));
     lab.sieve_users.remove("erin");
     lab.sieve_users.insert("frank".to_owned());
     lab.settle_but(LOST_SUBSCRIPTIONS);
@@ -72,7 +83,9 @@ fn delete_user(way: Way) {
     lab.master.admin().delete("user.bob");
     lab.add_user("bob");
     lab.sieve_users.remove("bob");
-    lab.master.login("bob").append("INBOX", "", &message("a new life", 2000));
+    lab.master
+        .login("bob")
+        .append("INBOX", "", &message("a new life", 2000));
     // Stock to stock, the quota of the deleted user stays on the replica until -u sends UNQUOTA.
     lab.settle_but(&["APPLY UNQUOTA user.bob", "GETQUOTAROOT"]);
 }

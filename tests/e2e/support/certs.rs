@@ -40,8 +40,18 @@ impl Certs {
         write(&certs.ca, ca.pem());
         write(&certs.other_ca, other.pem());
         for (cert, key, name, usage) in [
-            (&certs.cert, &certs.key, SERVER_NAME, ExtendedKeyUsagePurpose::ServerAuth),
-            (&certs.client_cert, &certs.client_key, "repl", ExtendedKeyUsagePurpose::ClientAuth),
+            (
+                &certs.cert,
+                &certs.key,
+                SERVER_NAME,
+                ExtendedKeyUsagePurpose::ServerAuth,
+            ),
+            (
+                &certs.client_cert,
+                &certs.client_key,
+                "repl",
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ),
         ] {
             let pair = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();

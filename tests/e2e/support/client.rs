@@ -31,20 +31,31 @@ pub struct Outcome {
 impl Outcome {
     /// Panics where the client did not end well.
     pub fn expect_ok(self, what: &str) -> Self {
-        assert_eq!(self.code, Some(0), "sync_client {what} failed:\n{}", self.output);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "sync_client {what} failed:\n{}",
+            self.output
+        );
         self
     }
 
     /// The commands of the conversation that start with `prefix`.
     pub fn commands(&self, prefix: &str) -> Vec<&str> {
-        self.output.lines().map(str::trim_start).filter(|l| l.starts_with(prefix)).collect()
+        self.output
+            .lines()
+            .map(str::trim_start)
+            .filter(|l| l.starts_with(prefix))
+            .collect()
     }
 }
 
 impl Client {
     /// Runs it with these arguments to its end.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
-        let output = self.scratch.join(format!("client-{:08x}.out", fastrand::u32(..)));
+        let output = self
+            .scratch
+            .join(format!("client-{:08x}.out", fastrand::u32(..)));
         let start = Instant::now();
         let mut guard = self.spawn(&output, arguments);
         let name = format!("sync_client {}", arguments.join(" "));
@@ -59,13 +70,22 @@ impl Client {
             std::thread::sleep(std::time::Duration::from_micros(500));
         };
         let seconds = start.elapsed().as_secs_f64();
-        Outcome { code: status.code(), output: read(&output), seconds }
+        Outcome {
+            code: status.code(),
+            output: read(&output),
+            seconds,
+        }
     }
 
     /// One-shot over lines of a sync log.
     pub fn log(&self, lines: &[String]) -> Outcome {
-        let file = self.scratch.join(format!("lines-{:08x}", fastrand::u32(..)));
-        write(&file, lines.iter().map(|l| format!("{l}\n")).collect::<String>());
+        let file = self
+            .scratch
+            .join(format!("lines-{:08x}", fastrand::u32(..)));
+        write(
+            &file,
+            lines.iter().map(|l| format!("{l}\n")).collect::<String>(),
+        );
         let outcome = self.run(&["-v", "-v", "-o", "-r", "-f", file.to_str().unwrap()]);
         let _ = std::fs::remove_file(&file);
         outcome
@@ -89,7 +109,12 @@ impl Client {
 
     /// The rolling client of this channel, in the foreground.
     pub fn rolling(&self) -> Rolling {
-        let mut rolling = Rolling { client: self.clone(), guard: None, starts: 0, output: None };
+        let mut rolling = Rolling {
+            client: self.clone(),
+            guard: None,
+            starts: 0,
+            output: None,
+        };
         rolling.start();
         rolling
     }
@@ -103,7 +128,9 @@ impl Client {
             command.args(["-n", &self.channel]);
         }
         command.args(arguments);
-        command.stdout(Stdio::from(out.try_clone().unwrap())).stderr(Stdio::from(out));
+        command
+            .stdout(Stdio::from(out.try_clone().unwrap()))
+            .stderr(Stdio::from(out));
         Guard::spawn("sync_client", &mut command)
     }
 }
@@ -227,7 +254,10 @@ pub fn take_log(directory: &Path) -> Vec<String> {
 /// Puts lines into `log` in one piece, so that the client finds all of them or none.
 pub fn put_log(directory: &Path, lines: &[String]) {
     let ready = directory.join("put");
-    write(&ready, lines.iter().map(|l| format!("{l}\n")).collect::<String>());
+    write(
+        &ready,
+        lines.iter().map(|l| format!("{l}\n")).collect::<String>(),
+    );
     wait_for("the log to be taken", || {
         (!directory.join("log").exists()).then_some(())
     });

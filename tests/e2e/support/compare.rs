@@ -41,15 +41,24 @@ pub fn unsent(direct: &Client, users: &BTreeSet<String>) -> Vec<String> {
     let mut found = Vec::new();
     for (mode, outcome) in runs {
         if outcome.code != Some(0) {
-            found.push(format!("direct sync_client {mode} failed:\n{}", outcome.output));
+            found.push(format!(
+                "direct sync_client {mode} failed:\n{}",
+                outcome.output
+            ));
         }
         let sends = outcome.output.lines().filter(|line| writes(line));
         let sends: Vec<&str> = sends.map(|l| &l[..l.len().min(400)]).collect();
         if !sends.is_empty() {
-            found.push(format!("direct sync_client {mode} had to send:\n{}", sends.join("\n")));
+            found.push(format!(
+                "direct sync_client {mode} had to send:\n{}",
+                sends.join("\n")
+            ));
         }
         if !outcome.output.contains("GET ") && mode == "-u" {
-            found.push(format!("direct sync_client {mode} asked nothing:\n{}", outcome.output));
+            found.push(format!(
+                "direct sync_client {mode} asked nothing:\n{}",
+                outcome.output
+            ));
         }
     }
     found
@@ -62,7 +71,11 @@ fn writes(line: &str) -> bool {
 
 /// The users of an instance.
 pub fn users(instance: &Instance) -> BTreeSet<String> {
-    let pattern = if instance.virtual_domains { "user/*" } else { "user.%" };
+    let pattern = if instance.virtual_domains {
+        "user/*"
+    } else {
+        "user.%"
+    };
     let names = instance.admin().list_names(pattern);
     let names = names.iter().filter_map(|name| {
         if instance.virtual_domains {
@@ -90,13 +103,22 @@ pub fn snapshot(
         let name = quote(&name);
         for command in ["GETACL", "GETQUOTAROOT"] {
             let (lines, answer) = admin.attempt(&[Part::Text(&format!("{command} {name}"))]);
-            all.insert(format!("{command} {name}"), format!("{lines:#?} {}", verdict(&answer)));
+            all.insert(
+                format!("{command} {name}"),
+                format!("{lines:#?} {}", verdict(&answer)),
+            );
         }
         let items = "(MESSAGES UIDNEXT UIDVALIDITY HIGHESTMODSEQ)";
         let (lines, answer) = admin.attempt(&[Part::Text(&format!("STATUS {name} {items}"))]);
-        all.insert(format!("STATUS {name}"), format!("{lines:#?} {}", verdict(&answer)));
+        all.insert(
+            format!("STATUS {name}"),
+            format!("{lines:#?} {}", verdict(&answer)),
+        );
     }
-    all.insert("server annotations".into(), metadata(&mut admin, "\"\"", "/shared/comment"));
+    all.insert(
+        "server annotations".into(),
+        metadata(&mut admin, "\"\"", "/shared/comment"),
+    );
     for user in users {
         of_user(instance, user, &mut all);
     }
@@ -119,13 +141,21 @@ fn of_user(instance: &Instance, user: &str, all: &mut Snapshot) {
     for name in imap.list_names("*") {
         let name = quote(&name);
         let (lines, answer) = imap.attempt(&[Part::Text(&format!("EXAMINE {name}"))]);
-        let shown = lines.iter().filter(|l| l.contains("UIDVALIDITY") || l.contains("EXISTS"));
+        let shown = lines
+            .iter()
+            .filter(|l| l.contains("UIDVALIDITY") || l.contains("EXISTS"));
         let shown: Vec<&String> = shown.collect();
-        all.insert(format!("{user}: EXAMINE {name}"), format!("{shown:#?} {}", verdict(&answer)));
+        all.insert(
+            format!("{user}: EXAMINE {name}"),
+            format!("{shown:#?} {}", verdict(&answer)),
+        );
         if !answer.starts_with("OK") {
             continue;
         }
-        all.insert(format!("{user}: annotations of {name}"), metadata(&mut imap, &name, ENTRIES));
+        all.insert(
+            format!("{user}: annotations of {name}"),
+            metadata(&mut imap, &name, ENTRIES),
+        );
         if lines.iter().any(|l| l == "* 0 EXISTS") {
             continue;
         }
@@ -154,8 +184,12 @@ fn verdict(answer: &str) -> &str {
 
 /// Flags come in the order of a table that each end has for itself; \Recent belongs to a session.
 fn sorted_flags(line: &str) -> String {
-    let Some((head, rest)) = line.split_once("FLAGS (") else { return line.to_owned() };
-    let Some((flags, tail)) = rest.split_once(')') else { return line.to_owned() };
+    let Some((head, rest)) = line.split_once("FLAGS (") else {
+        return line.to_owned();
+    };
+    let Some((flags, tail)) = rest.split_once(')') else {
+        return line.to_owned();
+    };
     let mut flags: Vec<&str> = flags.split(' ').filter(|f| *f != "\\Recent").collect();
     flags.sort_unstable();
     format!("{head}FLAGS ({}){tail}", flags.join(" "))
@@ -171,7 +205,8 @@ pub fn diff(ours: &Snapshot, theirs: &Snapshot) -> Vec<String> {
             continue;
         }
         let lines = |side: Option<&String>| -> Vec<String> {
-            side.map(|t| t.lines().map(str::to_owned).collect()).unwrap_or_default()
+            side.map(|t| t.lines().map(str::to_owned).collect())
+                .unwrap_or_default()
         };
         let (a, b) = (lines(a), lines(b));
         let mut text = format!("{key}:");

@@ -61,7 +61,18 @@ impl Instance {
         let role = if replica { "replica" } else { "master" };
         let name = format!("{role}{:06x}", fastrand::u32(..1 << 24));
         let dir = folder(folder_path);
-        for sub in ["conf", "conf/sync", "spool", "spool2", "proc", "lock", "sieve", "socket", "conf/socket", "conf/db"] {
+        for sub in [
+            "conf",
+            "conf/sync",
+            "spool",
+            "spool2",
+            "proc",
+            "lock",
+            "sieve",
+            "socket",
+            "conf/socket",
+            "conf/db",
+        ] {
             folder(&dir.join(sub));
         }
         let mut instance = Self {
@@ -96,7 +107,11 @@ impl Instance {
     /// The folder with the `log` of a channel (`""` is the default one).
     pub fn sync_directory(&self, channel: &str) -> PathBuf {
         let base = self.path("conf/sync");
-        if channel.is_empty() { base } else { base.join(channel) }
+        if channel.is_empty() {
+            base
+        } else {
+            base.join(channel)
+        }
     }
 
     /// Another imapd.conf for the same mail: for clients that reach the replica another way.
@@ -178,7 +193,11 @@ impl Instance {
         if self.virtual_domains {
             let (local, domain) = user.split_once('@').unwrap_or((user, ""));
             let at = if domain.is_empty() { "" } else { "@" };
-            let sub = if sub.is_empty() { String::new() } else { format!("/{sub}") };
+            let sub = if sub.is_empty() {
+                String::new()
+            } else {
+                format!("/{sub}")
+            };
             format!("user/{local}{sub}{at}{domain}")
         } else if sub.is_empty() {
             format!("user.{user}")
@@ -215,10 +234,19 @@ impl Instance {
         };
         conf.push_str(domains);
         conf.push_str("altnamespace: no\n");
-        let mode = if options.immediate { "immediate" } else { "delayed" };
+        let mode = if options.immediate {
+            "immediate"
+        } else {
+            "delayed"
+        };
         write!(conf, "delete_mode: {mode}\nexpunge_mode: {mode}\n").unwrap();
         if !options.channels.is_empty() {
-            writeln!(conf, "sync_log_channels: \"\" {}", options.channels.join(" ")).unwrap();
+            writeln!(
+                conf,
+                "sync_log_channels: \"\" {}",
+                options.channels.join(" ")
+            )
+            .unwrap();
             for channel in &options.channels {
                 folder(&self.sync_directory(channel));
             }
@@ -254,7 +282,11 @@ impl Instance {
             self.sieve.address(),
         );
         if self.replica {
-            let tls = if options.certs.is_some() { self.csync_conf() } else { self.conf() };
+            let tls = if options.certs.is_some() {
+                self.csync_conf()
+            } else {
+                self.conf()
+            };
             writeln!(
                 services,
                 "  csync cmd=\"{BIN}/sync_server -C {}\" listen=\"{}\" prefork=0",
@@ -285,7 +317,11 @@ impl Instance {
     /// The csync service alone demands TLS; our own IMAP client on loopback need not speak it.
     fn csync_conf(&self) -> PathBuf {
         let path = self.path("csync.conf");
-        write(&path, self.base.replace("allowplaintext: yes", "allowplaintext: no"));
+        write(
+            &path,
+            self.base
+                .replace("allowplaintext: yes", "allowplaintext: no"),
+        );
         path
     }
 
@@ -296,7 +332,12 @@ impl Instance {
             command.args(["-p", "-c", "-f"]).arg(self.path("sasldb2"));
             command.args(["-u", &self.name, user]).stdin(Stdio::piped());
             let mut child = command.spawn().expect("saslpasswd2 (package sasl2-bin)");
-            child.stdin.take().unwrap().write_all(PASSWORD.as_bytes()).unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(PASSWORD.as_bytes())
+                .unwrap();
             assert!(child.wait().unwrap().success(), "saslpasswd2 failed");
         }
     }

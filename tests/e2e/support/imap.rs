@@ -54,9 +54,16 @@ impl Imap {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut imap = Self { stream: BufReader::new(stream), tag: 0, literals: Vec::new() };
+        let mut imap = Self {
+            stream: BufReader::new(stream),
+            tag: 0,
+            literals: Vec::new(),
+        };
         let greeting = imap.line();
-        assert!(greeting.starts_with("* OK"), "greeting of {address}: {greeting}");
+        assert!(
+            greeting.starts_with("* OK"),
+            "greeting of {address}: {greeting}"
+        );
         let proof = if user == admin {
             format!("\0{admin}\0{password}")
         } else {
@@ -103,7 +110,10 @@ impl Imap {
             }
             let head = out.get(..out.len().min(80)).unwrap_or_default();
             let head = String::from_utf8_lossy(head);
-            assert!(!line.starts_with("* BYE"), "the server said {line} to {head} of {parts:?}");
+            assert!(
+                !line.starts_with("* BYE"),
+                "the server said {line} to {head} of {parts:?}"
+            );
             lines.push(line);
         }
     }
@@ -133,7 +143,12 @@ impl Imap {
     }
 
     pub fn set_acl(&mut self, mailbox: &str, who: &str, rights: &str) {
-        self.run(&format!("SETACL {} {} {}", quote(mailbox), quote(who), quote(rights)));
+        self.run(&format!(
+            "SETACL {} {} {}",
+            quote(mailbox),
+            quote(who),
+            quote(rights)
+        ));
     }
 
     pub fn append(&mut self, mailbox: &str, flags: &str, message: &[u8]) {
@@ -203,7 +218,10 @@ impl Imap {
     }
 
     pub fn set_message_annotation(&mut self, sequence: &str, entry: &str, value: &str) {
-        self.run(&format!("STORE {sequence} ANNOTATION ({entry} (value.shared {}))", quote(value)));
+        self.run(&format!(
+            "STORE {sequence} ANNOTATION ({entry} (value.shared {}))",
+            quote(value)
+        ));
     }
 
     /// The names that LIST shows, without the server's escapes.
@@ -212,17 +230,22 @@ impl Imap {
         let literals = std::mem::take(&mut self.literals);
         let mut literals = literals.into_iter();
         let mut names = Vec::new();
-        for line in lines.iter().filter(|l| l.starts_with("* LIST") && !l.contains("\\Noselect")) {
+        for line in lines
+            .iter()
+            .filter(|l| l.starts_with("* LIST") && !l.contains("\\Noselect"))
+        {
             if line.ends_with('}') && line.contains(" {") {
                 names.push(String::from_utf8(literals.next().unwrap()).unwrap());
                 continue;
             }
             let (_, rest) = line.split_once(") ").unwrap();
             let name = rest.split_once(' ').unwrap().1;
-            names.push(match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
-                Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
-                None => name.to_owned(),
-            });
+            names.push(
+                match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
+                    Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+                    None => name.to_owned(),
+                },
+            );
         }
         names
     }
@@ -235,12 +258,17 @@ impl Imap {
             // Cyrus writes with Nagle on: an answer in two pieces would wait for a delayed ACK.
             let _ = rustix::net::sockopt::set_tcp_quickack(self.stream.get_ref(), true);
             self.stream.read_until(b'\n', &mut part).unwrap();
-            assert!(part.ends_with(b"\n"), "the server closed the connection after {line:?}");
+            assert!(
+                part.ends_with(b"\n"),
+                "the server closed the connection after {line:?}"
+            );
             while part.last().is_some_and(|b| matches!(b, b'\r' | b'\n')) {
                 part.pop();
             }
             line.push_str(&String::from_utf8_lossy(&part));
-            let Some(size) = literal_size(&part) else { return line };
+            let Some(size) = literal_size(&part) else {
+                return line;
+            };
             let mut bytes = vec![0; size];
             self.stream.read_exact(&mut bytes).unwrap();
             line.truncate(line.rfind('{').unwrap());
@@ -255,7 +283,11 @@ impl Imap {
 fn literal_size(line: &[u8]) -> Option<usize> {
     let text = line.strip_suffix(b"}")?;
     let open = text.iter().rposition(|b| *b == b'{')?;
-    std::str::from_utf8(&text[open + 1..]).ok()?.trim_end_matches('+').parse().ok()
+    std::str::from_utf8(&text[open + 1..])
+        .ok()?
+        .trim_end_matches('+')
+        .parse()
+        .ok()
 }
 
 fn hash(bytes: &[u8]) -> u64 {

@@ -85,13 +85,18 @@ pub struct Lab {
 
 impl Lab {
     pub fn start(setup: Setup) -> Self {
-        let dir = tempfile::Builder::new().prefix("syncmux-e2e-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("syncmux-e2e-")
+            .tempdir()
+            .unwrap();
         give(dir.path());
         let at = |name: &str| dir.path().join(name);
         let certs = Certs::make(&folder(&at("certs")));
         let mut options = setup.both.clone();
         let mut master_options = options.clone();
-        master_options.extra.extend(setup.master_extra.iter().cloned());
+        master_options
+            .extra
+            .extend(setup.master_extra.iter().cloned());
         options.certs = setup.tls.then(|| certs.clone());
         options.unix_socket = true;
         let mut master = Instance::start(&at("master"), false, &master_options);
@@ -129,7 +134,10 @@ impl Lab {
     /// The configuration that this lab gives to syncmux.
     pub fn mux_options(&self) -> MuxOptions {
         let tls = if self.setup.tls {
-            Tls::StartTls { ca: self.certs.ca.clone(), server_name: SERVER_NAME.to_owned() }
+            Tls::StartTls {
+                ca: self.certs.ca.clone(),
+                server_name: SERVER_NAME.to_owned(),
+            }
         } else {
             Tls::Off
         };
@@ -160,13 +168,23 @@ impl Lab {
     /// The client of the default channel, by the way of this lab.
     pub fn client(&self) -> Client {
         let target = self.mux.as_ref().map(|m| m.listen.clone());
-        self.client_to("rolling", &target.unwrap_or(self.relay.address()), PASSWORD, "")
+        self.client_to(
+            "rolling",
+            &target.unwrap_or(self.relay.address()),
+            PASSWORD,
+            "",
+        )
     }
 
     /// A client for one-shot runs, on the strict listener.
     pub fn strict_client(&self) -> Client {
         let target = self.mux.as_ref().map(|m| m.strict_listen.clone());
-        self.client_to("strict", &target.unwrap_or(self.relay.address()), PASSWORD, "")
+        self.client_to(
+            "strict",
+            &target.unwrap_or(self.relay.address()),
+            PASSWORD,
+            "",
+        )
     }
 
     /// The independent one: straight to the replica.
@@ -240,8 +258,17 @@ impl Lab {
     pub fn assert_same(&mut self) {
         let found = self.differences();
         if !found.is_empty() {
-            let shown = found.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
-            panic!("after {:?} the ends differ in {} things:\n{shown}", self.step, found.len());
+            let shown = found
+                .iter()
+                .take(20)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\n");
+            panic!(
+                "after {:?} the ends differ in {} things:\n{shown}",
+                self.step,
+                found.len()
+            );
         }
     }
 
@@ -258,7 +285,11 @@ impl Lab {
         let found = self.differences();
         let known = |f: &String| known_defect.iter().any(|k| f.contains(k));
         let other: Vec<&String> = found.iter().filter(|f| !known(f)).collect();
-        assert!(other.is_empty(), "after {:?} the ends differ: {other:#?}", self.step);
+        assert!(
+            other.is_empty(),
+            "after {:?} the ends differ: {other:#?}",
+            self.step
+        );
         self.assert_same();
     }
 
@@ -289,8 +320,11 @@ impl Drop for Lab {
         if let Some(rolling) = &self.rolling {
             let output = rolling.output();
             let tail: Vec<&str> = output.lines().rev().take(20).collect();
-            let tail: Vec<String> =
-                tail.iter().rev().map(|l| l.chars().take(300).collect()).collect();
+            let tail: Vec<String> = tail
+                .iter()
+                .rev()
+                .map(|l| l.chars().take(300).collect())
+                .collect();
             writeln!(text, "--- rolling client:\n{}", tail.join("\n")).unwrap();
         }
         eprintln!("{text}");

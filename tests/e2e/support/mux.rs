@@ -123,17 +123,25 @@ impl Mux {
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "syncmux runs already");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .unwrap();
         give(&self.log());
         let mut command = as_cyrus(binary());
         command.args(["run", "--config"]).arg(&self.config);
-        command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+        command
+            .stdout(Stdio::from(log.try_clone().unwrap()))
+            .stderr(Stdio::from(log));
         self.process = Some(Guard::spawn("syncmux", &mut command));
         wait_for("syncmux to be ready", || {
             if let Some(status) = self.exited() {
                 panic!("syncmux ended at once ({status}):\n{}", self.log_tail());
             }
-            self.admin_page("/ready").is_some_and(|(code, _)| code == 200).then_some(())
+            self.admin_page("/ready")
+                .is_some_and(|(code, _)| code == 200)
+                .then_some(())
         });
     }
 
@@ -141,9 +149,16 @@ impl Mux {
     pub fn check(&self) -> (Option<i32>, String) {
         let mut command = as_cyrus(binary());
         command.args(["check", "--config"]).arg(&self.config);
-        let output = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
+        let output = command
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .output()
+            .unwrap();
         let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     }
 
     pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
@@ -165,15 +180,20 @@ impl Mux {
 
     /// The sum of all samples of a metric that carry these labels; 0 where there is none.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let (code, text) = self.admin_page("/metrics").expect("the admin endpoint answers");
+        let (code, text) = self
+            .admin_page("/metrics")
+            .expect("the admin endpoint answers");
         assert_eq!(code, 200, "/metrics: {text}");
         sum(&text, name, labels)
     }
 
     fn admin_page(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin.address()).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .ok()?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
@@ -208,7 +228,10 @@ fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
             None => return None,
         };
         let carries = |(k, v): &(&str, &str)| set.contains(&format!("{k}=\"{v}\""));
-        labels.iter().all(carries).then(|| value.trim().parse::<f64>().ok())?
+        labels
+            .iter()
+            .all(carries)
+            .then(|| value.trim().parse::<f64>().ok())?
     });
     samples.sum()
 }
@@ -233,11 +256,21 @@ fn binary() -> PathBuf {
 fn reachable(path: PathBuf) -> PathBuf {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let mut command = as_cyrus("test");
-    if command.arg("-x").arg(&path).status().is_ok_and(|s| s.success()) {
+    if command
+        .arg("-x")
+        .arg(&path)
+        .status()
+        .is_ok_and(|s| s.success())
+    {
         return path;
     }
     let meta = path.metadata().unwrap();
-    let name = format!("syncmux-e2e-{}-{}-{}", meta.ino(), meta.mtime(), meta.mtime_nsec());
+    let name = format!(
+        "syncmux-e2e-{}-{}-{}",
+        meta.ino(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    );
     let copy = std::env::temp_dir().join(name);
     if !copy.exists() {
         let fresh = copy.with_extension(std::process::id().to_string());

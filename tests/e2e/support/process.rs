@@ -41,7 +41,10 @@ pub fn cyrus_ids() -> Ids {
             let line = line.unwrap_or_else(|| panic!("{file} has no {name}: is Cyrus installed?"));
             line.split(':').nth(field).unwrap().parse().unwrap()
         };
-        Ids { uid: number("/etc/passwd", "cyrus", 2), gid: number("/etc/group", "mail", 2) }
+        Ids {
+            uid: number("/etc/passwd", "cyrus", 2),
+            gid: number("/etc/group", "mail", 2),
+        }
     })
 }
 
@@ -72,7 +75,14 @@ pub fn as_cyrus(program: impl AsRef<OsStr>) -> Command {
     cyrus_ids();
     let mut command = Command::new("setpriv");
     command
-        .args(["--reuid=cyrus", "--regid=mail", "--init-groups", "--pdeathsig", "TERM", "--"])
+        .args([
+            "--reuid=cyrus",
+            "--regid=mail",
+            "--init-groups",
+            "--pdeathsig",
+            "TERM",
+            "--",
+        ])
         .arg(program.as_ref())
         .current_dir("/")
         .stdin(Stdio::null())
@@ -90,8 +100,14 @@ pub struct Guard {
 
 impl Guard {
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        let child = command.spawn().unwrap_or_else(|e| panic!("start {name}: {e}"));
-        Self { child, name: name.to_owned(), status: None }
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("start {name}: {e}"));
+        Self {
+            child,
+            name: name.to_owned(),
+            status: None,
+        }
     }
 
     pub fn pid(&self) -> Pid {
@@ -156,7 +172,10 @@ impl Port {
             let lock = File::create(locks.join(number.to_string())).ok()?;
             lock.try_lock().ok()?;
             TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
-            Some(Self { number, _lock: lock })
+            Some(Self {
+                number,
+                _lock: lock,
+            })
         })
     }
 

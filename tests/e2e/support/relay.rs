@@ -63,7 +63,10 @@ impl Relay {
         let shared = Arc::new(Shared::default());
         shared.cut_up.store(-1, SeqCst);
         shared.cut_down.store(-1, SeqCst);
-        let relay = Self { port, shared: shared.clone() };
+        let relay = Self {
+            port,
+            shared: shared.clone(),
+        };
         relay.set_round_trip(round_trip);
         let target = target.to_owned();
         std::thread::spawn(move || {
@@ -121,7 +124,8 @@ impl Relay {
 
     /// Resets, after `bytes` more in this direction, the connection that carries the last of them.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
-        self.budget(direction).store(i64::try_from(bytes).unwrap(), SeqCst);
+        self.budget(direction)
+            .store(i64::try_from(bytes).unwrap(), SeqCst);
     }
 
     /// Whether the cut that was asked for has happened.
@@ -220,7 +224,10 @@ impl Pump {
         std::thread::spawn(move || writer.deliver(&receiver));
         let mut buffer = vec![0; 64 << 10];
         while let Some(n) = self.read(&mut buffer) {
-            if sender.send((Instant::now() + half, buffer[..n].to_vec())).is_err() {
+            if sender
+                .send((Instant::now() + half, buffer[..n].to_vec()))
+                .is_err()
+            {
                 return;
             }
         }
@@ -239,7 +246,11 @@ impl Pump {
             }
             Ok(n) => {
                 let up = self.direction == Direction::Up;
-                let total = if up { &self.shared.up } else { &self.shared.down };
+                let total = if up {
+                    &self.shared.up
+                } else {
+                    &self.shared.down
+                };
                 total.fetch_add(n as u64, SeqCst);
                 if self.last_was_up.swap(up, SeqCst) != up && up {
                     self.shared.turns.fetch_add(1, SeqCst);
@@ -276,11 +287,15 @@ impl Pump {
         };
         let size = i64::try_from(bytes.len()).unwrap();
         let before = budget
-            .fetch_update(SeqCst, SeqCst, |left| (left >= 0).then(|| (left - size).max(-1)))
+            .fetch_update(SeqCst, SeqCst, |left| {
+                (left >= 0).then(|| (left - size).max(-1))
+            })
             .unwrap_or(i64::MAX);
         let allowed = usize::try_from(before.min(size)).unwrap();
         let sent = if self.shared.dripping.load(SeqCst) {
-            bytes[..allowed].iter().try_for_each(|b| self.to.write_all(&[*b]))
+            bytes[..allowed]
+                .iter()
+                .try_for_each(|b| self.to.write_all(&[*b]))
         } else {
             self.to.write_all(&bytes[..allowed])
         };

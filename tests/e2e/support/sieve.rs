@@ -20,7 +20,9 @@ impl Sieve {
     pub fn login(address: &str, user: &str, admin: &str, password: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut sieve = Self { stream: BufReader::new(stream) };
+        let mut sieve = Self {
+            stream: BufReader::new(stream),
+        };
         sieve.answer("greeting");
         let proof = STANDARD.encode(format!("{user}\0{admin}\0{password}"));
         sieve.run(&format!("AUTHENTICATE \"PLAIN\" \"{proof}\""));
@@ -28,7 +30,11 @@ impl Sieve {
     }
 
     pub fn put(&mut self, name: &str, script: &str) {
-        self.run(&format!("PUTSCRIPT {} {{{}+}}\r\n{script}", quote(name), script.len()));
+        self.run(&format!(
+            "PUTSCRIPT {} {{{}+}}\r\n{script}",
+            quote(name),
+            script.len()
+        ));
     }
 
     /// The empty name deactivates.
@@ -52,7 +58,10 @@ impl Sieve {
     }
 
     fn run(&mut self, command: &str) -> Vec<String> {
-        self.stream.get_mut().write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        self.stream
+            .get_mut()
+            .write_all(format!("{command}\r\n").as_bytes())
+            .unwrap();
         self.answer(command)
     }
 
@@ -66,8 +75,15 @@ impl Sieve {
                 return lines;
             }
             let refused = ["NO", "BYE"].iter().any(|r| line.starts_with(r)) || line.is_empty();
-            let shown = if command.starts_with("AUTH") { "AUTHENTICATE" } else { command };
-            assert!(!refused, "timsieved answered {shown:?} with {line:?} {lines:?}");
+            let shown = if command.starts_with("AUTH") {
+                "AUTHENTICATE"
+            } else {
+                command
+            };
+            assert!(
+                !refused,
+                "timsieved answered {shown:?} with {line:?} {lines:?}"
+            );
             match line.strip_prefix('{').and_then(|l| l.strip_suffix('}')) {
                 Some(size) => {
                     let mut bytes = vec![0; size.trim_end_matches('+').parse().unwrap()];

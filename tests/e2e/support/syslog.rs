@@ -44,10 +44,15 @@ impl Syslog {
             return Self { stop, ours: false };
         };
         let _ = std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o666));
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
         let too_long = std::fs::metadata(file()).is_ok_and(|m| m.len() > 64 << 20);
-        let mut out =
-            OpenOptions::new().create(true).append(true).open(file()).expect("syslog file");
+        let mut out = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file())
+            .expect("syslog file");
         if too_long {
             let _ = out.set_len(0);
         }
@@ -84,7 +89,13 @@ pub fn file() -> PathBuf {
 pub fn tail(prefix: &str, lines: usize) -> String {
     let text = std::fs::read(file()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let noise = ["login: ", "verify error", "IDLE: error", "starttls: ", "supports #sieve"];
+    let noise = [
+        "login: ",
+        "verify error",
+        "IDLE: error",
+        "starttls: ",
+        "supports #sieve",
+    ];
     let tells = |l: &&str| l.contains(prefix) && !noise.iter().any(|n| l.contains(n));
     let ours: Vec<&str> = text.lines().filter(tells).collect();
     ours[ours.len().saturating_sub(lines)..].join("\n")
