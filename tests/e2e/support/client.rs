@@ -150,11 +150,10 @@ impl Rolling {
         let name = format!("rolling-{:08x}.out", fastrand::u32(..));
         let output = self.client.scratch.join(name);
         let arguments: &[&str] = if self.client.verbose {
-            &["-v", "-v", "-R", "-d", "0"]
+            &["-v", "-v", "-R"]
         } else {
-            &["-R", "-d", "0"]
+            &["-R"]
         };
-        // -d 0 looks at the log ten times a second instead of once.
         self.guard = Some(self.client.spawn(&output, arguments));
         self.output = Some(output);
         self.starts += 1;

@@ -224,7 +224,8 @@ impl Instance {
              lmtpsocket: {dir}/socket/lmtp\nidlesocket: {dir}/socket/idle\n\
              notifysocket: {dir}/socket/notify\nduplicatesuppression: no\n\
              sync_log: yes\nmaxmessagesize: 0\nannotation_allow_undefined: yes\n\
-             timeout: 120\n"
+             timeout: 120\n\
+             sync_repeat_interval: 0\n"
         );
         let domains = if options.virtual_domains {
             "unixhierarchysep: yes\nvirtdomains: userid\ndefaultdomain: internal.test\n"
