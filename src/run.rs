@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Channel, Config};
-use crate::core::{Core, Limits, Mode, Setup, Snapshot};
+use crate::core::{Core, Mode, Setup, Snapshot};
 use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
 use crate::io::credentials::CredentialStore;
 use crate::io::journal::Journal;
@@ -185,7 +185,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         core: Core::new(Setup {
             named: !channel.name.is_empty(),
             site: config.site.clone(),
-            limits: core_limits(config, channel),
+            limits: settings::core_limits(config, channel),
             seed: fastrand::u64(..),
         }),
         replica,
@@ -208,21 +208,6 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         snapshot,
         shell: tokio::spawn(shell.run(queue, shared.drain.clone())),
     })
-}
-
-fn core_limits(config: &Config, channel: &Channel) -> Limits {
-    let limits = &config.limits;
-    Limits {
-        lanes: channel.replica.lanes,
-        unconfirmed_users: limits.unconfirmed_users,
-        queued_bytes: limits.queued_bytes,
-        staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
-        absence: limits.replica_absence,
-        answer_timeout: limits.answer_timeout,
-        drain_grace: limits.drain_grace,
-        idle_lane: limits.lane_idle,
-        ..Limits::default()
-    }
 }
 
 /// What `/status` shows.

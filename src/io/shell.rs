@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use metrics::gauge;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep_until;
@@ -16,7 +15,7 @@ use super::lane::{self, LaneHandle};
 use super::lane_connect::Replica;
 use super::memory::MemoryGauge;
 use super::registry::SessionRegistry;
-use super::telemetry::{Notes, metric};
+use super::telemetry::Notes;
 use crate::core::event::{Action, Event, Identity, LaneId};
 use crate::core::{Core, Snapshot};
 
@@ -160,27 +159,7 @@ impl Shell {
 
     fn show(&self) {
         let snapshot = self.core.snapshot();
-        let channel = || self.channel.clone();
-        let set = |name: &'static str, value: usize| {
-            gauge!(name, "channel" => channel()).set(value as f64);
-        };
-        set(metric::UNITS_IN_FLIGHT, snapshot.in_flight);
-        set(metric::UNITS_QUEUED, snapshot.queued);
-        set(metric::UNCONFIRMED_USERS, snapshot.unconfirmed_users);
-        set(metric::SESSIONS, snapshot.sessions);
-        set(metric::STAGED_BYTES, snapshot.staged_bytes as usize);
-        set(metric::QUEUED_BYTES, snapshot.queued_bytes as usize);
-        set(metric::PROBATION_USERS, snapshot.probation_subjects);
-        set(metric::OWED_LINES, snapshot.owed_lines);
-        set(metric::RUNS_LINKED, snapshot.runs_linked);
-        let lanes = [
-            ("connecting", snapshot.lanes_opening),
-            ("idle", snapshot.lanes_idle),
-            ("busy", snapshot.lanes_busy),
-        ];
-        for (state, count) in lanes {
-            gauge!(metric::LANES, "channel" => channel(), "state" => state).set(count as f64);
-        }
+        self.notes.show(&snapshot);
         *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 }
