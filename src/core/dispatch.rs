@@ -317,7 +317,8 @@ impl Core {
         for id in waiting {
             match &enabled {
                 Some(names) => {
-                    let body = print::enabled(names.iter().map(AsRef::as_ref));
+                    let mut body = print::enabled(names.iter().map(AsRef::as_ref));
+                    body.append("OK success\r\n".into());
                     self.answer(id, "APPLY CAPABILITIES", "ok", body, false);
                 }
                 None => {
