@@ -131,3 +131,16 @@ fn relay_breaks_what_it_is_told_to() {
         "a reset is an error, not an end"
     );
 }
+
+/// The way that `sites` lets syncmux take, stock to stock.
+#[test]
+fn replica_listens_on_a_unix_socket_too() {
+    let mut lab = Setup::new(Way::Direct).start();
+    lab.add_user("alice");
+    lab.master
+        .login("alice")
+        .append("INBOX", "", &message("one", 4000));
+    let socket = lab.replica.csync_socket().display().to_string();
+    lab.client_to("unix", &socket, "", "").all().expect_ok("-A");
+    lab.assert_same();
+}

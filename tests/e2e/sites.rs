@@ -114,8 +114,6 @@ fn compressed_lanes(way: Way) {
 /// Its imapd.conf alone says so; syncmux is not told and must see it by itself.
 fn client_with_a_cache(way: Way) {
     let mut setup = Setup::new(way);
-    // In /tmp, since the client's folder has its name only once the lab stands.
-    setup.client_extra = "sync_cache_db: twoskip\n".to_owned();
     let cache = tempfile::tempdir().unwrap();
     crate::support::process::give(cache.path());
     let path = cache.path().join("cache.db");

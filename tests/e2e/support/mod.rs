@@ -21,7 +21,7 @@ pub mod syslog;
 use std::time::{Duration, Instant};
 
 /// Guards against hanging only: nothing is expected to come near it.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks again until `probe` answers, or panics with `what`.
 pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
