@@ -367,10 +367,8 @@ impl Core {
             Kind::Get(Get::Mailboxes(names)) => names.clone(),
             _ => Vec::new(),
         };
-        if let (Keys::Of(keys), true) = (&plan.keys, names.len() > 1) {
-            if keys.len() > 1 {
-                return self.send_split(id, &plan, &names);
-            }
+        if matches!(&plan.keys, Keys::Of(keys) if keys.len() > 1) && !names.is_empty() {
+            return self.send_split(id, &plan, &names);
         }
         let work = self.work(id, command);
         self.send_real(id, plan, asked, work);

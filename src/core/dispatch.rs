@@ -43,11 +43,11 @@ impl Core {
     /// Takes a job out of everything; those behind it may run.
     pub(super) fn drop_job(&mut self, id: JobId) -> Option<Job> {
         let job = self.jobs.remove(&id)?;
-        if let State::Running(lane) = job.state {
-            if let Some(lane) = self.lanes.all.get_mut(&lane) {
-                lane.jobs.remove(&id);
-                lane.alone &= !lane.jobs.is_empty();
-            }
+        if let State::Running(lane) = job.state
+            && let Some(lane) = self.lanes.all.get_mut(&lane)
+        {
+            lane.jobs.remove(&id);
+            lane.alone &= !lane.jobs.is_empty();
         }
         for next in self.queue.remove(id) {
             self.make_ready(next);

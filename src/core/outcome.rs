@@ -425,11 +425,9 @@ fn body_of(reply: Reply) -> Body {
 
 /// One answer from those of the parts: MAILBOX lines in the order in which the names were asked
 /// for, as the replica gives them, and the first refusal if there is one.
-fn merge(mut parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
-    if parts.len() == 1 {
-        if let Some(only) = parts.pop() {
-            return only;
-        }
+fn merge(parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
+    if let (1, Some(only)) = (parts.len(), parts.first()) {
+        return only.clone();
     }
     let refused = parts.iter().find(|part| part.status.kind != StatusKind::Ok);
     let ok = || Status {

@@ -113,9 +113,10 @@ impl Work {
             };
             match order {
                 Ok(order) => {
-                    let event = self.carry_out(order);
-                    // Nobody listens any more only when the program ends.
-                    event.map(|event| self.events.send(event));
+                    if let Some(event) = self.carry_out(order) {
+                        // Nobody listens any more only when the program ends.
+                        let _ = self.events.send(event);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
