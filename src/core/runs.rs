@@ -139,6 +139,14 @@ impl Runs {
         drop
     }
 
+    /// Links that nothing needs but the run's own client; they are forgotten.
+    pub(super) fn not_pinned(&mut self) -> Vec<RunId> {
+        for run in self.runs.values_mut() {
+            run.gone |= run.pins == 0;
+        }
+        self.sweep()
+    }
+
     /// How many links stand.
     pub(super) fn len(&self) -> usize {
         self.runs

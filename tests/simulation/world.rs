@@ -626,6 +626,8 @@ impl World {
                     }
                 }
                 Action::Note(Note::Answered { early, .. }) => self.early = early,
+                // The core may give up on a unit before its MAILBOX was ever sent.
+                Action::Note(Note::Probation { subject, .. }) => self.fail(&subject),
                 Action::Note(_) => {}
                 Action::Drained => panic!("nobody asked for a drain"),
                 action => self.disk.push_back(action),
