@@ -1,30 +1,38 @@
-# What CI runs, by name. `just --list` shows them.
+# What CI runs, one recipe for each step (.ci/run).
+
+# List the recipes
+default:
+    @just --list
+
+# Format
+fmt:
+    cargo fmt
 
 # Form and lints
 lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
 
-# Every test, or those whose name contains the words given
-test *words:
-    tests/run.sh {{words}}
+# Install what is missing and run every test, or those named
+test *args:
+    tests/run.sh {{args}}
 
-# The core by simulation; SYNCMUX_SEEDS=N for more seeds, SYNCMUX_SEED=K for one
-sim:
-    cargo test --test simulation -- --nocapture
+# The simulation of the core with this many seeds
+sim seeds="256":
+    SYNCMUX_SEEDS={{seeds}} cargo test --test simulation -- --nocapture
 
-# A real master, a real replica, a link: stock alone and through syncmux
-demo *options:
-    deploy/demo.sh {{options}}
+# The demo: --users N --rtt MILLISECONDS --lanes N
+demo *args:
+    deploy/demo.sh {{args}}
 
-# Seconds and ratios beside the stock client
-bench *options:
-    tests/bench/run.sh {{options}}
+# The benchmark: --quick for a short one
+bench *args:
+    tests/bench/run.sh {{args}}
 
-# Licences, duplicates and sources of the dependencies (needs cargo-deny)
+# Licences, duplicates, sources (needs cargo-deny)
 deny:
-    cargo deny check
+    cargo deny check bans licenses sources
 
-# All that CI does
+# Everything that CI runs
 ci:
     .ci/run

@@ -65,7 +65,12 @@ where
             }
             Err(NotConnected::Unreachable(why)) => report.add(
                 Severity::Unreachable,
-                format!("replica {} can't be reached: {why}", replica.address),
+                format!(
+                    "replica {} can't be reached: {}; see that sync_server runs there and that no \
+                     firewall is in between",
+                    replica.address,
+                    without_address(&why, &replica.address)
+                ),
             ),
             Err(NotConnected::Refused(why)) => {
                 report.error(format!("replica {}: {why}", replica.address));
@@ -127,6 +132,15 @@ pub fn refusals(config: &Config) -> Vec<Problem> {
         })
     };
     fan_out.filter_map(cached).collect()
+}
+
+/// A lane's own words begin with the address, which stands there already.
+fn without_address<'a>(why: &'a str, address: &Address) -> &'a str {
+    let why = why
+        .strip_prefix(&address.to_string())
+        .and_then(|rest| rest.strip_prefix(": "))
+        .unwrap_or(why);
+    why.split(" (os error ").next().unwrap_or(why)
 }
 
 fn no_login(report: &mut Report, address: &Address) {
