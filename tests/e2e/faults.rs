@@ -12,6 +12,7 @@ use crate::support::relay::Direction;
 use crate::support::wait_for;
 
 ways!(unwritable_mailbox: direct, strict, fan_out);
+ways!(unwritable_mailbox_of_a_named_channel: fan_out);
 ways!(replica_killed: direct, strict, fan_out);
 ways!(link_drips: direct, strict, fan_out);
 ways!(link_breaks: direct, strict, fan_out);
@@ -59,8 +60,21 @@ fn mailbox_folder(instance: &Instance, mailbox: &str) -> PathBuf {
     path
 }
 
+/// Only the client of a named channel defers a user by itself when told that he is locked.
+fn unwritable_mailbox_of_a_named_channel(way: Way) {
+    let mut setup = Setup::new(way);
+    "second".clone_into(&mut setup.channel);
+    setup.both.channels = vec!["second".to_owned()];
+    unwritable(setup);
+}
+
 fn unwritable_mailbox(way: Way) {
-    let mut lab = Setup::new(way).start();
+    unwritable(Setup::new(way));
+}
+
+fn unwritable(setup: Setup) {
+    let way = setup.way;
+    let mut lab = setup.start();
     let users = users(&lab, 6);
     mail(&lab, &users, "1", 1000);
     lab.settle();
