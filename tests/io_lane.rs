@@ -13,6 +13,7 @@ use syncmux::io::lane::{self, LaneHandle};
 use syncmux::io::lane_connect::{Replica, ReplicaSettings};
 use syncmux::io::spill::collect;
 use syncmux::protocol::{Body, Reply, StatusKind};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const LANE: LaneId = LaneId(7);
@@ -236,6 +237,33 @@ async fn garbage_and_unasked_answers_end_a_lane() {
         let (why, orderly) = lane.lost().await;
         assert!(!orderly, "{said:?}: {why}");
     }
+}
+
+#[tokio::test]
+async fn lines_that_nobody_asked_for_end_a_lane() {
+    let mut lane = opened(async |mut peer| {
+        peer.send(b"* SEEN %(USERID joe UNIQUEID abc)\r\n").await;
+        peer.rest().await;
+    })
+    .await;
+    let (why, orderly) = lane.lost().await;
+    assert!(
+        why.contains("without being asked") && !orderly,
+        "{why} {orderly}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_without_end_ends_a_lane() {
+    let mut lane = opened(async |mut peer| {
+        peer.expect("GET USER a\r\n").await;
+        let lines = b"* SEEN %(USERID joe UNIQUEID abc)\r\n".repeat(1000);
+        while peer.0.write_all(&lines).await.is_ok() {}
+    })
+    .await;
+    lane.handle.send(Body::from("GET USER a\r\n"));
+    let (why, orderly) = lane.lost().await;
+    assert!(why.contains("too large") && !orderly, "{why} {orderly}");
 }
 
 #[tokio::test]

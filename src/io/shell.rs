@@ -66,11 +66,12 @@ impl Shell {
             let show = shown + SHOW;
             let event = tokio::select! {
                 biased;
-                event = events.recv() => event.unwrap_or(Event::Tick),
+                // First, as events may never run out.
                 () = drain.cancelled(), if !draining => {
                     draining = true;
                     Event::Drain
                 }
+                event = events.recv() => event.unwrap_or(Event::Tick),
                 () = sleep_until(deadline.min(show).into()) => Event::Tick,
             };
             let mut next = Some(event);
