@@ -28,6 +28,9 @@ use crate::settings;
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
 
+/// How long the sync directory may take after the grace of a drain.
+const DISK: Duration = Duration::from_secs(5);
+
 /// Why `run` ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -222,6 +225,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         events,
         snapshot: Arc::clone(&snapshot),
         memory: Arc::clone(&shared.memory),
+        longest_drain: config.limits.drain_grace + DISK,
     };
     Ok(Running {
         name: channel.name.clone(),

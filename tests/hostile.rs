@@ -14,7 +14,7 @@ const LOGIN: &[u8] = b"AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n";
 const GUID: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const MIB: usize = 1 << 20;
 
-/// Greets, and says OK to every line.
+/// Greets, and says OK to every line but APPLY MAILBOX, to which it says NO.
 fn replica() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -26,7 +26,11 @@ fn replica() -> u16 {
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 for line in lines.map_while(Result::ok) {
                     let end = line.starts_with("EXIT");
-                    if stream.write_all(b"OK success\r\n").is_err() || end {
+                    let answer: &[u8] = match line.starts_with("APPLY MAILBOX") {
+                        true => b"NO IMAP_MAILBOX_NONEXISTENT no\r\n",
+                        false => b"OK success\r\n",
+                    };
+                    if stream.write_all(answer).is_err() || end {
                         return;
                     }
                 }
@@ -39,12 +43,12 @@ fn replica() -> u16 {
 struct Syncmux {
     child: Child,
     port: u16,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Syncmux {
-    /// Strict, on loopback, with these limits.
-    fn start(limits: &str) -> Self {
+    /// On loopback, with these limits.
+    fn start(mode: &str, limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let top = folder.path().to_str().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -53,8 +57,9 @@ impl Syncmux {
         fs::write(&password, "replpw\n").unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
         let login = format!("username = \"repl\"\npassword_file = \"{top}/password\"\n");
+        fs::create_dir(folder.path().join("sync")).unwrap();
         let text = format!(
-            "[[channel]]\nmode = \"strict\"\nlisten = [\"127.0.0.1:{port}\"]\n\
+            "[[channel]]\nmode = \"{mode}\"\nsync_directory = \"{top}/sync\"\nlisten = [\"127.0.0.1:{port}\"]\n\
              [channel.replica]\naddress = \"127.0.0.1:{}\"\ntls = \"off\"\n{login}\
              [client]\n{login}[site]\nunixhierarchysep = true\nvirtdomains = \"off\"\n\
              [limits]\nspill_directory = \"{top}\"\n{limits}",
@@ -70,7 +75,7 @@ impl Syncmux {
         Syncmux {
             child,
             port,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -93,6 +98,18 @@ impl Syncmux {
         while !client.line().starts_with("* OK") {}
         assert_eq!(client.ask(LOGIN), "OK Success (no protection)\r\n");
         client
+    }
+
+    /// SIGTERM, and how long it took.
+    fn terminate(&mut self) -> Duration {
+        let began = Instant::now();
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(began.elapsed() < Duration::from_secs(40), "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        began.elapsed()
     }
 
     /// Resident memory in bytes.
@@ -137,7 +154,10 @@ impl Client {
 
 #[test]
 fn a_message_for_which_there_is_no_room() {
-    let syncmux = Syncmux::start("staged_memory = \"1MiB\"\nspill_size = \"4MiB\"\n");
+    let syncmux = Syncmux::start(
+        "strict",
+        "staged_memory = \"1MiB\"\nspill_size = \"4MiB\"\n",
+    );
     let mut client = syncmux.client();
     let before = (syncmux.memory(), syncmux.descriptors());
     let size = 96 * MIB;
@@ -158,7 +178,10 @@ fn a_message_for_which_there_is_no_room() {
 
 #[test]
 fn many_messages_that_nobody_takes() {
-    let syncmux = Syncmux::start("staged_memory = \"4MiB\"\nspill_size = \"1GiB\"\n");
+    let syncmux = Syncmux::start(
+        "strict",
+        "staged_memory = \"4MiB\"\nspill_size = \"1GiB\"\n",
+    );
     let mut client = syncmux.client();
     let before = syncmux.memory();
     for (count, size) in [(1000, 100_000), (4000, 8_000)] {
@@ -170,4 +193,28 @@ fn many_messages_that_nobody_takes() {
     }
     let after = syncmux.memory();
     assert!(after < before + 32 * MIB, "{before} {after}");
+}
+
+#[test]
+fn a_lock_on_the_sync_log_that_is_never_given_back() {
+    let mut syncmux = Syncmux::start("fan-out", "drain_grace = \"1s\"\n");
+    let mut client = syncmux.client();
+    let sync = syncmux.folder.path().join("sync");
+    let log = fs::File::create(sync.join("log")).unwrap();
+    log.lock().unwrap();
+    fs::write(sync.join("log-run"), "MAILBOX user.joe\n").unwrap();
+    assert_eq!(
+        client.ask(b"GET MAILBOXES (user.joe)\r\n"),
+        "OK success\r\n"
+    );
+    let apply = b"APPLY MAILBOX %(UNIQUEID x MBOXNAME user.joe LAST_UID 0 RECORD ())\r\n";
+    assert_eq!(client.ask(apply), "OK success\r\n");
+    let took = syncmux.terminate();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    // What was acknowledged is not forgotten.
+    let names = fs::read_dir(&sync)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let links = names.filter(|name| name.to_str().unwrap().starts_with("syncmux-run-"));
+    assert_eq!(links.count(), 1);
 }

@@ -49,6 +49,9 @@ pub struct Shell {
     pub snapshot: Arc<Mutex<Snapshot>>,
     /// Tells sessions how much is held in memory.
     pub memory: Arc<MemoryGauge>,
+    /// How long a drain may take in any case, should the sync directory not answer: links of runs
+    /// stay then, and the next start heals.
+    pub longest_drain: Duration,
 }
 
 impl Shell {
@@ -57,7 +60,7 @@ impl Shell {
         let start = Instant::now();
         let mut lanes = HashMap::new();
         let mut shown = start;
-        let mut draining = false;
+        let mut end = None;
         loop {
             let deadline = self
                 .core
@@ -67,8 +70,8 @@ impl Shell {
             let event = tokio::select! {
                 biased;
                 // First, as events may never run out.
-                () = drain.cancelled(), if !draining => {
-                    draining = true;
+                () = drain.cancelled(), if end.is_none() => {
+                    end = Some(Instant::now() + self.longest_drain);
                     Event::Drain
                 }
                 event = events.recv() => event.unwrap_or(Event::Tick),
@@ -91,6 +94,14 @@ impl Shell {
                 } else {
                     None
                 };
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                tracing::error!(
+                    channel = self.channel,
+                    "the drain does not end; what is left is healed at the next start"
+                );
+                self.show();
+                return;
             }
             self.memory.set(&self.channel, self.core.held_bytes());
             if Instant::now() >= show {
