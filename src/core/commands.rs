@@ -118,7 +118,7 @@ impl Core {
             Kind::Apply(Apply::Message { files, nil }) => {
                 let size: u64 = files.iter().map(|file| file.content.len()).sum();
                 if self.staged_bytes.saturating_add(size) > self.setup.limits.staged_bytes {
-                    let no = "NO No room for this message: raise limits.staged_bytes\r\n";
+                    let no = "NO No room for this message: raise staged_memory or spill_size under [limits]\r\n";
                     return self.answer(id, "APPLY MESSAGE", "no", no.into(), false);
                 }
                 if let Some(session) = self.sessions.get_mut(&id) {
