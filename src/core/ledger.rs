@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 
 use super::event::{BatchId, RunId, SessionId};
 use super::plan::{Subject, covered};
+use super::runs::Begun;
 use crate::protocol::Site;
 use crate::protocol::synclog::{Coverage, Line};
 
@@ -353,12 +354,14 @@ impl Ledger {
         settled
     }
 
-    /// A run is linked. A line that stood in `log` before the run was first seen is in it; if it
-    /// is not, an earlier run held it, and the client has worked through that one.
+    /// A run is linked. A line that stood in `log` before the run began is in it; if it is not, an
+    /// earlier run held it, and the client has worked through that one. Where it is not certain
+    /// what came first, the line is in the run if the run names what it names; else the next run
+    /// tells.
     pub(super) fn run_linked(
         &mut self,
         run: RunId,
-        seen: Duration,
+        begun: Begun,
         coverage: &Coverage,
         site: &Site,
     ) -> Settled {
@@ -366,11 +369,14 @@ impl Ledger {
         let mut done = Vec::new();
         for (id, owed) in &mut self.lines {
             match owed.place {
-                Place::Logged(at, None) if at < seen => {
-                    if covered(&owed.line, coverage, site) || !can_be_covered(&owed.line) {
+                Place::Logged(at, None) if at < begun.seen => {
+                    let certain = begun.after.is_some_and(|after| at < after);
+                    if covered(&owed.line, coverage, site)
+                        || (certain && !can_be_covered(&owed.line))
+                    {
                         owed.place = Place::Logged(at, Some(run));
                         self.not_taken -= 1;
-                    } else {
+                    } else if certain {
                         done.push(*id);
                     }
                 }

@@ -326,6 +326,13 @@ impl Core {
         for job in jobs {
             self.job_lost(job, why, Some(job) == suspect);
         }
+        let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
+        let session = lane.pool.force.and_then(|id| self.sessions.get(&id));
+        if session.is_some_and(waits) {
+            // Lost before FORCE was answered: another lane.
+            let state = self.lanes.pools.entry(lane.pool.clone()).or_default();
+            state.wanted = true;
+        }
         self.forget_pool(&lane.pool);
     }
 
