@@ -355,6 +355,10 @@ fn mistakes_between_settings() {
     let nameless = SIMPLE.replace("[site]", "username = \"repl\"\n[site]");
     assert_eq!(errors(&nameless).matches('\n').count(), 0);
     assert!(errors(&nameless).contains("line 6: username needs its password"));
+    let socket = SIMPLE.replace("replica.example.com:2005", "unix:/run/replica");
+    assert!(errors(&socket).contains("line 3: nobody could check the passwords of clients"));
+    let checked = "[client]\nusername = \"a\"\npassword_file = \"DIR/password\"\n";
+    assert!(files.parse(&format!("{socket}{checked}")).is_ok());
     let admin = format!("{SIMPLE}[admin]\nlisten = \"*:2005\"\n");
     assert!(errors(&admin).contains("line 3: 127.0.0.1:2005 clashes with 0.0.0.0:2005 of"));
     let deaf = SIMPLE.replace("listen = [\"127.0.0.1:2005\"]", "");

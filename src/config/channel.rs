@@ -7,7 +7,9 @@ use toml::Spanned;
 
 use super::build::{At, Build};
 use super::error::{Place, words};
-use super::{Address, Channel, Client, Flags, Listen, Login, Mechanism, Replica, Tls, file, pem};
+use super::{
+    Address, Channel, Client, Flags, Listen, Login, Mechanism, Passwords, Replica, Tls, file, pem,
+};
 use crate::core::event::Mode;
 
 /// All channels; the flags speak of the first.
@@ -107,6 +109,18 @@ fn channel(
         let what = format!(
             "clients of {} give no password that syncmux could pass on: set username and \
              password_file under [channel.replica], or give --username and --password-file",
+            at.value
+        );
+        build.fail(&at.place, what);
+    }
+    let nobody_checks = matches!(replica.address, Address::Unix(_))
+        && matches!(client.passwords, Passwords::ByReplica);
+    if let Some(at) = sockets().find(|at| matches!(at.value, Listen::Tcp(_)))
+        && nobody_checks
+    {
+        let what = format!(
+            "nobody could check the passwords of clients of {}: a replica on a UNIX socket checks \
+             none. Set username and password_file under [client], or listen on a UNIX socket",
             at.value
         );
         build.fail(&at.place, what);

@@ -421,9 +421,15 @@ impl Core {
         }
         let count = parts.len();
         for (part, (key, names)) in parts.into_iter().enumerate() {
+            // Only its own subjects: all of them in each part would be quadratic.
+            let (_, subjects) = plan::all(&names, &self.setup.site);
             let part_plan = Plan {
+                verb: plan.verb,
+                class: plan.class,
                 keys: Keys::Of(vec![key]),
-                ..plan.clone()
+                subjects,
+                line: None,
+                coverable: false,
             };
             let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);

@@ -1,6 +1,6 @@
 //! Ways to set up a site: names with domains, UNIX sockets, no TLS, compression, a client cache.
 
-use crate::support::cyrus::PASSWORD;
+use crate::support::cyrus::{PASSWORD, REPL};
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 
@@ -159,6 +159,12 @@ fn replica_on_a_unix_socket(way: Way) {
     let mut lab = setup.start();
     let mut options = lab.mux_options();
     options.replica = format!("unix:{}", lab.replica.csync_socket().display());
+    // Such a replica checks no passwords, so syncmux does.
+    let password = lab.mux().folder.join("password");
+    options.extra = format!(
+        "[client]\nusername = \"{REPL}\"\npassword_file = \"{}\"\n",
+        password.display()
+    );
     lab.mux().stop();
     lab.mux().configure(&options);
     lab.mux().start();
