@@ -1,6 +1,5 @@
 //! A client's connection as commands and answers.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +10,15 @@ use tokio_rustls::TlsAcceptor;
 
 use super::memory::MemoryGauge;
 use super::registry::SessionLimits;
-use super::spill::{SpillError, SpillWriter, write_piece};
+use super::spill::{Spill, SpillError, SpillWriter, write_piece};
 use super::stream::{self, BoxStream, Meter};
-use crate::protocol::{Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
+use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, File, Kind, ReaderLimits};
 
-/// How much is read at once, and how much of what comes too early is kept.
-const READ_BUFFER: usize = 64 * 1024;
+/// How much of what comes too early is kept.
+const READ_BUFFER: usize = stream::READ_BUFFER;
 
-/// What is not spilled even when memory is tight.
-const SMALL: u64 = 16 * 1024;
+/// What is not spilled even when memory is tight: less would save nothing.
+const SMALL: u64 = 512;
 
 /// How long a client gets to read the last line before the connection is cut.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -99,13 +98,7 @@ impl Conversation {
     pub(super) async fn next(&mut self) -> Result<Command, Ended> {
         loop {
             if let Some(command) = self.reader.feed(&mut self.input).map_err(Ended::Fatal)? {
-                return Ok(match self.overflow.take() {
-                    None => command,
-                    Some(answer) => Command {
-                        kind: Kind::Bad { answer },
-                        raw: Body::new(),
-                    },
-                });
+                return Ok(self.complete(command));
             }
             // What is small stays in memory in any case: a spilled piece costs some hundred bytes.
             let tight = self.memory.is_tight();
@@ -114,10 +107,44 @@ impl Conversation {
             } else {
                 self.command_memory
             };
-            if self.reader.held() > most {
+            if self.reader.spillable() > most {
                 self.spill_command()?;
             }
             self.fill(self.reader.mid_command()).await?;
+        }
+    }
+
+    fn complete(&mut self, mut command: Command) -> Command {
+        if self.memory.is_tight() && self.overflow.is_none() {
+            self.spill_messages(&mut command);
+        }
+        if let Some(answer) = self.overflow.take() {
+            return Command {
+                kind: Kind::Bad { answer },
+                raw: Body::new(),
+            };
+        }
+        Spill::complete(&command.raw);
+        for file in files(&mut command) {
+            Spill::complete(&file.content);
+        }
+        command
+    }
+
+    /// What came whole in one read was never looked at while it arrived.
+    fn spill_messages(&mut self, command: &mut Command) {
+        for file in files(command) {
+            if file.content.memory() <= SMALL {
+                continue;
+            }
+            match self.spill.append_body(&file.content) {
+                Ok(Some(spilled)) => file.content = spilled,
+                Ok(None) => {}
+                Err(error) => {
+                    self.overflow = Some(no_space(&error));
+                    return;
+                }
+            }
         }
     }
 
@@ -135,8 +162,7 @@ impl Conversation {
     /// Gets more input.
     async fn fill(&mut self, midway: bool) -> Result<(), Ended> {
         if self.buffer.is_empty() {
-            // Reuses the space where nothing holds on to it, and takes fresh space else.
-            self.buffer.reserve(READ_BUFFER);
+            stream::make_room(&mut self.buffer);
             let read = stream::read(&mut self.stream, &mut self.buffer);
             match timeout(self.idle, read).await {
                 Ok(Ok(0)) if midway => return Err(Ended::Closed(When::Midway)),
@@ -165,7 +191,7 @@ impl Conversation {
                 }
             }
             // The command must still be read to its end, which may be far: nothing of it is kept.
-            void(pieces)
+            Ok(spill.void(pieces))
         });
         spilled.map_err(Ended::Broken)
     }
@@ -243,16 +269,11 @@ fn no_space(error: &SpillError) -> String {
     "NO syncmux has no room for this command, try again later".to_owned()
 }
 
-/// Stands for bytes that were thrown away.
-fn void(pieces: &[Bytes]) -> std::io::Result<Spilled> {
-    let len = pieces.iter().map(|piece| piece.len() as u64).sum();
-    let file = Arc::new(File::open("/dev/null")?);
-    Ok(Spilled {
-        file,
-        offset: 0,
-        len,
-        lease: Arc::new(()),
-    })
+fn files(command: &mut Command) -> &mut [File] {
+    match &mut command.kind {
+        Kind::Apply(Apply::Message { files, .. }) => files,
+        _ => &mut [],
+    }
 }
 
 impl std::fmt::Display for Ended {

@@ -25,9 +25,6 @@ use crate::protocol::Body;
 /// Small commands are gathered up to this many bytes before they are written.
 const WRITE_BUFFER: usize = 64 * 1024;
 
-/// How much is read at once.
-const READ_BUFFER: usize = 64 * 1024;
-
 /// What the core's actions are carried out with. Dropping it ends the lane.
 #[derive(Debug)]
 pub struct LaneHandle {
@@ -285,14 +282,14 @@ impl Lane {
     async fn read_replies(&self, read: &mut ReadHalf<BoxStream>, received: Bytes) -> Loss {
         let settings = &self.replica.settings;
         let mut replies = Replies::new(settings.reply_memory, self.replica.spill.writer());
-        let mut buffer = BytesMut::with_capacity(READ_BUFFER);
+        let mut buffer = BytesMut::with_capacity(stream::READ_BUFFER);
         let mut input = received;
         loop {
             match self.deliver(&mut replies, &mut input) {
                 Ok(()) => {}
                 Err(loss) => return loss,
             }
-            buffer.reserve(READ_BUFFER);
+            stream::make_room(&mut buffer);
             match stream::read(read, &mut buffer).await {
                 Ok(0) => return self.end_of_file(&replies),
                 Ok(n) => self.replica.meter.read.increment(n as u64),

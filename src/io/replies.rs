@@ -5,13 +5,24 @@ use bytes::Bytes;
 use super::lane_connect::shown;
 use super::spill::SpillWriter;
 use crate::protocol::reply_reader::Line;
-use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
+use crate::protocol::{Body, Guid, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
+
+/// A line of an answer costs about this much memory beside its bytes.
+const LINE: u64 = (size_of::<Untagged>() + 64) as u64;
+
+/// What is not worth to be spilled: a spilled stretch has its own price.
+const SMALL: u64 = 1024;
+
+/// One answer may hold so many times its share of memory: with what can't be spilled (an answer of
+/// very many lines), or where there is no room on disk. The longest answers of a `sync_server`, to
+/// GET USER, have a few lines for each mailbox of a user.
+const UTMOST: u64 = 64;
 
 /// Gathers untagged lines and the status line that ends them.
 pub(super) struct Replies {
     reader: ReplyReader,
     untagged: Vec<Untagged>,
-    /// Bytes of `untagged` in memory.
+    /// Bytes of memory that `untagged` costs.
     held: u64,
     memory: u64,
     spill: SpillWriter,
@@ -54,9 +65,13 @@ impl Replies {
             match item {
                 None => {
                     self.spill_line();
+                    self.check()?;
                     return Ok(None);
                 }
-                Some(Line::Untagged(line)) => self.keep(line),
+                Some(Line::Untagged(line)) => {
+                    self.keep(line);
+                    self.check()?;
+                }
                 Some(Line::Continuation(_)) => {
                     return Err(Broken::Garbage(
                         "the replica asks for a continuation that nobody needs".to_owned(),
@@ -94,16 +109,30 @@ impl Replies {
             let said = line.raw.to_vec().unwrap_or_default();
             self.last_words = Some(shown(&said));
         }
-        if self.held + line.raw.memory() > self.memory {
+        if self.held + line.raw.memory() > self.memory && line.raw.memory() > SMALL {
             self.spill_body(&mut line.raw);
         }
-        self.held += line.raw.memory();
+        self.held += LINE
+            + line.raw.memory()
+            + (line.guids.len() * size_of::<Guid>()) as u64
+            + (line.words.len() * size_of::<Bytes>()) as u64;
         self.untagged.push(line);
+    }
+
+    /// A replica that never comes to an end must not take all memory.
+    fn check(&self) -> Result<(), Broken> {
+        if self.held + self.reader.held() <= self.memory.saturating_mul(UTMOST) {
+            return Ok(());
+        }
+        let lines = self.untagged.len();
+        Err(Broken::Garbage(format!(
+            "an answer of the replica is too large for memory ({lines} lines so far)"
+        )))
     }
 
     /// Spills what there is of a line that is still arriving.
     fn spill_line(&mut self) {
-        if self.held + self.reader.held() <= self.memory {
+        if self.held + self.reader.held() <= self.memory || self.reader.spillable() <= SMALL {
             return;
         }
         let spill = &mut self.spill;
@@ -114,26 +143,16 @@ impl Replies {
     }
 
     fn spill_body(&mut self, body: &mut Body) {
-        let pieces: Option<Vec<Bytes>> = body
-            .pieces()
-            .iter()
-            .map(|piece| match piece {
-                Piece::Memory(bytes) => Some(bytes.clone()),
-                Piece::Spilled(_) => None,
-            })
-            .collect();
-        // Where a piece is spilled already, the small rest of the line may stay.
-        let Some(pieces) = pieces else { return };
-        match self.spill.append(&pieces) {
-            Ok(spilled) => {
-                *body = Body::new();
-                body.push_spilled(spilled);
-            }
+        match self.spill.append_body(body) {
+            Ok(Some(spilled)) => *body = spilled,
+            // Where a piece is spilled already, the small rest of the line may stay.
+            Ok(None) => {}
             Err(error) => self.note(Err(std::io::Error::other(error))),
         }
     }
 
-    /// An answer cannot be refused as a command can: what does not fit on disk stays in memory.
+    /// An answer cannot be refused as a command can: what does not fit on disk stays in memory, as
+    /// far as [`Self::check`] lets it.
     fn note(&mut self, spilled: std::io::Result<()>) {
         if let Err(error) = spilled
             && !std::mem::replace(&mut self.full, true)

@@ -15,6 +15,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A stream of whatever kind.
 pub type BoxStream = Box<dyn Stream>;
 
+/// How much is read at once.
+pub(super) const READ_BUFFER: usize = 64 * 1024;
+
+/// With less room than this a new buffer is begun.
+const LEAST_ROOM: usize = 8 * 1024;
+
 /// After this much silence the kernel asks whether the peer is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -48,6 +54,15 @@ where
     match stream.read_buf(buffer).await {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(0),
         read => read,
+    }
+}
+
+/// Makes room for a read. What was split off keeps the whole buffer alive: so a buffer is filled
+/// by many small reads before a new one is begun, or a peer that sends small packets would cost
+/// many times the memory of what it has sent.
+pub(super) fn make_room(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() < LEAST_ROOM {
+        buffer.reserve(READ_BUFFER);
     }
 }
 
