@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +27,10 @@ use crate::settings;
 
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
+
+/// How long after the grace period what is in doubt may take to be written into the sync
+/// directory. One that is locked for ever, or gone, must not keep the program from ending.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Why `run` ended early.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,8 @@ struct Shared {
     stop: CancellationToken,
     /// Units are finished until then.
     drain: CancellationToken,
+    /// A channel has ended, which it does by itself only by a panic.
+    over: CancellationToken,
 }
 
 /// A channel that is served.
@@ -80,6 +86,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         drain: CancellationToken::new(),
+        over: CancellationToken::new(),
         spill,
         config,
     };
@@ -88,7 +95,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| setup(&error))?;
     let mut channels = Vec::new();
     for channel in &shared.config.channels {
-        channels.push(start(&shared, channel).await?);
+        // `log` may be locked by a Cyrus that was stopped.
+        let started = tokio::select! {
+            started = start(&shared, channel) => started?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        channels.push(started);
     }
     let snapshots: Vec<_> = channels
         .iter()
@@ -121,6 +134,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Clients would be sent away for ever: whoever watches the program is to start it again.
+        () = shared.over.cancelled() => {}
     }
     drain(&shared, &readiness, channels).await
 }
@@ -139,7 +154,13 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     let mut journal = None;
     if let (Mode::FanOut, Some(path)) = (channel.mode, &channel.sync_directory) {
         let directory = SyncDirectory::open(path).map_err(|error| setup(&error))?;
-        let recovered = directory.recover().map_err(|error| setup(&error))?;
+        let (directory, recovered) = tokio::task::spawn_blocking(move || {
+            let recovered = directory.recover();
+            (directory, recovered)
+        })
+        .await
+        .map_err(|error| RunError::Internal(error.to_string()))?;
+        let recovered = recovered.map_err(|error| setup(&error))?;
         if recovered.files > 0 {
             tracing::warn!(
                 channel = channel.name,
@@ -206,7 +227,14 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         name: channel.name.clone(),
         mode: channel.mode,
         snapshot,
-        shell: tokio::spawn(shell.run(queue, shared.drain.clone())),
+        shell: tokio::spawn({
+            let over = shared.over.clone().drop_guard();
+            let drain = shared.drain.clone();
+            async move {
+                shell.run(queue, drain).await;
+                drop(over);
+            }
+        }),
     })
 }
 
@@ -241,8 +269,20 @@ async fn drain(
     shared.stop.cancel();
     shared.drain.cancel();
     let mut failed = false;
+    let end = Instant::now() + shared.config.limits.drain_grace + LAST_LINES;
+    let mut unwritten = false;
     for channel in channels {
-        failed |= channel.shell.await.is_err();
+        match timeout_at(end, channel.shell).await {
+            Ok(ended) => failed |= ended.is_err(),
+            Err(_) => {
+                unwritten = true;
+                tracing::error!(
+                    channel = channel.name,
+                    "what is not confirmed can't be written into the sync directory: it is healed \
+                     at the next start as far as a link of its run stands there"
+                );
+            }
+        }
     }
     shared.tasks.close();
     // Sessions that do not read their last line are cut off.
@@ -250,6 +290,11 @@ async fn drain(
     if failed {
         return Err(RunError::Internal(
             "a channel ended by a panic, see above".to_owned(),
+        ));
+    }
+    if unwritten {
+        return Err(RunError::Setup(
+            "the sync directory could not be written".to_owned(),
         ));
     }
     tracing::info!("stopped");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -15,6 +15,10 @@ use crate::protocol::synclog::Line;
 
 /// How often `log-run` is looked at while a link of it stands.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long the end waits for the thread: a lock of a Cyrus that was stopped is held for ever.
+/// What was not written then is healed at the next start.
+const LAST_ORDERS: Duration = Duration::from_secs(3);
 
 /// Carries out the core's actions on the sync directory. Dropping it ends the thread, after all
 /// that was asked for.
@@ -89,9 +93,21 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         drop(self.orders.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let until = Instant::now() + LAST_ORDERS;
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                tracing::error!(
+                    "the sync directory does not answer (is `log` locked?): what could not be \
+                     written is healed at the next start"
+                );
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
+        let _ = thread.join();
     }
 }
 

@@ -41,6 +41,20 @@ const LOCK: &str = "syncmux-lock";
 /// it, not where a symbolic link leads.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
+/// Opens a file of the folder for reading, whatever stands there: no symbolic link is followed,
+/// and a pipe is neither waited for nor read.
+fn open_file(path: &Path) -> std::io::Result<File> {
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options()
+        .read(true)
+        .custom_flags(NOFOLLOW | nonblock)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(std::io::Error::other("it is not a file"))
+}
+
 /// The folder of one channel's `log`, held against other syncmux.
 #[derive(Debug)]
 pub struct SyncDirectory {
@@ -164,8 +178,9 @@ impl RunLookup {
     /// The inode of `log-run`, where there is one.
     #[must_use]
     pub fn current(&self) -> Option<RunId> {
-        std::fs::metadata(&self.log_run)
+        std::fs::symlink_metadata(&self.log_run)
             .ok()
+            .filter(std::fs::Metadata::is_file)
             .map(|meta| RunId(meta.ino()))
     }
 }
