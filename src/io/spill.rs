@@ -190,7 +190,12 @@ impl SpillWriter {
             Piece::Memory(bytes) => Some(bytes.clone()),
             Piece::Spilled(_) => None,
         };
-        let Some(pieces) = body.pieces().iter().map(in_memory).collect::<Option<Vec<_>>>() else {
+        let Some(pieces) = body
+            .pieces()
+            .iter()
+            .map(in_memory)
+            .collect::<Option<Vec<_>>>()
+        else {
             return Ok(None);
         };
         let mut spilled = Body::new();

@@ -108,3 +108,23 @@ impl std::fmt::Debug for Meter {
         f.write_str("Meter")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn small_reads_share_a_buffer() {
+        let sent = vec![7; 40_000];
+        let mut buffer = BytesMut::with_capacity(READ_BUFFER);
+        let mut pieces = Vec::new();
+        for mut packet in sent.chunks(1000) {
+            make_room(&mut buffer);
+            assert_eq!(read(&mut packet, &mut buffer).await.unwrap(), 1000);
+            pieces.push(buffer.split().freeze());
+        }
+        for two in pieces.windows(2) {
+            assert_eq!(two[0].as_ptr() as usize + 1000, two[1].as_ptr() as usize);
+        }
+    }
+}
