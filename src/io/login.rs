@@ -207,7 +207,7 @@ impl Login<'_> {
         who: &str,
     ) -> Result<(), Ended> {
         // As long as the client likes: the log needs the beginning.
-        let who = who.get(..who.floor_char_boundary(SHOWN)).unwrap_or(who);
+        let who: String = who.chars().take(SHOWN).collect();
         tracing::warn!(peer = %self.peer, ?who, "a login failed");
         stream::count_failure(&self.context.channel, "client", "login");
         let patience = CLIENT_PATIENCE.saturating_sub(began.elapsed());
