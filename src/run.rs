@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,9 +28,8 @@ use crate::settings;
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// How long after the grace period what is in doubt may take to be written into the sync
-/// directory. One that is locked for ever, or gone, must not keep the program from ending.
-const LAST_LINES: Duration = Duration::from_secs(5);
+/// How long the sync directory may take after the grace of a drain.
+const DISK: Duration = Duration::from_secs(5);
 
 /// Why `run` ended early.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +71,7 @@ struct Running {
 /// # Errors
 /// Where something that the configuration asks for is not to be had.
 pub async fn run(config: Config) -> Result<(), RunError> {
-    let setup = |error: &dyn std::fmt::Display| RunError::Setup(error.to_string());
+    let setup = |error: &dyn std::fmt::Display| RunError::Setup(plain(error));
     let metrics = telemetry::start_metrics().map_err(RunError::Internal)?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let readiness = Readiness::default();
@@ -119,9 +118,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             readiness: readiness.clone(),
             status: Arc::new(move || status(&snapshots)),
         };
-        let listener = AdminListener::bind(listen)
-            .await
-            .map_err(|error| setup(&format!("[admin] listen: {error}")))?;
+        let listener = AdminListener::bind(listen).await.map_err(|error| {
+            let why = format!("the admin endpoint cannot listen on {listen}: {error}");
+            setup(&why)
+        })?;
         let stop = CancellationToken::new();
         tokio::spawn(async move {
             if let Err(error) = listener.serve(admin, stop).await {
@@ -140,6 +140,25 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     drain(&shared, &readiness, channels).await
 }
 
+/// An error without Rust's `(os error 98)`, and what to do about the commonest.
+fn plain(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or(&text);
+    let hint = if text.ends_with("Address already in use") {
+        "; another process has this port (ss -ltnp shows which), stop it or choose another"
+    } else if text.ends_with("Cannot assign requested address") {
+        "; this machine has no such address"
+    } else if text.contains("cannot listen on unix:") && text.ends_with("No such file or directory")
+    {
+        "; the folder of the socket is not there, make it first"
+    } else if text.contains("cannot listen on") && text.ends_with("Permission denied") {
+        "; a port below 1024 needs root, and a socket a folder that syncmux can write in"
+    } else {
+        ""
+    };
+    format!("{text}{hint}")
+}
+
 /// Starts one channel: what was left over is put back into `log` before anybody is let in.
 async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> {
     let shown = if channel.name.is_empty() {
@@ -147,7 +166,8 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     } else {
         &channel.name
     };
-    let setup = |error: &dyn std::fmt::Display| RunError::Setup(format!("{shown}: {error}"));
+    let setup =
+        |error: &dyn std::fmt::Display| RunError::Setup(format!("{shown}: {}", plain(error)));
     let config = &shared.config;
     let (events, queue) = mpsc::unbounded_channel();
     let mut lookup: Option<RunLookup> = None;
@@ -222,6 +242,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         events,
         snapshot: Arc::clone(&snapshot),
         memory: Arc::clone(&shared.memory),
+        longest_drain: config.limits.drain_grace + DISK,
     };
     Ok(Running {
         name: channel.name.clone(),
@@ -269,20 +290,8 @@ async fn drain(
     shared.stop.cancel();
     shared.drain.cancel();
     let mut failed = false;
-    let end = Instant::now() + shared.config.limits.drain_grace + LAST_LINES;
-    let mut unwritten = false;
     for channel in channels {
-        match timeout_at(end, channel.shell).await {
-            Ok(ended) => failed |= ended.is_err(),
-            Err(_) => {
-                unwritten = true;
-                tracing::error!(
-                    channel = channel.name,
-                    "what is not confirmed can't be written into the sync directory: it is healed \
-                     at the next start as far as a link of its run stands there"
-                );
-            }
-        }
+        failed |= channel.shell.await.is_err();
     }
     shared.tasks.close();
     // Sessions that do not read their last line are cut off.
@@ -290,11 +299,6 @@ async fn drain(
     if failed {
         return Err(RunError::Internal(
             "a channel ended by a panic, see above".to_owned(),
-        ));
-    }
-    if unwritten {
-        return Err(RunError::Setup(
-            "the sync directory could not be written".to_owned(),
         ));
     }
     tracing::info!("stopped");

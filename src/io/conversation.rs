@@ -1,6 +1,7 @@
 //! A client's connection as commands and answers.
 
-use std::sync::Arc;
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,13 +13,16 @@ use super::memory::MemoryGauge;
 use super::registry::SessionLimits;
 use super::spill::{Spill, SpillError, SpillWriter, write_piece};
 use super::stream::{self, BoxStream, Meter};
-use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, File, Kind, ReaderLimits};
+use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
 
-/// How much of what comes too early is kept.
-const READ_BUFFER: usize = stream::READ_BUFFER;
+/// How much is read at once, and how much of what comes too early is kept.
+const READ_BUFFER: usize = 64 * 1024;
 
-/// What is not spilled even when memory is tight: less would save nothing.
-const SMALL: u64 = 512;
+/// How much of an unfinished command is not spilled even when memory is tight.
+const UNFINISHED: u64 = 16 * 1024;
+
+/// What is not spilled of a finished one: a spilled piece costs some hundred bytes.
+const SMALL: u64 = 1024;
 
 /// How long a client gets to read the last line before the connection is cut.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -98,12 +102,17 @@ impl Conversation {
     pub(super) async fn next(&mut self) -> Result<Command, Ended> {
         loop {
             if let Some(command) = self.reader.feed(&mut self.input).map_err(Ended::Fatal)? {
-                return Ok(self.complete(command));
+                return Ok(match self.overflow.take() {
+                    None => self.put_by(command),
+                    Some(answer) => Command {
+                        kind: Kind::Bad { answer },
+                        raw: Body::new(),
+                    },
+                });
             }
-            // What is small stays in memory in any case: a spilled piece costs some hundred bytes.
             let tight = self.memory.is_tight();
             let most = if tight {
-                SMALL.min(self.command_memory)
+                UNFINISHED.min(self.command_memory)
             } else {
                 self.command_memory
             };
@@ -111,40 +120,6 @@ impl Conversation {
                 self.spill_command()?;
             }
             self.fill(self.reader.mid_command()).await?;
-        }
-    }
-
-    fn complete(&mut self, mut command: Command) -> Command {
-        if self.memory.is_tight() && self.overflow.is_none() {
-            self.spill_messages(&mut command);
-        }
-        if let Some(answer) = self.overflow.take() {
-            return Command {
-                kind: Kind::Bad { answer },
-                raw: Body::new(),
-            };
-        }
-        Spill::complete(&command.raw);
-        for file in files(&mut command) {
-            Spill::complete(&file.content);
-        }
-        command
-    }
-
-    /// What came whole in one read was never looked at while it arrived.
-    fn spill_messages(&mut self, command: &mut Command) {
-        for file in files(command) {
-            if file.content.memory() <= SMALL {
-                continue;
-            }
-            match self.spill.append_body(&file.content) {
-                Ok(Some(spilled)) => file.content = spilled,
-                Ok(None) => {}
-                Err(error) => {
-                    self.overflow = Some(no_space(&error));
-                    return;
-                }
-            }
         }
     }
 
@@ -162,7 +137,7 @@ impl Conversation {
     /// Gets more input.
     async fn fill(&mut self, midway: bool) -> Result<(), Ended> {
         if self.buffer.is_empty() {
-            stream::make_room(&mut self.buffer);
+            stream::make_room(&mut self.buffer, READ_BUFFER);
             let read = stream::read(&mut self.stream, &mut self.buffer);
             match timeout(self.idle, read).await {
                 Ok(Ok(0)) if midway => return Err(Ended::Closed(When::Midway)),
@@ -174,6 +149,24 @@ impl Conversation {
         }
         self.input = self.buffer.split().freeze();
         Ok(())
+    }
+
+    /// A finished command, out of memory where that is tight. Where there is no room for it on
+    /// disk either it stays: the core refuses what is beyond both.
+    fn put_by(&mut self, mut command: Command) -> Command {
+        if self.memory.is_tight() && command.memory() > SMALL {
+            let spill = &mut self.spill;
+            let spilled =
+                command.spill(&mut |pieces| spill.append(pieces).map_err(std::io::Error::other));
+            if let Err(error) = spilled {
+                tracing::debug!(%error, "a command stays in memory");
+            }
+        }
+        Spill::complete(&command.raw);
+        if let Kind::Apply(Apply::Message { files, .. }) = &command.kind {
+            files.iter().for_each(|file| Spill::complete(&file.content));
+        }
+        command
     }
 
     fn spill_command(&mut self) -> Result<(), Ended> {
@@ -191,7 +184,7 @@ impl Conversation {
                 }
             }
             // The command must still be read to its end, which may be far: nothing of it is kept.
-            Ok(spill.void(pieces))
+            void(pieces)
         });
         spilled.map_err(Ended::Broken)
     }
@@ -269,11 +262,25 @@ fn no_space(error: &SpillError) -> String {
     "NO syncmux has no room for this command, try again later".to_owned()
 }
 
-fn files(command: &mut Command) -> &mut [File] {
-    match &mut command.kind {
-        Kind::Apply(Apply::Message { files, .. }) => files,
-        _ => &mut [],
+/// Stands for bytes that were thrown away.
+fn void(pieces: &[Bytes]) -> std::io::Result<Spilled> {
+    let len = pieces.iter().map(|piece| piece.len() as u64).sum();
+    Ok(Spilled {
+        file: nothing()?,
+        offset: 0,
+        len,
+        lease: Arc::new(()),
+    })
+}
+
+/// One descriptor for all that is thrown away: a large command is in thousands of stretches.
+fn nothing() -> std::io::Result<Arc<File>> {
+    static NOTHING: OnceLock<Arc<File>> = OnceLock::new();
+    if let Some(file) = NOTHING.get() {
+        return Ok(Arc::clone(file));
     }
+    let file = Arc::new(File::open("/dev/null")?);
+    Ok(Arc::clone(NOTHING.get_or_init(|| file)))
 }
 
 impl std::fmt::Display for Ended {

@@ -25,6 +25,9 @@ use crate::protocol::Body;
 /// Small commands are gathered up to this many bytes before they are written.
 const WRITE_BUFFER: usize = 64 * 1024;
 
+/// How much is read at once.
+const READ_BUFFER: usize = 64 * 1024;
+
 /// What the core's actions are carried out with. Dropping it ends the lane.
 #[derive(Debug)]
 pub struct LaneHandle {
@@ -243,6 +246,10 @@ impl Lane {
         }
     }
 
+    fn exiting(&self) -> bool {
+        self.shared.exiting.load(Ordering::Relaxed)
+    }
+
     fn idle(&self) -> bool {
         self.shared.in_flight.load(Ordering::Relaxed) == 0
     }
@@ -282,14 +289,14 @@ impl Lane {
     async fn read_replies(&self, read: &mut ReadHalf<BoxStream>, received: Bytes) -> Loss {
         let settings = &self.replica.settings;
         let mut replies = Replies::new(settings.reply_memory, self.replica.spill.writer());
-        let mut buffer = BytesMut::with_capacity(stream::READ_BUFFER);
+        let mut buffer = BytesMut::with_capacity(READ_BUFFER);
         let mut input = received;
         loop {
             match self.deliver(&mut replies, &mut input) {
                 Ok(()) => {}
                 Err(loss) => return loss,
             }
-            stream::make_room(&mut buffer);
+            stream::make_room(&mut buffer, READ_BUFFER);
             match stream::read(read, &mut buffer).await {
                 Ok(0) => return self.end_of_file(&replies),
                 Ok(n) => self.replica.meter.read.increment(n as u64),
@@ -315,6 +322,10 @@ impl Lane {
         };
         loop {
             let reply = match replies.feed(input) {
+                Ok(None) if replies.unasked() && self.idle() && !self.exiting() => {
+                    let why = "the replica says something without being asked".to_owned();
+                    return Err(broken(why));
+                }
                 Ok(None) => return Ok(()),
                 Ok(Some(reply)) => reply,
                 Err(Broken::Bye(why)) => {
@@ -332,7 +343,7 @@ impl Lane {
             if counted.is_ok() {
                 let lane = self.lane;
                 self.tell(Event::LaneReply { lane, reply });
-            } else if !self.shared.exiting.load(Ordering::Relaxed) {
+            } else if !self.exiting() {
                 let line = super::lane_connect::shown(&reply.status.line());
                 return Err(broken(format!(
                     "the replica says {line} without being asked"

@@ -5,24 +5,23 @@ use bytes::Bytes;
 use super::lane_connect::shown;
 use super::spill::SpillWriter;
 use crate::protocol::reply_reader::Line;
-use crate::protocol::{Body, Guid, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
+use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
 
-/// A line of an answer costs about this much memory beside its bytes.
-const LINE: u64 = (size_of::<Untagged>() + 64) as u64;
+/// What a line costs beside its bytes.
+const LINE: u64 = 256;
 
-/// What is not worth to be spilled: a spilled stretch has its own price.
+/// A line that is shorter costs more on disk than in memory.
 const SMALL: u64 = 1024;
 
-/// One answer may hold so many times its share of memory: with what can't be spilled (an answer of
-/// very many lines), or where there is no room on disk. The longest answers of a `sync_server`, to
-/// GET USER, have a few lines for each mailbox of a user.
-const UTMOST: u64 = 64;
+/// So many times the memory that an answer should take ends the lane: where the disk takes no
+/// more, or the lines are too many.
+const MOST: u64 = 64;
 
 /// Gathers untagged lines and the status line that ends them.
 pub(super) struct Replies {
     reader: ReplyReader,
     untagged: Vec<Untagged>,
-    /// Bytes of memory that `untagged` costs.
+    /// Bytes of `untagged` in memory.
     held: u64,
     memory: u64,
     spill: SpillWriter,
@@ -99,6 +98,12 @@ impl Replies {
         !self.untagged.is_empty() || self.reader.mid_line()
     }
 
+    /// Whether there are lines that are only said in an answer.
+    pub(super) fn unasked(&self) -> bool {
+        let asked = |line: &Untagged| &line.kind[..] != b"FATAL";
+        self.untagged.iter().any(asked)
+    }
+
     /// What the replica said of its own end, if it did.
     pub(super) fn last_words(&self) -> Option<&str> {
         self.last_words.as_deref()
@@ -112,26 +117,23 @@ impl Replies {
         if self.held + line.raw.memory() > self.memory && line.raw.memory() > SMALL {
             self.spill_body(&mut line.raw);
         }
-        self.held += LINE
-            + line.raw.memory()
-            + (line.guids.len() * size_of::<Guid>()) as u64
-            + (line.words.len() * size_of::<Bytes>()) as u64;
+        self.held += LINE + line.raw.memory() + size_of_val(&line.guids[..]) as u64;
         self.untagged.push(line);
     }
 
-    /// A replica that never comes to an end must not take all memory.
     fn check(&self) -> Result<(), Broken> {
-        if self.held + self.reader.held() <= self.memory.saturating_mul(UTMOST) {
+        if self.held + self.reader.held() <= self.memory.saturating_mul(MOST) {
             return Ok(());
         }
         let lines = self.untagged.len();
         Err(Broken::Garbage(format!(
-            "an answer of the replica is too large for memory ({lines} lines so far)"
+            "the replica's answer has {lines} lines so far and is too large for memory"
         )))
     }
 
     /// Spills what there is of a line that is still arriving.
     fn spill_line(&mut self) {
+        // In small pieces it would cost more there than here.
         if self.held + self.reader.held() <= self.memory || self.reader.spillable() <= SMALL {
             return;
         }
@@ -143,16 +145,26 @@ impl Replies {
     }
 
     fn spill_body(&mut self, body: &mut Body) {
-        match self.spill.append_body(body) {
-            Ok(Some(spilled)) => *body = spilled,
-            // Where a piece is spilled already, the small rest of the line may stay.
-            Ok(None) => {}
+        let pieces: Option<Vec<Bytes>> = body
+            .pieces()
+            .iter()
+            .map(|piece| match piece {
+                Piece::Memory(bytes) => Some(bytes.clone()),
+                Piece::Spilled(_) => None,
+            })
+            .collect();
+        // Where a piece is spilled already, the small rest of the line may stay.
+        let Some(pieces) = pieces else { return };
+        match self.spill.append(&pieces) {
+            Ok(spilled) => {
+                *body = Body::new();
+                body.push_spilled(spilled);
+            }
             Err(error) => self.note(Err(std::io::Error::other(error))),
         }
     }
 
-    /// An answer cannot be refused as a command can: what does not fit on disk stays in memory, as
-    /// far as [`Self::check`] lets it.
+    /// An answer cannot be refused as a command can: what does not fit on disk stays in memory.
     fn note(&mut self, spilled: std::io::Result<()>) {
         if let Err(error) = spilled
             && !std::mem::replace(&mut self.full, true)

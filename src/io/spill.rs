@@ -16,8 +16,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::protocol::{Body, Piece, Spilled};
 
-/// A file takes no more stretches once it holds this much; one stretch may be longer.
+/// A file takes no more stretches once it holds this much, or the [`FILES`]th part of the limit
+/// where that is more; one stretch may be longer.
 const SEGMENT: u64 = 16 * 1024 * 1024;
+
+/// Descriptors are few (1,024 by default): full files are not more than this.
+const FILES: u64 = 256;
 
 /// How much of a spilled stretch is in memory at once while it is written out.
 const CHUNK: u64 = 256 * 1024;
@@ -29,8 +33,6 @@ pub struct Spill {
     limit: u64,
     used: AtomicU64,
     held: AtomicU64,
-    /// Stands for what was thrown away.
-    nothing: Arc<File>,
 }
 
 /// Why something could not be spilled.
@@ -84,13 +86,14 @@ impl Spill {
     /// Spills into `directory`, `limit` bytes at most. Tries it out: a directory that takes no
     /// file is found at start and not with the first large message.
     pub fn new(directory: &Path, limit: u64) -> Result<Arc<Self>, SpillError> {
-        Ok(Arc::new(Self {
+        let spill = Arc::new(Self {
             directory: directory.to_owned(),
             limit,
             used: AtomicU64::new(0),
             held: AtomicU64::new(0),
-            nothing: Arc::new(create(directory)?),
-        }))
+        });
+        spill.create()?;
+        Ok(spill)
     }
 
     /// Bytes on disk.
@@ -128,6 +131,17 @@ impl Spill {
         }
     }
 
+    fn create(&self) -> Result<File, SpillError> {
+        tempfile::tempfile_in(&self.directory).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: std::io::Error) -> SpillError {
+        SpillError::Io {
+            directory: self.directory.clone(),
+            source,
+        }
+    }
+
     /// Takes `len` bytes of the limit.
     fn take(&self, len: u64) -> Result<(), SpillError> {
         let take = |used: u64| used.checked_add(len).filter(|after| *after <= self.limit);
@@ -150,8 +164,9 @@ impl SpillWriter {
     pub fn append(&mut self, pieces: &[Bytes]) -> Result<Spilled, SpillError> {
         let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         self.spill.take(len)?;
+        let full = SEGMENT.max(self.spill.limit / FILES);
         let segment = match self.segment.upgrade() {
-            Some(segment) if self.at < SEGMENT => segment,
+            Some(segment) if self.at < full => segment,
             _ => match self.open() {
                 Ok(segment) => segment,
                 Err(error) => {
@@ -169,7 +184,7 @@ impl SpillWriter {
             segment
                 .file
                 .write_all_at(piece, at)
-                .map_err(|source| failed(&self.spill.directory, source))?;
+                .map_err(|source| self.spill.failed(source))?;
             at += piece.len() as u64;
         }
         Ok(Spilled {
@@ -184,55 +199,15 @@ impl SpillWriter {
         })
     }
 
-    /// The same body on disk; `None` where a part of it is there already.
-    pub(super) fn append_body(&mut self, body: &Body) -> Result<Option<Body>, SpillError> {
-        let in_memory = |piece: &Piece| match piece {
-            Piece::Memory(bytes) => Some(bytes.clone()),
-            Piece::Spilled(_) => None,
-        };
-        let Some(pieces) = body
-            .pieces()
-            .iter()
-            .map(in_memory)
-            .collect::<Option<Vec<_>>>()
-        else {
-            return Ok(None);
-        };
-        let mut spilled = Body::new();
-        spilled.push_spilled(self.append(&pieces)?);
-        Ok(Some(spilled))
-    }
-
-    /// Stands for bytes that were thrown away, and is never to be read.
-    pub(super) fn void(&self, pieces: &[Bytes]) -> Spilled {
-        Spilled {
-            file: Arc::clone(&self.spill.nothing),
-            offset: 0,
-            len: pieces.iter().map(|piece| piece.len() as u64).sum(),
-            lease: Arc::new(()),
-        }
-    }
-
     fn open(&mut self) -> Result<Arc<Segment>, SpillError> {
         let segment = Arc::new(Segment {
             spill: Arc::clone(&self.spill),
-            file: Arc::new(create(&self.spill.directory)?),
+            file: Arc::new(self.spill.create()?),
             held: AtomicU64::new(0),
         });
         self.segment = Arc::downgrade(&segment);
         self.at = 0;
         Ok(segment)
-    }
-}
-
-fn create(directory: &Path) -> Result<File, SpillError> {
-    tempfile::tempfile_in(directory).map_err(|source| failed(directory, source))
-}
-
-fn failed(directory: &Path, source: std::io::Error) -> SpillError {
-    SpillError::Io {
-        directory: directory.to_owned(),
-        source,
     }
 }
 

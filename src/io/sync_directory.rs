@@ -41,19 +41,8 @@ const LOCK: &str = "syncmux-lock";
 /// it, not where a symbolic link leads.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
-/// Opens a file of the folder for reading, whatever stands there: no symbolic link is followed,
-/// and a pipe is neither waited for nor read.
-fn open_file(path: &Path) -> std::io::Result<File> {
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options()
-        .read(true)
-        .custom_flags(NOFOLLOW | nonblock)
-        .open(path)?;
-    if file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    Err(std::io::Error::other("it is not a file"))
-}
+/// Of no consequence for plain files.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// The folder of one channel's `log`, held against other syncmux.
 #[derive(Debug)]
@@ -172,6 +161,19 @@ impl SyncDirectory {
             .map_err(Error::io("change the owner of", &path))?;
         Ok((path, file))
     }
+}
+
+/// Opens a file of Cyrus's for reading: neither a FIFO, at which we would wait for ever, nor what
+/// a symbolic link leads to, which Cyrus itself may not be allowed to read.
+fn open_plain(path: &Path) -> std::io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(NOFOLLOW | NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(std::io::Error::other("it is not a plain file"))
 }
 
 impl RunLookup {

@@ -12,6 +12,8 @@ use crate::support::relay::Direction;
 use crate::support::wait_for;
 
 ways!(unwritable_mailbox: direct, strict, fan_out);
+ways!(unwritable_mailbox_of_a_named_channel: fan_out);
+ways!(refused_messages: strict, fan_out);
 ways!(replica_killed: direct, strict, fan_out);
 ways!(link_drips: direct, strict, fan_out);
 ways!(link_breaks: direct, strict, fan_out);
@@ -59,8 +61,21 @@ fn mailbox_folder(instance: &Instance, mailbox: &str) -> PathBuf {
     path
 }
 
+/// Only the client of a named channel defers a user by itself when told that he is locked.
+fn unwritable_mailbox_of_a_named_channel(way: Way) {
+    let mut setup = Setup::new(way);
+    "second".clone_into(&mut setup.channel);
+    setup.both.channels = vec!["second".to_owned()];
+    unwritable(setup);
+}
+
 fn unwritable_mailbox(way: Way) {
-    let mut lab = Setup::new(way).start();
+    unwritable(Setup::new(way));
+}
+
+fn unwritable(setup: Setup) {
+    let way = setup.way;
+    let mut lab = setup.start();
     let users = users(&lab, 6);
     mail(&lab, &users, "1", 1000);
     lab.settle();
@@ -92,6 +107,49 @@ fn unwritable_mailbox(way: Way) {
     }
     lab.step("it can be written again");
     std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o700)).unwrap();
+    lab.settle();
+    if way == Way::FanOut {
+        assert!(lab.client_has_lived());
+    }
+}
+
+/// The replica can't stage messages: BAD to MESSAGE, and a MAILBOX behind it ends its process.
+fn refused_messages(way: Way) {
+    let mut lab = Setup::new(way).start();
+    let users = users(&lab, 4);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    lab.step("the replica stages nothing");
+    let inbox = mailbox_folder(&lab.replica, "user.u000");
+    let staging = inbox.ancestors().map(|folder| folder.join("sync."));
+    let staging = staging
+        .into_iter()
+        .find(|folder| folder.is_dir())
+        .expect("a staging folder");
+    // A process that has staged something has a folder there until it is told to RESTART.
+    wait_for("an empty staging folder", || {
+        (std::fs::read_dir(&staging).unwrap().count() == 0).then_some(())
+    });
+    let mode = |mode| {
+        std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o555);
+    mail(&lab, &users, "2", 1000);
+    let before = lab.relay.counters().up;
+    lab.rolling();
+    wait_for("a try", || {
+        lab.rolling().keep_alive();
+        (lab.relay.counters().up > before + 1000).then_some(())
+    });
+    for _ in 0..20 {
+        lab.rolling().keep_alive();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for user in &users {
+        assert_eq!(count(&lab.replica, user), 1);
+    }
+    lab.step("it stages again");
+    mode(0o755);
     lab.settle();
     if way == Way::FanOut {
         assert!(lab.client_has_lived());

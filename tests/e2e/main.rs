@@ -29,6 +29,7 @@ mod mail;
 mod modes;
 mod refusals;
 mod sites;
+mod soak;
 mod split;
 mod state;
 mod users;

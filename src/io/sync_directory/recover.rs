@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 
 use super::append::LockedLog;
 use super::text::{Shape, each_line};
-use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX, open_file};
+use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX, open_plain};
 
 /// So much is gathered before it is written; a chunk is one write.
 const CHUNK: usize = 8 << 20;
@@ -138,7 +138,7 @@ struct Back<'a> {
 
 impl Back<'_> {
     fn put(&mut self, path: &Path, from_line: usize) -> Result<(), Error> {
-        let file = open_file(path).map_err(Error::io("open", path))?;
+        let file = open_plain(path).map_err(Error::io("open", path))?;
         self.done.files += 1;
         let mut failed = None;
         let mut number = 0;

@@ -33,6 +33,8 @@ pub struct Setup {
     pub compress: bool,
     /// syncmux listens on UNIX sockets.
     pub unix: bool,
+    /// The channel that syncmux and the rolling client work on; `""` is the default one.
+    pub channel: String,
     /// Options of both instances.
     pub both: Options,
     /// Lines for the master's imapd.conf alone.
@@ -53,6 +55,7 @@ impl Setup {
             tls: true,
             compress: false,
             unix: false,
+            channel: String::new(),
             both: Options::default(),
             master_extra: Vec::new(),
             client_extra: String::new(),
@@ -143,7 +146,8 @@ impl Lab {
         };
         MuxOptions {
             fan_out: self.setup.way == Way::FanOut,
-            sync_directory: self.master.sync_directory(""),
+            channel: self.setup.channel.clone(),
+            sync_directory: self.master.sync_directory(&self.setup.channel),
             replica: self.relay.address(),
             tls,
             lanes: self.setup.lanes,
@@ -165,15 +169,14 @@ impl Lab {
         name.clone_into(&mut self.step);
     }
 
-    /// The client of the default channel, by the way of this lab.
+    /// The client of the lab's channel, by the way of this lab.
     pub fn client(&self) -> Client {
         let target = self.mux.as_ref().map(|m| m.listen.clone());
-        self.client_to(
-            "rolling",
-            &target.unwrap_or(self.relay.address()),
-            PASSWORD,
-            "",
-        )
+        let target = target.unwrap_or(self.relay.address());
+        Client {
+            channel: self.setup.channel.clone(),
+            ..self.client_to("rolling", &target, PASSWORD, "")
+        }
     }
 
     /// A client for one-shot runs, on the strict listener.
@@ -239,7 +242,7 @@ impl Lab {
 
     /// Replicates what there is by the rolling client: waits until nothing is left to do.
     pub fn replicate(&mut self) {
-        let directory = self.master.sync_directory("");
+        let directory = self.master.sync_directory(&self.setup.channel);
         self.rolling();
         wait_until_drained(&directory, self.rolling.as_mut().unwrap());
     }

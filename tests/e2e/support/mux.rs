@@ -28,6 +28,8 @@ pub struct MuxOptions {
     /// The replica, or the link to it; `unix:` and a path too.
     pub replica: String,
     pub tls: Tls,
+    /// Its name; `""` is the default one.
+    pub channel: String,
     pub lanes: usize,
     pub compress: bool,
     pub password: String,
@@ -85,11 +87,12 @@ impl Mux {
         let prefix = if options.unix { "unix:" } else { "" };
         let mode = if options.fan_out { "fan-out" } else { "strict" };
         let mut text = format!(
-            "[[channel]]\nname = \"\"\nmode = \"{mode}\"\n\
+            "[[channel]]\nname = \"{}\"\nmode = \"{mode}\"\n\
              sync_directory = \"{}\"\nlisten = [\"{prefix}{}\"]\n\
              strict_listen = [\"{prefix}{}\"]\n\
              [channel.replica]\naddress = \"{}\"\nusername = \"{REPL}\"\n\
              password_file = \"{}\"\nlanes = {}\ncompress = {}\n",
+            options.channel,
             options.sync_directory.display(),
             self.listen,
             self.strict_listen,
