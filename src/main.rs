@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use syncmux::check;
 use syncmux::cli::{Cli, Command, Exit};
@@ -36,11 +37,17 @@ fn run(flags: &Flags) -> Exit {
         return Exit::Usage;
     }
     telemetry::start_log(&config.log);
+    more_descriptors();
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let result = match runtime() {
-        Ok(runtime) => runtime.block_on(run::run(config)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run::run(config));
+            // What still hangs in a system call is not waited for.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        }
         Err(error) => Err(RunError::Internal(format!(
             "the runtime can't be started: {error}"
         ))),
@@ -54,6 +61,17 @@ fn run(flags: &Flags) -> Exit {
                 RunError::Internal(_) => Exit::Internal,
             }
         }
+    }
+}
+
+/// Sessions, lanes and spill files can be more than the 1,024 descriptors that a process usually
+/// gets before it asks.
+fn more_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays");
     }
 }
 

@@ -54,6 +54,8 @@ struct Shared {
     stop: CancellationToken,
     /// Units are finished until then.
     drain: CancellationToken,
+    /// A channel has ended, which it does by itself only by a panic.
+    over: CancellationToken,
 }
 
 /// A channel that is served.
@@ -83,6 +85,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         drain: CancellationToken::new(),
+        over: CancellationToken::new(),
         spill,
         config,
     };
@@ -91,7 +94,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| setup(&error))?;
     let mut channels = Vec::new();
     for channel in &shared.config.channels {
-        channels.push(start(&shared, channel).await?);
+        // `log` may be locked by a Cyrus that was stopped.
+        let started = tokio::select! {
+            started = start(&shared, channel) => started?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        channels.push(started);
     }
     let snapshots: Vec<_> = channels
         .iter()
@@ -125,6 +134,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // Clients would be sent away for ever: whoever watches the program is to start it again.
+        () = shared.over.cancelled() => {}
     }
     drain(&shared, &readiness, channels).await
 }
@@ -163,7 +174,13 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     let mut journal = None;
     if let (Mode::FanOut, Some(path)) = (channel.mode, &channel.sync_directory) {
         let directory = SyncDirectory::open(path).map_err(|error| setup(&error))?;
-        let recovered = directory.recover().map_err(|error| setup(&error))?;
+        let (directory, recovered) = tokio::task::spawn_blocking(move || {
+            let recovered = directory.recover();
+            (directory, recovered)
+        })
+        .await
+        .map_err(|error| RunError::Internal(error.to_string()))?;
+        let recovered = recovered.map_err(|error| setup(&error))?;
         if recovered.files > 0 {
             tracing::warn!(
                 channel = channel.name,
@@ -244,7 +261,14 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         name: channel.name.clone(),
         mode: channel.mode,
         snapshot,
-        shell: tokio::spawn(shell.run(queue, shared.drain.clone())),
+        shell: tokio::spawn({
+            let over = shared.over.clone().drop_guard();
+            let drain = shared.drain.clone();
+            async move {
+                shell.run(queue, drain).await;
+                drop(over);
+            }
+        }),
     })
 }
 

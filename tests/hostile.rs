@@ -51,8 +51,9 @@ impl Syncmux {
     fn start(mode: &str, limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let top = folder.path().to_str().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        // Closed again at once, or the program would find the port taken.
+        let free = TcpListener::bind("127.0.0.1:0");
+        let port = free.and_then(|free| free.local_addr()).unwrap().port();
         let password = folder.path().join("password");
         fs::write(&password, "replpw\n").unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
@@ -82,9 +83,10 @@ impl Syncmux {
     fn client(&self) -> Client {
         let until = Instant::now() + Duration::from_secs(20);
         let stream = loop {
+            // A byte, or it may be the port of a moment ago, in a process that another test starts.
             match TcpStream::connect(("127.0.0.1", self.port)) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(Instant::now() < until, "{error}"),
+                Ok(stream) if matches!(stream.peek(&mut [0]), Ok(1)) => break stream,
+                other => assert!(Instant::now() < until, "{other:?}"),
             }
             std::thread::sleep(Duration::from_millis(20));
         };

@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -14,10 +17,20 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Listen;
+
+/// Connections at once; others wait. Who floods this port must not use up the descriptors that
+/// sessions and lanes need.
+const CONNECTIONS: usize = 64;
+
+/// A connection that says nothing for so long is closed. Longer than scrapers pause.
+const IDLE: Duration = Duration::from_secs(90);
 
 /// What the endpoint shows.
 #[derive(Clone)]
@@ -110,16 +123,90 @@ impl AdminListener {
         let stopped = stop.cancelled_owned();
         match self {
             AdminListener::Tcp(listener) => {
-                axum::serve(listener, router)
+                axum::serve(Limited::new(listener), router)
                     .with_graceful_shutdown(stopped)
                     .await
             }
             AdminListener::Unix(listener) => {
-                axum::serve(listener, router)
+                axum::serve(Limited::new(listener), router)
                     .with_graceful_shutdown(stopped)
                     .await
             }
         }
+    }
+}
+
+/// A listener whose connections are counted and do not stay for nothing.
+struct Limited<L> {
+    inner: L,
+    permits: Arc<Semaphore>,
+}
+
+/// A connection of [`Limited`].
+struct Visit<S> {
+    stream: S,
+    until: Pin<Box<Sleep>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<L> Limited<L> {
+    fn new(inner: L) -> Self {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        Limited { inner, permits }
+    }
+}
+
+impl<L: axum::serve::Listener> axum::serve::Listener for Limited<L> {
+    type Io = Visit<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        // Never closed, so there is always one in the end.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        let (stream, address) = self.inner.accept().await;
+        let visit = Visit {
+            stream,
+            until: Box::pin(sleep(IDLE)),
+            _permit: permit,
+        };
+        (visit, address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.inner.local_addr()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Visit<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
+            self.until.as_mut().reset(Instant::now() + IDLE);
+            return Poll::Ready(read);
+        }
+        ready!(self.until.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Visit<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

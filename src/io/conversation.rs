@@ -11,9 +11,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::memory::MemoryGauge;
 use super::registry::SessionLimits;
-use super::spill::{SpillError, SpillWriter, write_piece};
+use super::spill::{Spill, SpillError, SpillWriter, write_piece};
 use super::stream::{self, BoxStream, Meter};
-use crate::protocol::{Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
+use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
 
 /// How much is read at once, and how much of what comes too early is kept.
 const READ_BUFFER: usize = 64 * 1024;
@@ -116,7 +116,7 @@ impl Conversation {
             } else {
                 self.command_memory
             };
-            if self.reader.held() > most {
+            if self.reader.spillable() > most {
                 self.spill_command()?;
             }
             self.fill(self.reader.mid_command()).await?;
@@ -161,6 +161,10 @@ impl Conversation {
             if let Err(error) = spilled {
                 tracing::debug!(%error, "a command stays in memory");
             }
+        }
+        Spill::complete(&command.raw);
+        if let Kind::Apply(Apply::Message { files, .. }) = &command.kind {
+            files.iter().for_each(|file| Spill::complete(&file.content));
         }
         command
     }

@@ -20,6 +20,9 @@ use crate::protocol::{Body, Greeting, Kind};
 /// The client gives up after 10 seconds (`client_timeout`): every answer comes before that.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(9);
 
+/// As much of a user name that failed is shown.
+const SHOWN: usize = 128;
+
 /// What stock says to a word that it does not know.
 pub(super) const UNKNOWN: &str = "BAD IMAP_PROTOCOL_ERROR Unrecognized command";
 
@@ -203,7 +206,9 @@ impl Login<'_> {
         answer: &str,
         who: &str,
     ) -> Result<(), Ended> {
-        tracing::warn!(peer = %self.peer, who = ?who, "a login failed");
+        // As long as the client likes: the log needs the beginning.
+        let who: String = who.chars().take(SHOWN).collect();
+        tracing::warn!(peer = %self.peer, ?who, "a login failed");
         stream::count_failure(&self.context.channel, "client", "login");
         let patience = CLIENT_PATIENCE.saturating_sub(began.elapsed());
         tokio::time::sleep(self.context.limits.failed_pause.min(patience)).await;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::spill::Spill;
 
-/// Watches the bytes held by all channels, less what is spilled.
+/// Watches the bytes held by all channels, less what of them is spilled.
 #[derive(Debug)]
 pub struct MemoryGauge {
     limit: u64,
@@ -36,7 +36,7 @@ impl MemoryGauge {
             None => drop(held.insert(channel.to_owned(), bytes)),
         }
         let all: u64 = held.values().sum();
-        let tight = all.saturating_sub(self.spill.used()) > self.limit;
+        let tight = all.saturating_sub(self.spill.held()) > self.limit;
         self.tight.store(tight, Ordering::Relaxed);
     }
 

@@ -133,7 +133,8 @@ impl Replies {
 
     /// Spills what there is of a line that is still arriving.
     fn spill_line(&mut self) {
-        if self.held + self.reader.held() <= self.memory {
+        // In small pieces it would cost more there than here.
+        if self.held + self.reader.held() <= self.memory || self.reader.spillable() <= SMALL {
             return;
         }
         let spill = &mut self.spill;

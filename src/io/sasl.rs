@@ -17,6 +17,10 @@ use super::credentials::Credentials;
 /// credentials: a client certificate may be there for the transport alone.
 const KNOWN: [&str; 3] = ["SCRAM-SHA-256", "PLAIN", "EXTERNAL"];
 
+/// More rounds of PBKDF2 are not counted for a replica that asks for them: they are a matter of
+/// tenths of a second, and Cyrus SASL asks for 4,096.
+const MOST_ROUNDS: u64 = 1_000_000;
+
 static MECHANISMS: &[rsasl::prelude::Mechanism] = &[SCRAM_SHA256, PLAIN, EXTERNAL];
 
 /// An exchange under way.
@@ -118,6 +122,12 @@ impl Exchange {
         let decoded = STANDARD
             .decode(challenge)
             .map_err(|_| SaslError("the replica's SASL challenge is not base64".to_owned()))?;
+        if rounds(&decoded) > MOST_ROUNDS {
+            return Err(SaslError(format!(
+                "the replica asks for more than {MOST_ROUNDS} rounds of {}",
+                self.mechanism
+            )));
+        }
         // A server that has not taken the initial response asks for it with an empty challenge;
         // a mechanism that has nothing more to say answers with an empty line.
         let mut line = if self.finished {
@@ -168,6 +178,14 @@ impl SessionCallback for Answers {
         }
         Ok(())
     }
+}
+
+/// `i=` of a SCRAM challenge (RFC 5802): a number too large to be read counts as the largest.
+fn rounds(challenge: &[u8]) -> u64 {
+    let mut attributes = challenge.split(|byte| *byte == b',');
+    let number = attributes.find_map(|attribute| attribute.strip_prefix(b"i="));
+    let digits = number.and_then(|digits| std::str::from_utf8(digits).ok());
+    digits.map_or(0, |digits| digits.parse().unwrap_or(u64::MAX))
 }
 
 fn failed(error: impl fmt::Display) -> SaslError {
@@ -280,6 +298,18 @@ mod tests {
     fn scram_shows_both_ends_that_the_other_knows_the_password() {
         assert_eq!(scram("replpw"), Ok(()));
         assert!(scram("another").is_err());
+    }
+
+    #[test]
+    fn a_replica_cannot_make_us_count_for_hours() {
+        let credentials = Some(Credentials::new("repl", "replpw"));
+        let mut exchange = Exchange::start("SCRAM-SHA-256", credentials).expect("SCRAM starts");
+        let command = exchange.command().expect("a command");
+        let (server, _) = Server::first(&command, "replpw");
+        let challenge = server.auth.split_once(",r=").unwrap().1;
+        let challenge = format!("r={challenge}").replace("i=4096", "i=4294967295");
+        let error = exchange.answer(STANDARD.encode(challenge).as_bytes());
+        assert!(error.unwrap_err().to_string().contains("rounds"));
     }
 
     #[test]

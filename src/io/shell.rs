@@ -120,7 +120,12 @@ impl Shell {
                 Action::OpenLane { lane, pool } => {
                     let credentials = match &pool.identity {
                         Identity::Configured => self.login.clone(),
-                        Identity::Client(user) => self.credentials.find(user),
+                        // Never without any: the lane would be in our own certificate's name.
+                        Identity::Client(user) => {
+                            let found = self.credentials.find(user);
+                            let name = || String::from_utf8_lossy(user);
+                            Some(found.unwrap_or_else(|| Credentials::new(name(), "")))
+                        }
                     };
                     let replica = Arc::clone(&self.replica);
                     let handle = lane::open(lane, pool, replica, credentials, self.events.clone());

@@ -8,8 +8,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -32,6 +32,7 @@ pub struct Spill {
     directory: PathBuf,
     limit: u64,
     used: AtomicU64,
+    held: AtomicU64,
 }
 
 /// Why something could not be spilled.
@@ -59,11 +60,21 @@ pub enum SpillError {
 #[derive(Debug)]
 pub struct SpillWriter {
     spill: Arc<Spill>,
-    segment: Option<Arc<Segment>>,
+    /// Lives for as long as somebody wants a stretch of it.
+    segment: Weak<Segment>,
     at: u64,
 }
 
-/// One file. Every stretch in it holds a clone as its lease; the last one gives the space back.
+/// The lease of one stretch.
+#[derive(Debug)]
+struct Stretch {
+    segment: Arc<Segment>,
+    len: u64,
+    /// It is part of a complete command: see [`Spill::held`].
+    complete: AtomicBool,
+}
+
+/// One file. Every stretch in it holds on to it; the last one gives the space back.
 #[derive(Debug)]
 struct Segment {
     spill: Arc<Spill>,
@@ -79,6 +90,7 @@ impl Spill {
             directory: directory.to_owned(),
             limit,
             used: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         });
         spill.create()?;
         Ok(spill)
@@ -90,12 +102,31 @@ impl Spill {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes of complete commands: of what lies here, that which the core holds.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Counts what of this body is spilled among [`Self::held`], until it is dropped.
+    pub fn complete(body: &Body) {
+        for piece in body.pieces() {
+            if let Piece::Spilled(spilled) = piece
+                && let Some(stretch) = spilled.lease.downcast_ref::<Stretch>()
+                && !stretch.complete.swap(true, Ordering::Relaxed)
+            {
+                let held = &stretch.segment.spill.held;
+                held.fetch_add(stretch.len, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// A writer with a file of its own.
     #[must_use]
     pub fn writer(self: &Arc<Self>) -> SpillWriter {
         SpillWriter {
             spill: Arc::clone(self),
-            segment: None,
+            segment: Weak::new(),
             at: 0,
         }
     }
@@ -132,11 +163,11 @@ impl SpillWriter {
     /// them; callers spill in steps of their read buffer, so this stays short.
     pub fn append(&mut self, pieces: &[Bytes]) -> Result<Spilled, SpillError> {
         let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        self.rotate();
         self.spill.take(len)?;
-        let segment = match &self.segment {
-            Some(segment) => Arc::clone(segment),
-            None => match self.open() {
+        let full = SEGMENT.max(self.spill.limit / FILES);
+        let segment = match self.segment.upgrade() {
+            Some(segment) if self.at < full => segment,
+            _ => match self.open() {
                 Ok(segment) => segment,
                 Err(error) => {
                     self.spill.used.fetch_sub(len, Ordering::Relaxed);
@@ -160,18 +191,12 @@ impl SpillWriter {
             file: Arc::clone(&segment.file),
             offset,
             len,
-            lease: segment,
+            lease: Arc::new(Stretch {
+                segment,
+                len,
+                complete: AtomicBool::new(false),
+            }),
         })
-    }
-
-    /// Begins anew where the file is long enough, or where nobody wants anything of it any more.
-    fn rotate(&mut self) {
-        let done = self.segment.as_ref().is_some_and(|segment| {
-            self.at >= SEGMENT.max(self.spill.limit / FILES) || Arc::strong_count(segment) == 1
-        });
-        if done {
-            self.segment = None;
-        }
     }
 
     fn open(&mut self) -> Result<Arc<Segment>, SpillError> {
@@ -180,9 +205,18 @@ impl SpillWriter {
             file: Arc::new(self.spill.create()?),
             held: AtomicU64::new(0),
         });
-        self.segment = Some(Arc::clone(&segment));
+        self.segment = Arc::downgrade(&segment);
         self.at = 0;
         Ok(segment)
+    }
+}
+
+impl Drop for Stretch {
+    fn drop(&mut self) {
+        if *self.complete.get_mut() {
+            let held = &self.segment.spill.held;
+            held.fetch_sub(self.len, Ordering::Relaxed);
+        }
     }
 }
 
@@ -275,10 +309,27 @@ mod tests {
         drop(first);
         assert_eq!(spill.used(), 600);
         drop(again);
-        // The writer's own file is dead: it begins a new one and the space is free.
-        drop(writer.append(&[Bytes::from(vec![0; 600])]).unwrap());
-        drop(writer);
+        // Although the writer is still there: a session that waits for its next command must not
+        // keep the space of the last one.
         assert_eq!(spill.used(), 0);
+        drop(writer.append(&[Bytes::from(vec![0; 600])]).unwrap());
+        assert_eq!(spill.used(), 0);
+    }
+
+    #[test]
+    fn only_complete_commands_count_as_held() {
+        let spill = spill(1000);
+        let mut writer = spill.writer();
+        let stretch = writer.append(&[Bytes::from(vec![0; 600])]).unwrap();
+        assert_eq!((spill.used(), spill.held()), (600, 0));
+        let mut body = Body::new();
+        body.push_spilled(stretch.clone());
+        Spill::complete(&body);
+        Spill::complete(&body);
+        assert_eq!(spill.held(), 600);
+        drop(body);
+        drop(stretch);
+        assert_eq!((spill.used(), spill.held()), (0, 0));
     }
 
     #[test]

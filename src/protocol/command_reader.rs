@@ -203,6 +203,12 @@ impl CommandReader {
         !matches!(self.state, State::Word) || !self.word.is_empty() || !self.line.is_empty()
     }
 
+    /// As much of [`Self::held`] as [`Self::spill`] moves out of memory.
+    #[must_use]
+    pub fn spillable(&self) -> u64 {
+        self.facts.spillable()
+    }
+
     /// Moves the raw bytes and messages of the command that is being read out of memory: `write`
     /// is called at most once, with all of them in order, and returns the one stretch of the
     /// spill file that holds them. [`Self::held`] is small afterwards; facts such as GUIDs stay.

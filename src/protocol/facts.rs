@@ -204,6 +204,11 @@ impl Facts {
         self.raw.memory() + self.content.memory() + files + guids + self.names_memory
     }
 
+    /// As much of it as [`Self::spill`] moves out.
+    pub(crate) fn spillable(&self) -> u64 {
+        self.raw.memory() + self.content.memory() + self.files_memory
+    }
+
     pub(crate) fn spill(&mut self, write: &mut Write<'_>) -> io::Result<()> {
         let mut bodies: Vec<&mut Body> = self.files.iter_mut().map(|f| &mut f.content).collect();
         gather::spill(&mut [&mut self.raw, &mut self.content], &mut bodies, write)?;

@@ -37,6 +37,10 @@ impl Greeting {
         };
         let raw = untagged.raw.to_vec().unwrap_or_default();
         let text = raw.strip_prefix(b"* ").unwrap_or(&raw).trim_ascii_end();
+        // It is repeated to clients, who would take a line end in it (in a literal) for a line.
+        if text.iter().any(u8::is_ascii_control) {
+            return Err("a greeting with control characters".into());
+        }
         match &untagged.kind[..] {
             b"OK" => {
                 self.text = Bytes::copy_from_slice(text.get(3..).unwrap_or_default());

@@ -137,6 +137,12 @@ impl ReplyReader {
         self.state != State::Word || !self.text.is_empty()
     }
 
+    /// As much of [`Self::held`] as [`Self::spill`] moves out of memory.
+    #[must_use]
+    pub fn spillable(&self) -> u64 {
+        self.facts.spillable()
+    }
+
     /// Moves the raw bytes of the line that is being read out of memory; see
     /// [`super::CommandReader::spill`].
     ///
