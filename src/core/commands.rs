@@ -80,7 +80,7 @@ impl Core {
             return self.end_session(id, BYE.into());
         }
         if mode == Mode::FanOut {
-            for gone in self.runs.is_now(run) {
+            for gone in self.runs.is_now(run, now) {
                 let settled = self.ledger.run_gone(gone);
                 self.settle(settled);
             }
@@ -182,6 +182,7 @@ impl Core {
             keys,
             subjects,
             line: None,
+            settles: false,
             coverable: false,
         };
         self.send_real(id, plan, Asked::Reserve, Work::Plain(raw));
@@ -255,10 +256,7 @@ impl Core {
 
     /// Whether a USER sync of this plan's user is left alone for now.
     fn deferred(&self, id: SessionId, plan: &Plan) -> bool {
-        let fans_out = self
-            .sessions
-            .get(&id)
-            .is_some_and(|session| session.mode == Mode::FanOut);
+        let fans_out = self.sessions.get(&id).is_some_and(Session::fans_out);
         let paused = |subject| {
             self.ledger
                 .probation(subject)
@@ -395,6 +393,7 @@ impl Core {
                 plan,
                 command,
                 parts: vec![None],
+                missing: 1,
                 order: Vec::new(),
             };
             session.pending = Some(Pending::Jobs(waiting));
@@ -417,9 +416,16 @@ impl Core {
         }
         let count = parts.len();
         for (part, (key, names)) in parts.into_iter().enumerate() {
+            // Only its own subjects: the cost of many users must not be that of their square.
+            let (_, subjects) = plan::all(&names, &self.setup.site);
             let part_plan = Plan {
+                verb: plan.verb,
+                class: plan.class,
                 keys: Keys::Of(vec![key]),
-                ..plan.clone()
+                subjects,
+                line: None,
+                settles: false,
+                coverable: false,
             };
             let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);
@@ -430,6 +436,7 @@ impl Core {
                 plan: plan.clone(),
                 command: Asked::Mailboxes,
                 parts,
+                missing: count,
                 order,
             };
             session.pending = Some(Pending::Jobs(waiting));
@@ -475,6 +482,8 @@ impl Core {
             tries: 0,
             bytes,
         };
+        let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
+        pool.jobs += 1;
         self.jobs.insert(id, job);
         if self.queue.push(id, plan.keys.clone()) {
             self.make_ready(id);
@@ -533,6 +542,11 @@ impl Core {
                 .run_linked(run, seen, &coverage, &self.setup.site);
             self.settle(settled);
         }
+        if self.runs.is_gone(run) {
+            // Its end came before its link.
+            let settled = self.ledger.run_gone(run);
+            self.settle(settled);
+        }
         self.uncover(run);
     }
 
@@ -570,11 +584,12 @@ impl Asked {
         match kind {
             Kind::Get(Get::Mailboxes(_)) => Asked::Mailboxes,
             Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
+            Kind::Get(Get::User(_)) => Asked::User,
+            Kind::Get(Get::Meta(_)) => Asked::Never,
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
             Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
-            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_) | Apply::Annotation { .. }) => {
-                Asked::Fatal
-            }
+            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
+            Kind::Apply(Apply::Annotation { .. }) => Asked::Fatal,
             Kind::Apply(
                 Apply::Seen { .. }
                 | Apply::Sub { .. }

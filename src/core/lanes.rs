@@ -26,6 +26,15 @@ pub(super) struct Lanes {
     pub(super) refusals: u32,
     /// No lane is opened before this.
     pub(super) retry_at: Option<Duration>,
+    /// The next turn of a pool that waits for its first lane.
+    pub(super) next_turn: u64,
+}
+
+impl PoolState {
+    /// Whether anything waits for a lane.
+    pub(super) fn wants(&self) -> bool {
+        self.wanted || !self.ready.is_empty() || !self.ready_alone.is_empty()
+    }
 }
 
 /// What waits for lanes of a pool.
@@ -40,6 +49,13 @@ pub(super) struct PoolState {
     pub(super) enabled: Option<Option<Vec<Bytes>>>,
     /// A session waits for `enabled` or for FORCE.
     pub(super) wanted: bool,
+    /// Jobs of this pool, wherever they are.
+    pub(super) jobs: usize,
+    /// Since when it waits for its first lane because others have all there may be: the turn
+    /// that it has among those that wait so.
+    pub(super) starved: Option<u64>,
+    /// Since when no lane of it could be opened and none was up.
+    pub(super) away: Option<Duration>,
 }
 
 /// One connection to the replica.

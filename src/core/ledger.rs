@@ -6,7 +6,7 @@
 //! A subject is on probation as long as it has a line. At no moment is a line nowhere: the pins on
 //! its runs fall only when it stands, fsynced, in the owed file or in `log`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -27,6 +27,10 @@ pub(super) struct LineId(u64);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     lines: BTreeMap<LineId, Owed>,
+    /// Those that wait for their time, by it.
+    due: BTreeSet<(Duration, LineId)>,
+    /// Those that stand in `log`, as far as is known.
+    logged: BTreeSet<LineId>,
     subjects: HashMap<Subject, Probation>,
     writing: Option<(BatchId, Vec<LineId>)>,
     storing: Option<(BatchId, Vec<LineId>)>,
@@ -57,8 +61,20 @@ struct Owed {
 enum Place {
     /// Not in `log` yet.
     Waiting,
-    /// In `log`, since then; and in this run, once the client has taken it.
-    Logged(Duration, Option<RunId>),
+    /// In `log`, since then, until the client takes it.
+    Logged(Duration, Taken),
+}
+
+/// Which run holds a line that was written into `log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// Not known to be in any.
+    No,
+    /// Not in this one, which may have been renamed before the line was written: a run is first
+    /// seen only when a command comes under it.
+    After(RunId),
+    /// In this one.
+    In(RunId),
 }
 
 /// A subject on probation.
@@ -125,14 +141,17 @@ impl Ledger {
 
     /// Whether any line stands in `log` and waits to be taken by the client.
     pub(super) fn awaits_run(&self) -> bool {
-        self.lines
-            .values()
-            .any(|owed| matches!(owed.place, Place::Logged(_, None)))
+        !self.logged.is_empty()
     }
 
     /// How many lines are not done with.
     pub(super) fn len(&self) -> usize {
         self.lines.len()
+    }
+
+    /// Whether the disk has just refused a write.
+    pub(super) fn disk_fails(&self) -> bool {
+        self.retry_at.is_some()
     }
 
     /// Whether every line stands on disk in a place of its own.
@@ -207,10 +226,14 @@ impl Ledger {
             pins: Vec::new(),
             waiting: Vec::new(),
         });
-        // A line that stands in `log` may have been taken already: it is written again.
+        // A line that stands in `log` may have been taken already: it is written again. Never
+        // sooner than it was to be: a SEEN in doubt waits for what may still run on the replica.
+        self.due.remove(&(owed.due, id));
+        self.logged.remove(&id);
         owed.place = Place::Waiting;
         owed.batch = None;
-        owed.due = due;
+        owed.due = owed.due.max(due);
+        self.due.insert((owed.due, id));
         owed.pins.extend(pins);
         owed.waiting.extend(waiting);
         self.dirty = true;
@@ -222,24 +245,26 @@ impl Ledger {
             return None;
         }
         self.retry_at = None;
-        let due = |owed: &Owed| owed.place == Place::Waiting && owed.due <= now;
-        if self.writing.is_none() {
-            let (ids, lines): (Vec<_>, Vec<_>) = self
-                .lines
-                .iter()
-                .filter(|(_, owed)| due(owed))
-                .map(|(id, owed)| (*id, owed.line.clone()))
-                .unzip();
-            if !ids.is_empty() {
-                let batch = self.batch_id();
-                for id in &ids {
-                    if let Some(owed) = self.lines.get_mut(id) {
-                        owed.batch = Some(batch);
-                    }
+        if self.writing.is_none() && self.due.first().is_some_and(|(due, _)| *due <= now) {
+            let batch = self.batch_id();
+            let mut ids = Vec::new();
+            while let Some((due, id)) = self.due.pop_first() {
+                if due > now {
+                    self.due.insert((due, id));
+                    break;
                 }
-                self.writing = Some((batch, ids));
-                return Some(Batch::Log(batch, lines));
+                ids.push(id);
             }
+            ids.sort_unstable();
+            let mut lines = Vec::with_capacity(ids.len());
+            for id in &ids {
+                if let Some(owed) = self.lines.get_mut(id) {
+                    owed.batch = Some(batch);
+                    lines.push(owed.line.clone());
+                }
+            }
+            self.writing = Some((batch, ids));
+            return Some(Batch::Log(batch, lines));
         }
         // While a batch is on its way into `log` its lines stay in the owed file.
         if self.storing.is_none() && self.writing.is_none() && self.dirty {
@@ -262,11 +287,7 @@ impl Ledger {
 
     /// When `next_batch` has something to do that it has not now.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let waiting = self
-            .lines
-            .values()
-            .filter(|owed| owed.place == Place::Waiting);
-        let due = waiting.map(|owed| owed.due).min();
+        let due = self.due.first().map(|(due, _)| *due);
         match self.retry_at {
             Some(at) => Some(at),
             None if self.writing.is_some() => None,
@@ -290,7 +311,8 @@ impl Ledger {
             if owed.batch.take() != Some(batch) {
                 continue;
             }
-            owed.place = Place::Logged(now, None);
+            owed.place = Place::Logged(now, Taken::No);
+            self.logged.insert(id);
             self.dirty |= std::mem::take(&mut owed.in_file);
             owed.settle(&mut settled);
         }
@@ -318,7 +340,15 @@ impl Ledger {
     /// A batch could not be written: it is tried again after a while.
     pub(super) fn disk_failed(&mut self, batch: BatchId, now: Duration) -> Settled {
         let mut settled = Settled::default();
-        self.writing.take_if(|(id, _)| *id == batch);
+        let written = self.writing.take_if(|(id, _)| *id == batch);
+        for id in written.into_iter().flat_map(|(_, ids)| ids) {
+            // What was owed again meanwhile waits already.
+            if let Some(owed) = self.lines.get_mut(&id)
+                && owed.batch.take() == Some(batch)
+            {
+                self.due.insert((owed.due, id));
+            }
+        }
         if self.storing.take_if(|(id, _)| *id == batch).is_some() {
             self.dirty = true;
             self.file_exists = true;
@@ -343,8 +373,9 @@ impl Ledger {
         settled
     }
 
-    /// A run is linked. A line that stood in `log` before the run was first seen is in it; if it
-    /// is not, an earlier run held it, and the client has worked through that one.
+    /// A run is linked. A line that stood in `log` before the run was first seen is in it, or it
+    /// is in the next one: the rename itself was not seen. If it is in neither, an earlier run
+    /// held it, and the client has worked through that one.
     pub(super) fn run_linked(
         &mut self,
         run: RunId,
@@ -354,17 +385,29 @@ impl Ledger {
     ) -> Settled {
         let mut settled = Settled::default();
         let mut done = Vec::new();
-        for (id, owed) in &mut self.lines {
-            match owed.place {
-                Place::Logged(at, None) if at < seen => {
-                    if covered(&owed.line, coverage, site) || !can_be_covered(&owed.line) {
-                        owed.place = Place::Logged(at, Some(run));
-                    } else {
-                        done.push(*id);
-                    }
-                }
-                _ => {}
+        let mut taken = Vec::new();
+        for id in &self.logged {
+            let Some(owed) = self.lines.get_mut(id) else {
+                continue;
+            };
+            let Place::Logged(at, by) = owed.place else {
+                continue;
+            };
+            if at >= seen {
+                continue;
             }
+            let second = matches!(by, Taken::After(first) if first != run);
+            if covered(&owed.line, coverage, site) || (second && !can_be_covered(&owed.line)) {
+                owed.place = Place::Logged(at, Taken::In(run));
+                taken.push(*id);
+            } else if second {
+                done.push(*id);
+            } else {
+                owed.place = Place::Logged(at, Taken::After(run));
+            }
+        }
+        for id in taken {
+            self.logged.remove(&id);
         }
         for id in done {
             self.forget(id, &mut settled);
@@ -376,7 +419,8 @@ impl Ledger {
     /// by now, the rest of the run's lines is done with.
     pub(super) fn run_gone(&mut self, run: RunId) -> Settled {
         let mut settled = Settled::default();
-        let held = |owed: &Owed| matches!(owed.place, Place::Logged(_, Some(held)) if held == run);
+        let held =
+            |owed: &Owed| matches!(owed.place, Place::Logged(_, Taken::In(held)) if held == run);
         let done: Vec<_> = self
             .lines
             .iter()
@@ -393,6 +437,8 @@ impl Ledger {
         let Some(mut owed) = self.lines.remove(&id) else {
             return;
         };
+        self.due.remove(&(owed.due, id));
+        self.logged.remove(&id);
         self.dirty |= owed.in_file || owed.place == Place::Waiting;
         owed.settle(settled);
         let Some(probation) = self.subjects.get_mut(&owed.subject) else {

@@ -31,6 +31,8 @@ struct Run {
 
 #[derive(Debug)]
 enum State {
+    /// A command came under it; no link was asked for.
+    Known,
     Linking,
     Linked(Arc<Coverage>),
     Failed(Duration),
@@ -52,23 +54,27 @@ pub(super) enum Cover {
 impl Runs {
     /// Looks a run up; after `Link` it counts as being linked.
     pub(super) fn cover(&mut self, run: RunId, now: Duration) -> Cover {
-        if let Some(known) = self.runs.get(&run) {
-            match &known.state {
-                State::Linked(_) if known.gone => return Cover::Never,
-                State::Linked(coverage) => return Cover::Linked(coverage.clone()),
-                State::Linking => return Cover::Wait,
-                State::Failed(at) if now.saturating_sub(*at) < RETRY => return Cover::Never,
-                State::Failed(_) => {}
-            }
+        let known = self.see(run, now);
+        match &known.state {
+            State::Linked(_) if known.gone => return Cover::Never,
+            State::Linked(coverage) => return Cover::Linked(coverage.clone()),
+            State::Linking => return Cover::Wait,
+            State::Failed(at) if now.saturating_sub(*at) < RETRY => return Cover::Never,
+            State::Known | State::Failed(_) => {}
         }
-        let new = Run {
-            state: State::Linking,
+        known.state = State::Linking;
+        known.gone = false;
+        Cover::Link
+    }
+
+    /// Notes when a run is first seen: what is written into `log` after that is not in it.
+    fn see(&mut self, run: RunId, now: Duration) -> &mut Run {
+        self.runs.entry(run).or_insert_with(|| Run {
+            state: State::Known,
             gone: false,
             pins: 0,
             seen: now,
-        };
-        self.runs.insert(run, new);
-        Cover::Link
+        })
     }
 
     /// When the run was first seen.
@@ -106,8 +112,16 @@ impl Runs {
         }
     }
 
+    /// Whether the client has unlinked it.
+    pub(super) fn is_gone(&self, run: RunId) -> bool {
+        self.runs.get(&run).is_some_and(|run| run.gone)
+    }
+
     /// Marks as gone what is not `log-run` now; returns those that were not gone before.
-    pub(super) fn is_now(&mut self, current: Option<RunId>) -> Vec<RunId> {
+    pub(super) fn is_now(&mut self, current: Option<RunId>, now: Duration) -> Vec<RunId> {
+        if let Some(run) = current {
+            self.see(run, now);
+        }
         let gone = |(id, run): (&RunId, &mut Run)| {
             (Some(*id) != current && !std::mem::replace(&mut run.gone, true)).then_some(*id)
         };
@@ -127,7 +141,7 @@ impl Runs {
         self.runs.retain(|id, run| {
             let keep = match run.state {
                 State::Linking => true,
-                State::Failed(_) => !run.gone,
+                State::Known | State::Failed(_) => !run.gone,
                 State::Linked(_) => !run.gone || run.pins > 0,
             };
             if !keep && matches!(run.state, State::Linked(_)) {

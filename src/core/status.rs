@@ -168,7 +168,9 @@ impl Core {
             .sessions
             .values()
             .any(|session| session.pending.is_some());
-        if !pending && self.unconfirmed.is_empty() && self.ledger.all_durable() {
+        // Where the disk takes nothing, the links and the client's log-run hold what is owed.
+        let written = self.ledger.all_durable() || (until <= self.now && self.ledger.disk_fails());
+        if !pending && self.unconfirmed.is_empty() && written {
             self.drained = true;
             let lanes: Vec<_> = self.lanes.all.keys().copied().collect();
             for lane in lanes {
@@ -187,6 +189,21 @@ impl Core {
             count += 1;
             bytes += job.bytes;
         }
+        let queued = |job: &&super::job::Job| !matches!(job.state, State::Running(_));
+        let mut queued = self.jobs.values().filter(queued);
+        // Prefix: nothing acknowledged is sent once its subject has failed.
+        debug_assert!(!queued.any(|job| {
+            let subject = job.acked.as_ref().map(|acked| &acked.subject);
+            subject.is_some_and(|subject| self.ledger.on_probation(subject))
+        }));
+        for (pool, state) in &self.lanes.pools {
+            let jobs = self.jobs.values().filter(|job| job.pool == *pool);
+            debug_assert_eq!(state.jobs, jobs.count());
+        }
+        debug_assert!(
+            self.deadline().is_none_or(|at| at > self.now),
+            "time stands still"
+        );
         debug_assert_eq!(self.unconfirmed.values().sum::<usize>(), count);
         debug_assert_eq!(self.queued_bytes, bytes);
         let staged: u64 = self
@@ -202,6 +219,10 @@ impl Core {
             );
             let alone = |id| self.jobs.get(id).is_some_and(|job| job.alone);
             debug_assert!(!lane.jobs.iter().any(alone) || lane.jobs.len() == 1);
+            let open = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.work.is_open());
+            if self.draining.is_none() {
+                debug_assert_eq!(lane.open_units, lane.jobs.iter().filter(open).count());
+            }
         }
         for (id, job) in &self.jobs {
             if let State::Running(lane) = job.state {
