@@ -176,15 +176,7 @@ impl Core {
         }
         // No room to stage what the replica has anyway.
         let (keys, subjects) = plan::all(&mailboxes, &self.setup.site);
-        let plan = Plan {
-            verb: "APPLY RESERVE",
-            class: Class::Read,
-            keys,
-            subjects,
-            line: None,
-            settles: false,
-            coverable: false,
-        };
+        let plan = Plan::new("APPLY RESERVE", Class::Read, keys, subjects);
         self.send_real(id, plan, Asked::Reserve, Work::Plain(raw));
     }
 
@@ -418,15 +410,7 @@ impl Core {
         for (part, (key, names)) in parts.into_iter().enumerate() {
             // Only its own subjects: the cost of many users must not be that of their square.
             let (_, subjects) = plan::all(&names, &self.setup.site);
-            let part_plan = Plan {
-                verb: plan.verb,
-                class: plan.class,
-                keys: Keys::Of(vec![key]),
-                subjects,
-                line: None,
-                settles: false,
-                coverable: false,
-            };
+            let part_plan = Plan::new(plan.verb, plan.class, Keys::Of(vec![key]), subjects);
             let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);
         }

@@ -83,7 +83,7 @@ impl Core {
                     self.runs.unpin(acked.run);
                 } else {
                     let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
-                    self.unit_failed(&job, &acked, &words, true);
+                    self.unit_failed(&job, &acked, &words, Failure::Refused);
                 }
             }
             None => self.part_done(&job, reply),
@@ -112,9 +112,10 @@ impl Core {
 
     /// An acknowledged unit was refused or is in doubt: its line is owed, and so are the lines of
     /// all that was acknowledged for its subject behind it, none of which is sent any more.
-    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, refused: bool) {
+    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, how: Failure) {
         let subject = acked.subject.clone();
-        let due = self.fail(&subject, words, refused);
+        let refused = how == Failure::Refused;
+        let due = self.fail(&subject, words, how != Failure::InDoubt);
         let doubt = |line: &Line| {
             // The lane's last command may still be running on the replica, and these two carry no
             // version.
@@ -157,7 +158,8 @@ impl Core {
             return;
         };
         if let Some(acked) = job.acked.take() {
-            self.unit_failed(&job, &acked, "not confirmed before syncmux stopped", false);
+            let words = "not confirmed before syncmux stopped";
+            self.unit_failed(&job, &acked, words, Failure::InDoubt);
         }
     }
 
@@ -355,7 +357,12 @@ impl Core {
                 return;
             };
             if let Some(acked) = job.acked.take() {
-                self.unit_failed(&job, &acked, &words, suspect);
+                let how = if suspect {
+                    Failure::Suspect
+                } else {
+                    Failure::InDoubt
+                };
+                self.unit_failed(&job, &acked, &words, how);
             }
             return;
         }
@@ -382,6 +389,17 @@ impl Core {
             },
         );
     }
+}
+
+/// How an acknowledged unit failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// The replica said NO: it is not running any more.
+    Refused,
+    /// Its lane was lost, perhaps because of it; it may still be running.
+    Suspect,
+    /// Its lane was lost, or is not waited for.
+    InDoubt,
 }
 
 impl Work {

@@ -80,7 +80,13 @@ impl Plan {
         }
     }
 
-    fn new(verb: &'static str, class: Class, keys: Keys, subjects: Vec<Subject>) -> Self {
+    /// A plan without a line.
+    pub(super) fn new(
+        verb: &'static str,
+        class: Class,
+        keys: Keys,
+        subjects: Vec<Subject>,
+    ) -> Self {
         Plan {
             verb,
             class,

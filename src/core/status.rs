@@ -172,9 +172,11 @@ impl Core {
         let written = self.ledger.all_durable() || (until <= self.now && self.ledger.disk_fails());
         if !pending && self.unconfirmed.is_empty() && written {
             self.drained = true;
-            let lanes: Vec<_> = self.lanes.all.keys().copied().collect();
-            for lane in lanes {
-                self.act(Action::CloseLane { lane, polite: true });
+            let idle = |lane: &super::lanes::Lane| lane.in_flight.is_empty();
+            let lanes = self.lanes.all.iter();
+            let lanes: Vec<_> = lanes.map(|(id, lane)| (*id, idle(lane))).collect();
+            for (lane, polite) in lanes {
+                self.act(Action::CloseLane { lane, polite });
             }
             self.act(Action::Drained);
         }
