@@ -236,7 +236,7 @@ impl Core {
             let before = |its| turn.is_none_or(|mine| its < mine);
             state.wants() && state.starved.is_some_and(before)
         };
-        if count < self.setup.limits.lanes && self.lanes.pools.values().any(earlier) {
+        if self.lanes.pools.values().any(earlier) {
             return false;
         }
         // FORCE is one session's, which sends one command at a time.
@@ -317,6 +317,9 @@ impl Core {
         if force && !self.pool_in_use(&pool) {
             self.retire(id);
         }
+        // It serves those it was opened for before another pool may ask for its place.
+        self.dispatch_alone(&pool);
+        self.dispatch_shared(&pool);
     }
 
     /// Answers those who asked for the capabilities of this pool.

@@ -345,6 +345,11 @@ impl Core {
             return;
         };
         job.tries += 1;
+        if job.acked.is_none() && !self.sessions.contains_key(&job.session) {
+            // Nobody waits for it any more.
+            self.drop_job(id);
+            return;
+        }
         let again = job.tries < self.setup.limits.read_tries;
         if again && (job.read || !job.work.committed()) {
             // It changed nothing there, or can't have: another lane.
