@@ -67,8 +67,6 @@ pub(super) fn start(
                 ask(lane, id, unit, &lacking, &mut output, now);
             } else if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now)
             {
-                lane.open_units -= 1;
-                lane.jobs.remove(&id);
                 return Err(refusal);
             }
         }
@@ -247,7 +245,6 @@ pub(super) fn answered(
                     .filter(|need| missing.contains(&need.guid))
                     .collect();
                 if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now) {
-                    lane.open_units -= 1;
                     return (output, Progress::Done(refusal));
                 }
             }
@@ -261,7 +258,6 @@ pub(super) fn answered(
             }
             if last && !unit.step.committed {
                 if let Some(status) = unit.step.refused.take() {
-                    lane.open_units -= 1;
                     return (
                         output,
                         Progress::Done(Reply {

@@ -47,6 +47,8 @@ impl Core {
             && let Some(lane) = self.lanes.all.get_mut(&lane)
         {
             lane.jobs.remove(&id);
+            // Refused or given up before its MAILBOX was out.
+            lane.open_units -= usize::from(job.work.is_open());
             lane.alone &= !lane.jobs.is_empty();
         }
         for next in self.queue.remove(id) {

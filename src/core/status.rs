@@ -222,9 +222,7 @@ impl Core {
             let alone = |id| self.jobs.get(id).is_some_and(|job| job.alone);
             debug_assert!(!lane.jobs.iter().any(alone) || lane.jobs.len() == 1);
             let open = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.work.is_open());
-            if self.draining.is_none() {
-                debug_assert_eq!(lane.open_units, lane.jobs.iter().filter(open).count());
-            }
+            debug_assert_eq!(lane.open_units, lane.jobs.iter().filter(open).count());
         }
         for (id, job) in &self.jobs {
             if let State::Running(lane) = job.state {

@@ -259,6 +259,12 @@ impl Driver {
         self.tell(event);
     }
 
+    /// Whether a link is to be dropped.
+    pub(crate) fn drops_links(&self) -> bool {
+        let drops = |action: &Action| matches!(action, Action::DropLink { .. });
+        self.disk.iter().any(drops)
+    }
+
     pub(crate) fn tell(&mut self, event: Event) {
         self.core.handle(self.now, event);
         while let Some(action) = self.core.next_action() {
