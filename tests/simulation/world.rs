@@ -650,6 +650,8 @@ impl World {
                 }
                 Action::Note(Note::Answered { early, .. }) => self.early = early,
                 Action::Note(Note::Healed { .. }) => self.counts.healed += 1,
+                // Also where it gives up after several lanes, which can't be seen from here.
+                Action::Note(Note::Probation { subject, .. }) => self.fail(&subject),
                 Action::Note(_) => {}
                 Action::Drained => {
                     assert!(self.draining, "nobody asked for a drain");
