@@ -65,9 +65,8 @@ pub(super) fn start(
             let lacking: Vec<Need> = unit.needs.iter().filter(lacking).cloned().collect();
             if worth_asking(&lacking, limits) {
                 ask(lane, id, unit, &lacking, &mut output, now);
-            } else if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now)
-            {
-                return Err(refusal);
+            } else {
+                upload(lane, id, unit, &lacking, careful, &mut output, now)?;
             }
         }
     }

@@ -259,3 +259,29 @@ fn limits_make_the_client_wait_and_exit_waits_for_all() {
     d.all_ok();
     assert_eq!(d.heard(s), "OK Finished\r\n");
 }
+
+#[test]
+fn no_restart_while_a_unit_needs_what_is_staged() {
+    let limits = Limits {
+        lanes: 1,
+        lane_staged_bytes: 2,
+        ..Limits::default()
+    };
+    let mut d = Driver::new(true, limits);
+    let (s, other) = (d.session(Mode::Strict), d.session(Mode::Strict));
+    d.ask(s, &format!("APPLY MESSAGE ({} NIL)", file(1)));
+    d.ask(other, &format!("APPLY MESSAGE ({})", file(3)));
+    d.say(s, &mailbox("user.joe", &[1, 2]));
+    d.say(other, &mailbox("user.ann", &[3]));
+    let lane = d.lane_of("APPLY RESERVE");
+    d.reply(lane, &format!("* MISSING ({})\r\nOK success", message(1)));
+    let sent: Vec<String> = d.sent().into_iter().map(|(_, text)| text).collect();
+    let place = |begin: &str| {
+        sent.iter()
+            .rposition(|text| text.starts_with(begin))
+            .unwrap()
+    };
+    assert!(sent[place("APPLY MAILBOX")].contains("user.joe"));
+    assert_eq!(place("RESTART"), sent.len() - 1, "{sent:?}");
+    assert_eq!(sent.iter().filter(|text| *text == "RESTART").count(), 1);
+}
