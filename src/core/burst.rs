@@ -65,11 +65,8 @@ pub(super) fn start(
             let lacking: Vec<Need> = unit.needs.iter().filter(lacking).cloned().collect();
             if worth_asking(&lacking, limits) {
                 ask(lane, id, unit, &lacking, &mut output, now);
-            } else if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now)
-            {
-                lane.open_units -= 1;
-                lane.jobs.remove(&id);
-                return Err(refusal);
+            } else {
+                upload(lane, id, unit, &lacking, careful, &mut output, now)?;
             }
         }
     }
@@ -247,7 +244,6 @@ pub(super) fn answered(
                     .filter(|need| missing.contains(&need.guid))
                     .collect();
                 if let Err(refusal) = upload(lane, id, unit, &lacking, careful, &mut output, now) {
-                    lane.open_units -= 1;
                     return (output, Progress::Done(refusal));
                 }
             }
@@ -261,7 +257,6 @@ pub(super) fn answered(
             }
             if last && !unit.step.committed {
                 if let Some(status) = unit.step.refused.take() {
-                    lane.open_units -= 1;
                     return (
                         output,
                         Progress::Done(Reply {

@@ -76,7 +76,6 @@ impl Core {
         }
         session.arrived = now;
         let mode = session.mode;
-        let forced = session.pool.force.is_some();
         if self.draining.is_some() {
             return self.end_session(id, BYE.into());
         }
@@ -135,9 +134,6 @@ impl Core {
                 names.dedup();
                 self.change_pool(id, Pending::Enabled, |pool| pool.capabilities = names);
             }
-            Kind::Apply(Apply::Force) if forced => {
-                self.answer(id, "APPLY FORCE", "ok", OK.into(), false);
-            }
             Kind::Apply(Apply::Force) => {
                 self.change_pool(id, Pending::Forced, |pool| pool.force = Some(id));
             }
@@ -180,14 +176,7 @@ impl Core {
         }
         // No room to stage what the replica has anyway.
         let (keys, subjects) = plan::all(&mailboxes, &self.setup.site);
-        let plan = Plan {
-            verb: "APPLY RESERVE",
-            class: Class::Read,
-            keys,
-            subjects,
-            line: None,
-            coverable: false,
-        };
+        let plan = Plan::new("APPLY RESERVE", Class::Read, keys, subjects);
         self.send_real(id, plan, Asked::Reserve, Work::Plain(raw));
     }
 
@@ -259,10 +248,7 @@ impl Core {
 
     /// Whether a USER sync of this plan's user is left alone for now.
     fn deferred(&self, id: SessionId, plan: &Plan) -> bool {
-        let fans_out = self
-            .sessions
-            .get(&id)
-            .is_some_and(|session| session.mode == Mode::FanOut);
+        let fans_out = self.sessions.get(&id).is_some_and(Session::fans_out);
         let paused = |subject| {
             self.ledger
                 .probation(subject)
@@ -399,6 +385,7 @@ impl Core {
                 plan,
                 command,
                 parts: vec![None],
+                missing: 1,
                 order: Vec::new(),
             };
             session.pending = Some(Pending::Jobs(waiting));
@@ -421,16 +408,9 @@ impl Core {
         }
         let count = parts.len();
         for (part, (key, names)) in parts.into_iter().enumerate() {
-            // Only its own subjects: all of them in each part would be quadratic.
+            // Only its own subjects: the cost of many users must not be that of their square.
             let (_, subjects) = plan::all(&names, &self.setup.site);
-            let part_plan = Plan {
-                verb: plan.verb,
-                class: plan.class,
-                keys: Keys::Of(vec![key]),
-                subjects,
-                line: None,
-                coverable: false,
-            };
+            let part_plan = Plan::new(plan.verb, plan.class, Keys::Of(vec![key]), subjects);
             let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);
         }
@@ -440,6 +420,7 @@ impl Core {
                 plan: plan.clone(),
                 command: Asked::Mailboxes,
                 parts,
+                missing: count,
                 order,
             };
             session.pending = Some(Pending::Jobs(waiting));
@@ -485,6 +466,8 @@ impl Core {
             tries: 0,
             bytes,
         };
+        let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
+        pool.jobs += 1;
         self.jobs.insert(id, job);
         if self.queue.push(id, plan.keys.clone()) {
             self.make_ready(id);
@@ -537,13 +520,14 @@ impl Core {
     pub(super) fn run_linked(&mut self, run: RunId, coverage: Arc<Coverage>) {
         self.runs.linked(run, coverage.clone());
         self.not_covered = false;
-        if let Some(begun) = self.runs.begun(run) {
-            let site = &self.setup.site;
-            let settled = self.ledger.run_linked(run, begun, &coverage, site);
+        if let Some(seen) = self.runs.seen(run) {
+            let settled = self
+                .ledger
+                .run_linked(run, seen, &coverage, &self.setup.site);
             self.settle(settled);
         }
         if self.runs.is_gone(run) {
-            // The client was faster than the link.
+            // Its end came before its link.
             let settled = self.ledger.run_gone(run);
             self.settle(settled);
         }
@@ -584,11 +568,12 @@ impl Asked {
         match kind {
             Kind::Get(Get::Mailboxes(_)) => Asked::Mailboxes,
             Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
+            Kind::Get(Get::User(_)) => Asked::User,
+            Kind::Get(Get::Meta(_)) => Asked::Never,
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
             Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
-            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_) | Apply::Annotation { .. }) => {
-                Asked::Fatal
-            }
+            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
+            Kind::Apply(Apply::Annotation { .. }) => Asked::Fatal,
             Kind::Apply(
                 Apply::Seen { .. }
                 | Apply::Sub { .. }

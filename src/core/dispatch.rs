@@ -47,10 +47,18 @@ impl Core {
             && let Some(lane) = self.lanes.all.get_mut(&lane)
         {
             lane.jobs.remove(&id);
+            // Refused or given up before its MAILBOX was out.
+            lane.open_units -= usize::from(job.work.is_open());
             lane.alone &= !lane.jobs.is_empty();
         }
         for next in self.queue.remove(id) {
             self.make_ready(next);
+        }
+        if let Some(pool) = self.lanes.pools.get_mut(&job.pool) {
+            pool.jobs -= 1;
+            if pool.jobs == 0 && job.pool.force.is_some() {
+                self.forget_pool(&job.pool);
+            }
         }
         Some(job)
     }
@@ -126,10 +134,7 @@ impl Core {
                 } else {
                     0
                 };
-                let opening =
-                    self.lanes.count(pool, LaneState::Opening) > 0 || self.open_lane(pool, extra);
-                // Where lanes were refused the next may be as well.
-                if !opening || self.lanes.retry_at.is_some() {
+                if self.lanes.count(pool, LaneState::Opening) == 0 && !self.open_lane(pool, extra) {
                     self.keep_one_free(pool);
                 }
                 return;
@@ -146,11 +151,7 @@ impl Core {
     /// No lane is idle and none can be opened: nothing more is put on the least busy one, so that
     /// it becomes idle.
     fn keep_one_free(&mut self, pool: &Pool) {
-        if self
-            .lanes
-            .of(pool)
-            .any(|(_, lane)| lane.alone || lane.reserved)
-        {
+        if self.lanes.of(pool).any(|(_, lane)| lane.reserved) {
             return;
         }
         let up = self
@@ -158,7 +159,8 @@ impl Core {
             .of(pool)
             .filter(|(_, lane)| lane.state == LaneState::Up);
         let least = up
-            .min_by_key(|(_, lane)| lane.in_flight.len())
+            // What has a lane to itself may take long.
+            .min_by_key(|(_, lane)| (lane.alone, lane.in_flight.len()))
             .map(|(id, _)| *id);
         if let Some(lane) = least.and_then(|id| self.lanes.all.get_mut(&id)) {
             lane.reserved = true;
@@ -217,21 +219,36 @@ impl Core {
         if self.lanes.retry_at.is_some_and(|at| self.now < at) || self.drained {
             return true;
         }
-        if self.lanes.all.len() >= self.setup.limits.lanes + extra {
-            let none = self.lanes.of(pool).next().is_none();
-            if let (true, Some(id)) = (none, self.lanes.to_retire(pool)) {
-                self.retire(id);
+        let count = self.lanes.all.len();
+        let turn = self.lanes.pools.get(pool).and_then(|state| state.starved);
+        if count >= self.setup.limits.lanes + extra {
+            if self.lanes.of(pool).next().is_none() {
+                if let (None, Some(state)) = (turn, self.lanes.pools.get_mut(pool)) {
+                    self.lanes.next_turn += 1;
+                    state.starved = Some(self.lanes.next_turn);
+                }
+                if let Some(id) = self.lanes.to_retire(pool) {
+                    self.retire(id);
+                }
             }
             return false;
         }
-        // FORCE is one session's, which sends one command at a time. And no pool grows while
-        // another has no lane at all.
-        if self.lanes.of(pool).next().is_some()
-            && (pool.force.is_some() || self.lanes.others_starve(pool))
-        {
+        // A lane was closed for a pool that has none: busy others must not take its place.
+        let earlier = |state: &super::lanes::PoolState| {
+            let before = |its| turn.is_none_or(|mine| its < mine);
+            state.wants() && state.starved.is_some_and(before)
+        };
+        if self.lanes.pools.values().any(earlier) {
+            return false;
+        }
+        // FORCE is one session's, which sends one command at a time.
+        if pool.force.is_some() && self.lanes.of(pool).next().is_some() {
             return false;
         }
         let lane = self.lanes.open(pool, self.now);
+        if let Some(state) = self.lanes.pools.get_mut(pool) {
+            state.starved = None;
+        }
         self.act(Action::OpenLane {
             lane,
             pool: pool.clone(),
@@ -261,15 +278,13 @@ impl Core {
 
     /// A lane had an answer: it may be due to close.
     pub(super) fn retire_if_due(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.all.get(&id) else {
-            return;
-        };
-        if lane.state == LaneState::Retiring {
+        if self
+            .lanes
+            .all
+            .get(&id)
+            .is_some_and(|lane| lane.state == LaneState::Retiring)
+        {
             self.retire(id);
-        } else if lane.pool.force.is_some() {
-            // Its session may have gone in the middle of a command.
-            let pool = lane.pool.clone();
-            self.forget_pool(&pool);
         }
     }
 
@@ -293,15 +308,20 @@ impl Core {
             self.note(Note::ReplicaBack);
         }
         let state = self.lanes.pools.entry(pool.clone()).or_default();
-        state.wanted = false;
+        // FORCE is still to be answered, and the lane may be lost before that.
+        state.wanted &= force;
         state.away = None;
         state.enabled = Some(enabled);
         if !force {
             self.answer_enabled(&pool);
         }
-        if !self.pool_in_use(&pool) {
+        // The ordinary pools' lanes stay warm for the next session.
+        if force && !self.pool_in_use(&pool) {
             self.retire(id);
         }
+        // It serves those it was opened for before another pool may ask for its place.
+        self.dispatch_alone(&pool);
+        self.dispatch_shared(&pool);
     }
 
     /// Answers those who asked for the capabilities of this pool.
@@ -383,22 +403,28 @@ impl Core {
     }
 
     fn pool_in_use(&self, pool: &Pool) -> bool {
-        // The ordinary pools stay warm for the next session.
-        pool.force.is_none()
+        self.lanes
+            .pools
+            .get(pool)
+            .is_some_and(|state| state.jobs > 0)
             || self.sessions.values().any(|session| session.pool == *pool)
-            || self.jobs.values().any(|job| job.pool == *pool)
     }
 
     pub(super) fn lane_refused(&mut self, id: LaneId, why: &str) {
         let Some(lane) = self.lanes.all.remove(&id) else {
             return;
         };
-        let wait = self.back_off();
+        // Lanes that were tried at once and are refused at once are one failure.
+        let wait = match self.lanes.retry_at {
+            Some(at) => at - self.now,
+            None => self.back_off(),
+        };
         if !self.lanes.any_up() && self.lanes.away.is_none() {
             self.lanes.away = Some(self.now);
         }
-        if self.lanes.count(&lane.pool, LaneState::Up) == 0 {
-            let state = self.lanes.pools.entry(lane.pool.clone()).or_default();
+        if self.lanes.count(&lane.pool, LaneState::Up) == 0
+            && let Some(state) = self.lanes.pools.get_mut(&lane.pool)
+        {
             state.away.get_or_insert(self.now);
         }
         self.note(Note::ReplicaAway {
@@ -429,7 +455,10 @@ impl Core {
         let limits = self.setup.limits.clone();
         let ids: Vec<LaneId> = self.lanes.all.keys().copied().collect();
         for id in ids {
-            let spare = self.is_spare(id);
+            let Some(lane) = self.lanes.all.get(&id) else {
+                continue;
+            };
+            let spare = lane.idle + limits.idle_lane <= now && self.is_spare(id);
             let Some(lane) = self.lanes.all.get_mut(&id) else {
                 continue;
             };
@@ -447,7 +476,7 @@ impl Core {
                 LaneState::Up if lane.in_flight.is_empty() && lane.jobs.is_empty() => {
                     if lane.idle + limits.idle_restart <= now && !lane.staged.is_empty() {
                         self.restart(id, true);
-                    } else if lane.idle + limits.idle_lane <= now && spare {
+                    } else if spare {
                         self.retire(id);
                     } else if lane.active + limits.ping <= now {
                         let output = burst::own(lane, What::Noop, print::NOOP.into(), now);
@@ -460,38 +489,52 @@ impl Core {
         self.give_up_waiting();
     }
 
-    /// Whether the pool has another lane that is up, or no session.
+    /// Whether the pool has another lane that is up.
     fn is_spare(&self, id: LaneId) -> bool {
-        self.lanes.all.get(&id).is_some_and(|lane| {
-            self.lanes.count(&lane.pool, LaneState::Up) > 1
-                || !self.sessions.values().any(|one| one.pool == lane.pool)
-        })
-    }
-
-    /// When a session that waits has waited for too long: the replica is away, or gives no lane to
-    /// this session's pool.
-    fn tired(&self, session: &super::Session) -> Option<Duration> {
-        let own = self.lanes.pools.get(&session.pool);
-        let away = [self.lanes.away, own.and_then(|state| state.away)];
-        let since = away.into_iter().flatten().min()?;
-        let waits = session.pending.is_some();
-        waits.then(|| since.max(session.arrived) + self.setup.limits.absence)
+        self.lanes
+            .all
+            .get(&id)
+            .is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
     }
 
     /// Sessions do not wait for ever for a replica that is away.
     fn give_up_waiting(&mut self) {
-        let waited =
-            |session: &super::Session| self.tired(session).is_some_and(|at| at <= self.now);
+        let now = self.now;
+        if self.tired_at().is_none_or(|at| now < at) {
+            return;
+        }
         let tired: Vec<SessionId> = self
             .sessions
             .iter()
-            .filter(|(_, session)| waited(session))
+            .filter(|(_, session)| self.waits_until(session).is_some_and(|at| at <= now))
             .map(|(id, _)| *id)
             .collect();
         for id in tired {
             let body: Body = "BYE The replica has been away for too long\r\n".into();
             self.end_session(id, body);
         }
+    }
+
+    /// When a session has waited long enough for a replica that is away: from all, or from its own
+    /// pool.
+    fn waits_until(&self, session: &super::Session) -> Option<Duration> {
+        session.pending.as_ref()?;
+        let pool = self.lanes.pools.get(&session.pool);
+        let away = [self.lanes.away, pool.and_then(|state| state.away)];
+        let away = away.into_iter().flatten().min()?;
+        Some(away.max(session.arrived) + self.setup.limits.absence)
+    }
+
+    /// When the first of them has.
+    fn tired_at(&self) -> Option<Duration> {
+        let away = |state: &super::lanes::PoolState| state.away.is_some();
+        if self.lanes.away.is_none() && !self.lanes.pools.values().any(away) {
+            return None;
+        }
+        let sessions = self.sessions.values();
+        sessions
+            .filter_map(|session| self.waits_until(session))
+            .min()
     }
 
     /// When `handle` has something to do that it has not now: a [`super::Event::Tick`] is due
@@ -510,18 +553,13 @@ impl Core {
             _ => None,
         };
         let lanes = self.lanes.all.values().filter_map(lane).min();
-        let wants =
-            self.lanes.pools.values().any(|state| {
-                state.wanted || !state.ready.is_empty() || !state.ready_alone.is_empty()
-            });
-        // One that has passed was heeded: a lane is opening, or there is no room for one.
-        let retry = self.lanes.retry_at.filter(|at| wants && *at > self.now);
-        let sessions = self.sessions.values();
-        let tired = sessions.filter_map(|session| self.tired(session)).min();
+        let mut pools = self.lanes.pools.values();
+        let wants = pools.any(super::lanes::PoolState::wants);
+        let retry = self.lanes.retry_at.filter(|_| wants);
         let all = [
             lanes,
             retry,
-            tired,
+            self.tired_at(),
             self.ledger.deadline(),
             self.draining_until(),
         ];

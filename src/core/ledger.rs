@@ -13,7 +13,6 @@ use hashbrown::HashMap;
 
 use super::event::{BatchId, RunId, SessionId};
 use super::plan::{Subject, covered};
-use super::runs::Begun;
 use crate::protocol::Site;
 use crate::protocol::synclog::{Coverage, Line};
 
@@ -28,10 +27,10 @@ pub(super) struct LineId(u64);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     lines: BTreeMap<LineId, Owed>,
-    /// Those that wait to go into `log`, by when they are due.
+    /// Those that wait for their time, by it.
     due: BTreeSet<(Duration, LineId)>,
-    /// How many stand in `log` and were not seen in a run.
-    not_taken: usize,
+    /// Those that stand in `log`, as far as is known.
+    logged: BTreeSet<LineId>,
     subjects: HashMap<Subject, Probation>,
     writing: Option<(BatchId, Vec<LineId>)>,
     storing: Option<(BatchId, Vec<LineId>)>,
@@ -62,8 +61,20 @@ struct Owed {
 enum Place {
     /// Not in `log` yet.
     Waiting,
-    /// In `log`, since then; and in this run, once the client has taken it.
-    Logged(Duration, Option<RunId>),
+    /// In `log`, since then, until the client takes it.
+    Logged(Duration, Taken),
+}
+
+/// Which run holds a line that was written into `log`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// Not known to be in any.
+    No,
+    /// Not in this one, which may have been renamed before the line was written: a run is first
+    /// seen only when a command comes under it.
+    After(RunId),
+    /// In this one.
+    In(RunId),
 }
 
 /// A subject on probation.
@@ -130,12 +141,17 @@ impl Ledger {
 
     /// Whether any line stands in `log` and waits to be taken by the client.
     pub(super) fn awaits_run(&self) -> bool {
-        self.not_taken > 0
+        !self.logged.is_empty()
     }
 
     /// How many lines are not done with.
     pub(super) fn len(&self) -> usize {
         self.lines.len()
+    }
+
+    /// Whether the disk has just refused a write.
+    pub(super) fn disk_fails(&self) -> bool {
+        self.retry_at.is_some()
     }
 
     /// Whether every line stands on disk in a place of its own.
@@ -210,14 +226,14 @@ impl Ledger {
             pins: Vec::new(),
             waiting: Vec::new(),
         });
-        // A line that stands in `log` may have been taken already: it is written again.
-        if let Place::Logged(_, None) = std::mem::replace(&mut owed.place, Place::Waiting) {
-            self.not_taken -= 1;
-        }
+        // A line that stands in `log` may have been taken already: it is written again. Never
+        // sooner than it was to be: a SEEN in doubt waits for what may still run on the replica.
+        self.due.remove(&(owed.due, id));
+        self.logged.remove(&id);
+        owed.place = Place::Waiting;
         owed.batch = None;
-        self.due
-            .remove(&(std::mem::replace(&mut owed.due, due), id));
-        self.due.insert((due, id));
+        owed.due = owed.due.max(due);
+        self.due.insert((owed.due, id));
         owed.pins.extend(pins);
         owed.waiting.extend(waiting);
         self.dirty = true;
@@ -229,24 +245,26 @@ impl Ledger {
             return None;
         }
         self.retry_at = None;
-        if self.writing.is_none() {
+        if self.writing.is_none() && self.due.first().is_some_and(|(due, _)| *due <= now) {
+            let batch = self.batch_id();
             let mut ids = Vec::new();
-            let mut lines = Vec::new();
-            while let Some((_, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
-                self.due.pop_first();
-                ids.push(id);
-                lines.extend(self.lines.get(&id).map(|owed| owed.line.clone()));
-            }
-            if !ids.is_empty() {
-                let batch = self.batch_id();
-                for id in &ids {
-                    if let Some(owed) = self.lines.get_mut(id) {
-                        owed.batch = Some(batch);
-                    }
+            while let Some((due, id)) = self.due.pop_first() {
+                if due > now {
+                    self.due.insert((due, id));
+                    break;
                 }
-                self.writing = Some((batch, ids));
-                return Some(Batch::Log(batch, lines));
+                ids.push(id);
             }
+            ids.sort_unstable();
+            let mut lines = Vec::with_capacity(ids.len());
+            for id in &ids {
+                if let Some(owed) = self.lines.get_mut(id) {
+                    owed.batch = Some(batch);
+                    lines.push(owed.line.clone());
+                }
+            }
+            self.writing = Some((batch, ids));
+            return Some(Batch::Log(batch, lines));
         }
         // While a batch is on its way into `log` its lines stay in the owed file.
         if self.storing.is_none() && self.writing.is_none() && self.dirty {
@@ -293,8 +311,8 @@ impl Ledger {
             if owed.batch.take() != Some(batch) {
                 continue;
             }
-            owed.place = Place::Logged(now, None);
-            self.not_taken += 1;
+            owed.place = Place::Logged(now, Taken::No);
+            self.logged.insert(id);
             self.dirty |= std::mem::take(&mut owed.in_file);
             owed.settle(&mut settled);
         }
@@ -322,8 +340,9 @@ impl Ledger {
     /// A batch could not be written: it is tried again after a while.
     pub(super) fn disk_failed(&mut self, batch: BatchId, now: Duration) -> Settled {
         let mut settled = Settled::default();
-        let failed = self.writing.take_if(|(id, _)| *id == batch);
-        for id in failed.into_iter().flat_map(|(_, ids)| ids) {
+        let written = self.writing.take_if(|(id, _)| *id == batch);
+        for id in written.into_iter().flat_map(|(_, ids)| ids) {
+            // What was owed again meanwhile waits already.
             if let Some(owed) = self.lines.get_mut(&id)
                 && owed.batch.take() == Some(batch)
             {
@@ -354,34 +373,41 @@ impl Ledger {
         settled
     }
 
-    /// A run is linked. A line that stood in `log` before the run began is in it; if it is not, an
-    /// earlier run held it, and the client has worked through that one. Where it is not certain
-    /// what came first, the line is in the run if the run names what it names; else the next run
-    /// tells.
+    /// A run is linked. A line that stood in `log` before the run was first seen is in it, or it
+    /// is in the next one: the rename itself was not seen. If it is in neither, an earlier run
+    /// held it, and the client has worked through that one.
     pub(super) fn run_linked(
         &mut self,
         run: RunId,
-        begun: Begun,
+        seen: Duration,
         coverage: &Coverage,
         site: &Site,
     ) -> Settled {
         let mut settled = Settled::default();
         let mut done = Vec::new();
-        for (id, owed) in &mut self.lines {
-            match owed.place {
-                Place::Logged(at, None) if at < begun.seen => {
-                    let certain = begun.after.is_some_and(|after| at < after);
-                    if covered(&owed.line, coverage, site)
-                        || (certain && !can_be_covered(&owed.line))
-                    {
-                        owed.place = Place::Logged(at, Some(run));
-                        self.not_taken -= 1;
-                    } else if certain {
-                        done.push(*id);
-                    }
-                }
-                _ => {}
+        let mut taken = Vec::new();
+        for id in &self.logged {
+            let Some(owed) = self.lines.get_mut(id) else {
+                continue;
+            };
+            let Place::Logged(at, by) = owed.place else {
+                continue;
+            };
+            if at >= seen {
+                continue;
             }
+            let second = matches!(by, Taken::After(first) if first != run);
+            if covered(&owed.line, coverage, site) || (second && !can_be_covered(&owed.line)) {
+                owed.place = Place::Logged(at, Taken::In(run));
+                taken.push(*id);
+            } else if second {
+                done.push(*id);
+            } else {
+                owed.place = Place::Logged(at, Taken::After(run));
+            }
+        }
+        for id in taken {
+            self.logged.remove(&id);
         }
         for id in done {
             self.forget(id, &mut settled);
@@ -393,7 +419,8 @@ impl Ledger {
     /// by now, the rest of the run's lines is done with.
     pub(super) fn run_gone(&mut self, run: RunId) -> Settled {
         let mut settled = Settled::default();
-        let held = |owed: &Owed| matches!(owed.place, Place::Logged(_, Some(held)) if held == run);
+        let held =
+            |owed: &Owed| matches!(owed.place, Place::Logged(_, Taken::In(held)) if held == run);
         let done: Vec<_> = self
             .lines
             .iter()
@@ -406,32 +433,12 @@ impl Ledger {
         settled
     }
 
-    /// What must hold at any time.
-    pub(super) fn check_invariants(&self) {
-        let not_taken = |owed: &&Owed| matches!(owed.place, Place::Logged(_, None));
-        debug_assert_eq!(
-            self.not_taken,
-            self.lines.values().filter(not_taken).count()
-        );
-        for (id, owed) in &self.lines {
-            let waits = owed.place == Place::Waiting && owed.batch.is_none();
-            debug_assert!(
-                !waits || self.due.contains(&(owed.due, *id)),
-                "a line is forgotten"
-            );
-        }
-        let lines: usize = self.subjects.values().map(Probation::lines).sum();
-        debug_assert_eq!(lines, self.lines.len());
-    }
-
     fn forget(&mut self, id: LineId, settled: &mut Settled) {
         let Some(mut owed) = self.lines.remove(&id) else {
             return;
         };
         self.due.remove(&(owed.due, id));
-        if matches!(owed.place, Place::Logged(_, None)) {
-            self.not_taken -= 1;
-        }
+        self.logged.remove(&id);
         self.dirty |= owed.in_file || owed.place == Place::Waiting;
         owed.settle(settled);
         let Some(probation) = self.subjects.get_mut(&owed.subject) else {

@@ -117,6 +117,7 @@ impl Core {
     /// [`Core::next_action`] before the next event.
     pub fn handle(&mut self, now: Duration, event: Event) {
         self.now = self.now.max(now);
+        self.lanes.retry_at.take_if(|at| *at <= self.now);
         match event {
             Event::SessionOpened {
                 session,

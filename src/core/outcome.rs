@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::burst::{self, Progress};
-use super::event::{Action, LaneId, Mode, Note, SessionId};
+use super::event::{Action, LaneId, Note, SessionId};
 use super::job::{Acked, Job, State, Work};
 use super::lanes::What;
 use super::ledger::Settled;
@@ -14,7 +14,7 @@ use super::policy::{self, Answer};
 use super::queue::JobId;
 use super::session::{Asked, Pending, Waiting};
 use crate::protocol::synclog::Line;
-use crate::protocol::{Body, Reply, Status, StatusKind};
+use crate::protocol::{Body, Reply, Status, StatusKind, UserKey};
 
 impl Core {
     pub(super) fn lane_reply(&mut self, id: LaneId, reply: Reply) {
@@ -50,9 +50,13 @@ impl Core {
 
     /// The lane's FORCE was answered.
     fn forced(&mut self, id: LaneId, status: &Status) {
-        let Some(session) = self.lanes.all.get(&id).and_then(|lane| lane.pool.force) else {
+        let pool = self.lanes.all.get(&id).map(|lane| lane.pool.clone());
+        let Some(session) = pool.as_ref().and_then(|pool| pool.force) else {
             return;
         };
+        if let Some(state) = pool.and_then(|pool| self.lanes.pools.get_mut(&pool)) {
+            state.wanted = false;
+        }
         let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
         if !self.sessions.get(&session).is_some_and(waits) {
             return;
@@ -79,7 +83,7 @@ impl Core {
                     self.runs.unpin(acked.run);
                 } else {
                     let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
-                    self.unit_failed(&job, &acked, &words, Fault::Refused);
+                    self.unit_failed(&job, &acked, &words, Failure::Refused);
                 }
             }
             None => self.part_done(&job, reply),
@@ -108,29 +112,32 @@ impl Core {
 
     /// An acknowledged unit was refused or is in doubt: its line is owed, and so are the lines of
     /// all that was acknowledged for its subject behind it, none of which is sent any more.
-    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, fault: Fault) {
-        let refused = fault != Fault::InDoubt;
+    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, how: Failure) {
         let subject = acked.subject.clone();
-        let due = self.fail(&subject, words, refused);
+        let refused = how == Failure::Refused;
+        let due = self.fail(&subject, words, how != Failure::InDoubt);
         let doubt = |line: &Line| {
             // The lane's last command may still be running on the replica, and these two carry no
             // version.
             let unversioned = matches!(line, Line::Seen(..) | Line::Sub(..));
-            (unversioned && fault != Fault::Refused).then(|| self.now + self.setup.limits.in_doubt)
+            (unversioned && !refused).then(|| self.now + self.setup.limits.in_doubt)
         };
         let due_first = doubt(&acked.line).unwrap_or(due).max(due);
         self.ledger
             .owe(&subject, &acked.line, due_first, vec![acked.run], None);
         self.unit_done(job, if refused { "refused" } else { "in doubt" });
-        let behind: Vec<JobId> = self
-            .queue
-            .of_key(&acked.key)
-            .filter(|id| {
-                self.jobs
-                    .get(id)
-                    .is_some_and(|job| is_behind(job, &subject))
-            })
-            .collect();
+        self.drop_behind(&subject, due);
+        self.confirmed(job, acked);
+    }
+
+    /// Owes everything acknowledged for a subject that has failed; none of it is sent any more.
+    fn drop_behind(&mut self, subject: &Subject, due: Duration) {
+        let key = match subject {
+            Subject::User(key) => key.clone(),
+            Subject::Mailbox(_) => UserKey::shared(),
+        };
+        let is_behind = |id: &JobId| self.jobs.get(id).is_some_and(|job| is_behind(job, subject));
+        let behind: Vec<JobId> = self.queue.of_key(&key).filter(is_behind).collect();
         for id in behind {
             let Some(dropped) = self.drop_job(id) else {
                 continue;
@@ -139,11 +146,10 @@ impl Core {
                 continue;
             };
             self.ledger
-                .owe(&subject, &behind.line, due, vec![behind.run], None);
+                .owe(subject, &behind.line, due, vec![behind.run], None);
             self.unit_done(&dropped, "dropped");
             self.confirmed(&dropped, behind);
         }
-        self.confirmed(job, acked);
     }
 
     /// An acknowledged unit is not waited for any longer: it is in doubt.
@@ -152,12 +158,8 @@ impl Core {
             return;
         };
         if let Some(acked) = job.acked.take() {
-            self.unit_failed(
-                &job,
-                &acked,
-                "not confirmed before syncmux stopped",
-                Fault::InDoubt,
-            );
+            let words = "not confirmed before syncmux stopped";
+            self.unit_failed(&job, &acked, words, Failure::InDoubt);
         }
     }
 
@@ -188,10 +190,12 @@ impl Core {
         let Some(Pending::Jobs(waiting)) = &mut session.pending else {
             return;
         };
-        if let Some(part) = waiting.parts.get_mut(job.part) {
-            *part = Some(reply);
+        if let Some(part) = waiting.parts.get_mut(job.part)
+            && part.replace(reply).is_none()
+        {
+            waiting.missing -= 1;
         }
-        if waiting.parts.iter().any(Option::is_none) {
+        if waiting.missing > 0 {
             return;
         }
         match session.pending.take() {
@@ -207,22 +211,27 @@ impl Core {
             command,
             parts,
             order,
+            ..
         } = waiting;
         let reply = merge(parts.into_iter().flatten().collect(), &order);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        if reply.status.kind == StatusKind::Ok {
+        let ok = reply.status.kind == StatusKind::Ok;
+        if ok || policy::is_success(&reply.status, &command) {
             if let Asked::FullMailbox(name) = &command {
                 session.group.full.insert(name.clone());
             }
-            if let (Some(line), Some(subject)) = (&plan.line, plan.subjects.first()) {
+            if let (true, Some(line), Some(subject)) =
+                (plan.settles, &plan.line, plan.subjects.first())
+            {
                 let settled = self.ledger.done(subject, line);
                 self.settle(settled);
             }
-            return self.answer(id, plan.verb, "ok", body_of(reply), false);
+            let outcome = outcome(&reply.status);
+            return self.answer(id, plan.verb, outcome, body_of(reply), false);
         }
-        if session.mode == Mode::Strict {
+        if !session.fans_out() {
             let outcome = outcome(&reply.status);
             return self.answer(id, plan.verb, outcome, body_of(reply), false);
         }
@@ -266,6 +275,7 @@ impl Core {
             });
         }
         self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
+        self.drop_behind(&subject, due);
     }
 
     /// Passes on what lines reaching the disk, or being done with, brought about.
@@ -326,13 +336,6 @@ impl Core {
         for job in jobs {
             self.job_lost(job, why, Some(job) == suspect);
         }
-        let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
-        let session = lane.pool.force.and_then(|id| self.sessions.get(&id));
-        if session.is_some_and(waits) {
-            // Lost before FORCE was answered: another lane.
-            let state = self.lanes.pools.entry(lane.pool.clone()).or_default();
-            state.wanted = true;
-        }
         self.forget_pool(&lane.pool);
     }
 
@@ -342,6 +345,11 @@ impl Core {
             return;
         };
         job.tries += 1;
+        if job.acked.is_none() && !self.sessions.contains_key(&job.session) {
+            // Nobody waits for it any more.
+            self.drop_job(id);
+            return;
+        }
         let again = job.tries < self.setup.limits.read_tries;
         if again && (job.read || !job.work.committed()) {
             // It changed nothing there, or can't have: another lane.
@@ -354,12 +362,12 @@ impl Core {
                 return;
             };
             if let Some(acked) = job.acked.take() {
-                let fault = if suspect {
-                    Fault::Suspect
+                let how = if suspect {
+                    Failure::Suspect
                 } else {
-                    Fault::InDoubt
+                    Failure::InDoubt
                 };
-                self.unit_failed(&job, &acked, &words, fault);
+                self.unit_failed(&job, &acked, &words, how);
             }
             return;
         }
@@ -367,7 +375,7 @@ impl Core {
         let strict = self
             .sessions
             .get(&session)
-            .is_some_and(|one| one.mode == Mode::Strict);
+            .is_some_and(|one| !one.fans_out());
         if strict && !read {
             // As the client's own connection would have ended: it must not take this for an
             // answer.
@@ -388,14 +396,14 @@ impl Core {
     }
 }
 
-/// Why an acknowledged unit is not confirmed.
+/// How an acknowledged unit failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    /// The replica said no.
+enum Failure {
+    /// The replica said NO: it is not running any more.
     Refused,
-    /// Its lane was lost, and it was the oldest there: it may have killed the replica's process.
+    /// Its lane was lost, perhaps because of it; it may still be running.
     Suspect,
-    /// Its lane was lost.
+    /// Its lane was lost, or is not waited for.
     InDoubt,
 }
 
@@ -409,6 +417,11 @@ impl Work {
                 unit.command.len() + files.map(|file| file.content.len()).sum::<u64>()
             }
         }
+    }
+
+    /// Whether it is a unit whose MAILBOX is not out.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Work::Unit(unit) if !unit.step.committed())
     }
 
     /// Whether the command that changes something is out.

@@ -40,6 +40,8 @@ pub(super) struct Plan {
     pub(super) subjects: Vec<Subject>,
     /// The line that makes the client send this again; `None` where no line does.
     pub(super) line: Option<Line>,
+    /// An OK to this command alone does all that the line asks for.
+    pub(super) settles: bool,
     /// A write of this kind may be acknowledged early where the run covers it.
     pub(super) coverable: bool,
 }
@@ -78,13 +80,20 @@ impl Plan {
         }
     }
 
-    fn new(verb: &'static str, class: Class, keys: Keys, subjects: Vec<Subject>) -> Self {
+    /// A plan without a line.
+    pub(super) fn new(
+        verb: &'static str,
+        class: Class,
+        keys: Keys,
+        subjects: Vec<Subject>,
+    ) -> Self {
         Plan {
             verb,
             class,
             keys,
             subjects,
             line: None,
+            settles: false,
             coverable: false,
         }
     }
@@ -109,6 +118,14 @@ impl Plan {
     }
 
     fn line(mut self, line: Line) -> Self {
+        self.line = Some(line);
+        self.settles = true;
+        self
+    }
+
+    /// One of several commands that the line makes the client send: an OK to one says nothing of
+    /// the others.
+    fn part_of(mut self, line: Line) -> Self {
         self.line = Some(line);
         self
     }
@@ -161,7 +178,7 @@ fn of_apply(apply: &Apply, site: &Site) -> Option<Plan> {
             .line(Line::Sub(user.clone(), mailbox.clone()))
             .coverable(),
         Apply::Expunge { mailbox } => Plan::mailbox("APPLY EXPUNGE", Class::Write, mailbox, site)
-            .line(Line::Mailbox(mailbox.clone())),
+            .part_of(Line::Mailbox(mailbox.clone())),
         Apply::Rename { old, new } => {
             let (keys, subjects) = all(&[old.clone(), new.clone()], site);
             Plan::new("APPLY RENAME", Class::Exclusive, keys, subjects)
@@ -178,10 +195,10 @@ fn of_apply(apply: &Apply, site: &Site) -> Option<Plan> {
         }
         Apply::Annotation { mailbox, .. } => {
             Plan::mailbox("APPLY ANNOTATION", Class::Write, mailbox, site)
-                .line(Line::Annotation(mailbox.clone()))
+                .part_of(Line::Annotation(mailbox.clone()))
         }
         Apply::Sieve { user, .. } => {
-            Plan::user("APPLY SIEVE", Class::Write, user, site).line(Line::Meta(user.clone()))
+            Plan::user("APPLY SIEVE", Class::Write, user, site).part_of(Line::Meta(user.clone()))
         }
         Apply::Other(_) => Plan::barrier("APPLY other", Class::Exclusive),
         Apply::Message { .. } | Apply::Reserve { .. } | Apply::Force | Apply::Capabilities(_) => {
@@ -197,10 +214,6 @@ pub(super) fn all(names: &[Bytes], site: &Site) -> (Keys, Vec<Subject>) {
     let mut subjects = hashbrown::HashSet::new();
     let mut list = Vec::new();
     let mut whom = Vec::new();
-    if names.is_empty() {
-        // Whatever is in no queue would never have its turn.
-        list.push(site.key_of_mailbox(b""));
-    }
     for name in names {
         let key = site.key_of_mailbox(name);
         if keys.insert(key.clone()) {

@@ -28,6 +28,13 @@ pub(super) enum Answer {
     Ok,
 }
 
+/// Whether the client takes this refusal for success (`sync_do_folder_delete`, `do_unuser` and
+/// `sync_do_user` in `sync_support.c`): what is to be removed was never there.
+pub(super) fn is_success(status: &Status, asked: &Asked) -> bool {
+    matches!(asked, Asked::Removal | Asked::User)
+        && status.token() == Some(b"IMAP_MAILBOX_NONEXISTENT")
+}
+
 /// Decides. `named` tells whether the channel has a name: only then does the client know how to
 /// defer (`sync_cs->channel` in `sync_support.c`).
 pub(super) fn refused(
@@ -64,38 +71,44 @@ pub(super) fn refused(
                 answer: Answer::AsIs,
                 owe,
             },
-            // What no line can bring back is not to be called done.
-            (false, false, _) if owe.is_none() => Verdict {
-                answer: Answer::AsIs,
-                owe,
-            },
             (false, false, _) => Verdict {
-                answer: Answer::Ok,
+                answer: told_ok(&owe),
                 owe,
             },
         };
     }
+    let locked = token == Some(b"IMAP_MAILBOX_LOCKED");
     if is_read {
+        let sticks = locked && matches!(asked, Asked::Never);
         return Verdict {
-            answer: Answer::AsIs,
+            answer: if sticks { Answer::Plain } else { Answer::AsIs },
             owe: None,
         };
     }
     let owe = plan.line.clone().and_then(writable);
     let answer = match asked {
-        Asked::Fatal if owe.is_some() => Answer::Ok,
+        Asked::Fatal | Asked::Removal if owe.is_some() => Answer::Ok,
         Asked::Mailbox(_) | Asked::Other
             if owe.is_some() && group.concerns_others(&plan.subjects) =>
         {
             Answer::Ok
         }
-        Asked::Fatal | Asked::Never if token == Some(b"IMAP_MAILBOX_LOCKED") => Answer::Plain,
+        Asked::Fatal | Asked::Removal | Asked::Never if locked => Answer::Plain,
         _ => Answer::AsIs,
     };
     Verdict { answer, owe }
 }
 
-/// Nothing else can stand in the sync log.
+/// A line that can't stand in the sync log brings nothing back.
 fn writable(line: Line) -> Option<Line> {
     line.check().is_ok().then_some(line)
+}
+
+/// OK only where a line brings it back.
+fn told_ok(owe: &Option<Line>) -> Answer {
+    if owe.is_some() {
+        Answer::Ok
+    } else {
+        Answer::AsIs
+    }
 }

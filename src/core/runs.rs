@@ -18,20 +18,6 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     runs: HashMap<RunId, Run>,
-    /// What `log-run` was when it was last looked at, and when that was.
-    current: Option<RunId>,
-    looked: Option<Duration>,
-    /// When it was last seen to be another than `current`.
-    before: Option<Duration>,
-}
-
-/// When a run became `log-run`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Begun {
-    /// Not earlier than this, where that is known.
-    pub(super) after: Option<Duration>,
-    /// Not later than this.
-    pub(super) seen: Duration,
 }
 
 #[derive(Debug)]
@@ -40,11 +26,13 @@ struct Run {
     /// `log-run` is not this run any more.
     gone: bool,
     pins: usize,
-    begun: Begun,
+    seen: Duration,
 }
 
 #[derive(Debug)]
 enum State {
+    /// A command came under it; no link was asked for.
+    Known,
     Linking,
     Linked(Arc<Coverage>),
     Failed(Duration),
@@ -66,36 +54,32 @@ pub(super) enum Cover {
 impl Runs {
     /// Looks a run up; after `Link` it counts as being linked.
     pub(super) fn cover(&mut self, run: RunId, now: Duration) -> Cover {
-        if let Some(known) = self.runs.get(&run) {
-            match &known.state {
-                State::Linked(_) if known.gone => return Cover::Never,
-                State::Linked(coverage) => return Cover::Linked(coverage.clone()),
-                State::Linking => return Cover::Wait,
-                State::Failed(at) if now.saturating_sub(*at) < RETRY => return Cover::Never,
-                State::Failed(_) => {}
-            }
+        let known = self.see(run, now);
+        match &known.state {
+            State::Linked(_) if known.gone => return Cover::Never,
+            State::Linked(coverage) => return Cover::Linked(coverage.clone()),
+            State::Linking => return Cover::Wait,
+            State::Failed(at) if now.saturating_sub(*at) < RETRY => return Cover::Never,
+            State::Known | State::Failed(_) => {}
         }
-        let new = Run {
-            state: State::Linking,
-            gone: false,
-            pins: 0,
-            begun: Begun {
-                after: self.before.filter(|_| self.current == Some(run)),
-                seen: now,
-            },
-        };
-        self.runs.insert(run, new);
+        known.state = State::Linking;
+        known.gone = false;
         Cover::Link
     }
 
-    /// When the run began.
-    pub(super) fn begun(&self, run: RunId) -> Option<Begun> {
-        self.runs.get(&run).map(|run| run.begun)
+    /// Notes when a run is first seen: what is written into `log` after that is not in it.
+    fn see(&mut self, run: RunId, now: Duration) -> &mut Run {
+        self.runs.entry(run).or_insert_with(|| Run {
+            state: State::Known,
+            gone: false,
+            pins: 0,
+            seen: now,
+        })
     }
 
-    /// Whether `log-run` is not this run any more.
-    pub(super) fn is_gone(&self, run: RunId) -> bool {
-        self.runs.get(&run).is_some_and(|run| run.gone)
+    /// When the run was first seen.
+    pub(super) fn seen(&self, run: RunId) -> Option<Duration> {
+        self.runs.get(&run).map(|run| run.seen)
     }
 
     /// The link stands.
@@ -128,13 +112,16 @@ impl Runs {
         }
     }
 
+    /// Whether the client has unlinked it.
+    pub(super) fn is_gone(&self, run: RunId) -> bool {
+        self.runs.get(&run).is_some_and(|run| run.gone)
+    }
+
     /// Marks as gone what is not `log-run` now; returns those that were not gone before.
     pub(super) fn is_now(&mut self, current: Option<RunId>, now: Duration) -> Vec<RunId> {
-        if self.current != current {
-            self.current = current;
-            self.before = self.looked;
+        if let Some(run) = current {
+            self.see(run, now);
         }
-        self.looked = Some(now);
         let gone = |(id, run): (&RunId, &mut Run)| {
             (Some(*id) != current && !std::mem::replace(&mut run.gone, true)).then_some(*id)
         };
@@ -154,7 +141,7 @@ impl Runs {
         self.runs.retain(|id, run| {
             let keep = match run.state {
                 State::Linking => true,
-                State::Failed(_) => !run.gone,
+                State::Known | State::Failed(_) => !run.gone,
                 State::Linked(_) => !run.gone || run.pins > 0,
             };
             if !keep && matches!(run.state, State::Linked(_)) {
@@ -166,7 +153,8 @@ impl Runs {
         drop
     }
 
-    /// Links that nothing needs but the run's own client; they are forgotten.
+    /// Links that nothing needs but the run's own client, which does log-run again by itself;
+    /// they are forgotten. Only where nothing is acknowledged any more.
     pub(super) fn not_pinned(&mut self) -> Vec<RunId> {
         for run in self.runs.values_mut() {
             run.gone |= run.pins == 0;

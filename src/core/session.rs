@@ -81,6 +81,8 @@ pub(super) struct Waiting {
     pub(super) command: Asked,
     /// One answer for each job.
     pub(super) parts: Vec<Option<Reply>>,
+    /// How many of them have not come.
+    pub(super) missing: usize,
     /// For a GET MAILBOXES over many users: the names in the order asked, each with its part.
     pub(super) order: Vec<(Bytes, usize)>,
 }
@@ -92,15 +94,19 @@ pub(super) enum Asked {
     Mailboxes,
     /// GET FULLMAILBOX
     FullMailbox(Bytes),
+    /// GET USER
+    User,
     /// APPLY RESERVE, made real.
     Reserve,
     /// APPLY MAILBOX
     Mailbox(Bytes),
     /// APPLY RENAME
     Rename,
-    /// UNMAILBOX, UNUSER, and annotations: a refusal ends the client's run.
+    /// UNMAILBOX, UNUSER: a refusal ends the client's run.
+    Removal,
+    /// Annotations: likewise.
     Fatal,
-    /// SEEN, SUB, QUOTA, sieve: LOCKED would stick.
+    /// SEEN, SUB, QUOTA, sieve, GET META: LOCKED would stick.
     Never,
     /// Anything else.
     Other,

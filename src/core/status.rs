@@ -168,16 +168,18 @@ impl Core {
             .sessions
             .values()
             .any(|session| session.pending.is_some());
-        if !pending && self.unconfirmed.is_empty() && self.ledger.all_durable() {
+        // Where the disk takes nothing, the links and the client's log-run hold what is owed.
+        let written = self.ledger.all_durable() || (until <= self.now && self.ledger.disk_fails());
+        if !pending && self.unconfirmed.is_empty() && written {
             self.drained = true;
-            // Nothing is acknowledged any more, so a run that is not pinned needs no link: its
-            // client does log-run again by itself.
             for run in self.runs.not_pinned() {
                 self.act(Action::DropLink { run });
             }
-            let lanes: Vec<_> = self.lanes.all.keys().copied().collect();
-            for lane in lanes {
-                self.act(Action::CloseLane { lane, polite: true });
+            let idle = |lane: &super::lanes::Lane| lane.in_flight.is_empty();
+            let lanes = self.lanes.all.iter();
+            let lanes: Vec<_> = lanes.map(|(id, lane)| (*id, idle(lane))).collect();
+            for (lane, polite) in lanes {
+                self.act(Action::CloseLane { lane, polite });
             }
             self.act(Action::Drained);
         }
@@ -192,6 +194,21 @@ impl Core {
             count += 1;
             bytes += job.bytes;
         }
+        let queued = |job: &&super::job::Job| !matches!(job.state, State::Running(_));
+        let mut queued = self.jobs.values().filter(queued);
+        // Prefix: nothing acknowledged is sent once its subject has failed.
+        debug_assert!(!queued.any(|job| {
+            let subject = job.acked.as_ref().map(|acked| &acked.subject);
+            subject.is_some_and(|subject| self.ledger.on_probation(subject))
+        }));
+        for (pool, state) in &self.lanes.pools {
+            let jobs = self.jobs.values().filter(|job| job.pool == *pool);
+            debug_assert_eq!(state.jobs, jobs.count());
+        }
+        debug_assert!(
+            self.deadline().is_none_or(|at| at > self.now),
+            "time stands still"
+        );
         debug_assert_eq!(self.unconfirmed.values().sum::<usize>(), count);
         debug_assert_eq!(self.queued_bytes, bytes);
         let staged: u64 = self
@@ -200,7 +217,6 @@ impl Core {
             .map(|session| session.staging.bytes())
             .sum();
         debug_assert_eq!(self.staged_bytes, staged);
-        self.ledger.check_invariants();
         for lane in self.lanes.all.values() {
             debug_assert_eq!(
                 lane.bytes,
@@ -208,6 +224,8 @@ impl Core {
             );
             let alone = |id| self.jobs.get(id).is_some_and(|job| job.alone);
             debug_assert!(!lane.jobs.iter().any(alone) || lane.jobs.len() == 1);
+            let open = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.work.is_open());
+            debug_assert_eq!(lane.open_units, lane.jobs.iter().filter(open).count());
         }
         for (id, job) in &self.jobs {
             if let State::Running(lane) = job.state {

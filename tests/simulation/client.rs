@@ -26,6 +26,8 @@ pub(crate) struct Wire {
     /// A session is wanted.
     pub(crate) connect: bool,
     pub(crate) connected: bool,
+    /// Capabilities were asked for.
+    pub(crate) capable: bool,
     /// A command to be sent.
     pub(crate) command: Option<String>,
     pub(crate) answers: VecDeque<Option<String>>,
@@ -37,7 +39,12 @@ pub(crate) struct Client {
     pub(crate) master: Rc<RefCell<Master>>,
     pub(crate) wire: Rc<RefCell<Wire>>,
     pub(crate) named: bool,
+    /// Asks for capabilities.
+    pub(crate) capable: bool,
 }
+
+const CAPABILITIES: &str = "APPLY CAPABILITIES (SIEVE-MAILBOX)\r\n";
+const RENAME: &str = "APPLY RENAME %(OLDMBOXNAME user.u0.x NEWMBOXNAME user.u1.x PARTITION default UIDVALIDITY 1)\r\n";
 
 /// How a command ended.
 #[derive(Clone, PartialEq, Debug)]
@@ -45,6 +52,7 @@ pub(crate) enum Error {
     Closed,
     Locked,
     Checksum,
+    Nonexistent,
     Refused,
 }
 
@@ -95,6 +103,7 @@ impl Client {
             ["OK", ..] => Ok(answer),
             ["NO", "IMAP_MAILBOX_LOCKED", ..] => Err(Error::Locked),
             ["NO", "IMAP_SYNC_CHECKSUM", ..] => Err(Error::Checksum),
+            ["NO", "IMAP_MAILBOX_NONEXISTENT", ..] => Err(Error::Nonexistent),
             ["BYE", ..] => Err(Error::Closed),
             _ => Err(Error::Refused),
         }
@@ -105,7 +114,7 @@ impl Client {
         loop {
             self.wire.borrow_mut().connect = true;
             self.wait(|wire| wire.connected).await;
-            loop {
+            while self.is_ready().await {
                 {
                     let mut master = self.master.borrow_mut();
                     if master.run.is_none() && !master.log.is_empty() {
@@ -130,10 +139,19 @@ impl Client {
             {
                 let mut wire = self.wire.borrow_mut();
                 wire.connected = false;
+                wire.capable = false;
                 wire.answers.clear();
             }
             self.pause().await;
         }
+    }
+
+    /// Asks for capabilities in a new session.
+    async fn is_ready(&self) -> bool {
+        if !self.capable || std::mem::replace(&mut self.wire.borrow_mut().capable, true) {
+            return true;
+        }
+        self.ask(CAPABILITIES.into()).await.is_ok()
     }
 
     /// One-shot runs with `-u`, one after the other.
@@ -142,6 +160,11 @@ impl Client {
             self.pause().await;
             self.wire.borrow_mut().connect = true;
             self.wait(|wire| wire.connected).await;
+            if self.capable {
+                let _ = self.ask(CAPABILITIES.into()).await;
+            }
+            let _ = self.ask(RENAME.into()).await;
+            let _ = self.ask("GET UNIQUEIDS (x)\r\n".into()).await;
             let users: BTreeSet<String> = self
                 .master
                 .borrow()
@@ -167,6 +190,7 @@ impl Client {
         let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut users = BTreeSet::new();
         let mut seens = BTreeSet::new();
+        let mut unmailboxes = BTreeSet::new();
         for line in lines {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["MAILBOX" | "APPEND", name] => {
@@ -175,6 +199,7 @@ impl Client {
                         .or_default()
                         .insert(name.to_owned());
                 }
+                ["UNMAILBOX", name] => drop(unmailboxes.insert(name.to_owned())),
                 ["USER", user] => drop(users.insert(user.to_owned())),
                 ["SEEN", user, id] => drop(seens.insert((user.to_owned(), id.to_owned()))),
                 ref other => panic!("line {other:?}"),
@@ -209,6 +234,13 @@ impl Client {
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(_) => drop(users.insert(user)),
                 Ok(()) => {}
+            }
+        }
+        for name in unmailboxes {
+            match self.ask(format!("APPLY UNMAILBOX {name}\r\n")).await {
+                Ok(_) | Err(Error::Nonexistent) => {}
+                Err(Error::Locked) => panic!("LOCKED to UNMAILBOX sticks"),
+                Err(error) => return Err(error),
             }
         }
         for user in users {

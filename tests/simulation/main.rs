@@ -5,7 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod checks;
 mod client;
 mod replica;
 mod world;
@@ -42,6 +41,7 @@ fn seeds() {
     println!("{count} seeds: {all:?}");
     if count > 100 {
         assert!(all.acknowledged_early > 0 && all.refused > 0 && all.lanes_lost > 0);
-        assert!(all.kills > 0 && all.lines_written > 0);
+        assert!(all.kills > 0 && all.lines_written > 0 && all.healed > 0);
+        assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0);
     }
 }

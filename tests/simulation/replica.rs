@@ -12,8 +12,9 @@ use syncmux::protocol::{
 #[derive(Default)]
 pub(crate) struct Process {
     pub(crate) open: bool,
+    pub(crate) capabilities: Vec<Bytes>,
     pub(crate) requests: VecDeque<Body>,
-    staged: BTreeSet<Guid>,
+    pub(crate) staged: BTreeSet<Guid>,
 }
 
 /// What the replica holds.
@@ -86,7 +87,7 @@ impl Replica {
         let text = body.to_vec().unwrap();
         let writes = matches!(
             &command.kind,
-            Kind::Apply(Apply::Mailbox(_) | Apply::Seen { .. } | Apply::Sub { .. })
+            Kind::Apply(Apply::Mailbox(_) | Apply::Seen { .. } | Apply::Unmailbox(_))
         );
         if writes && random.u32(..1000) < no {
             let words = ["NO IMAP_SYNC_CHECKSUM Checksum Failure", "NO Unknown error"];
@@ -95,7 +96,7 @@ impl Replica {
                 words[random.usize(..2)]
             ))));
         }
-        let done = self.apply(lane, &command, &text);
+        let done = self.apply(lane, &command, &text, random);
         if random.u32(..1000) < after {
             return Some(Done::Died);
         }
@@ -110,7 +111,13 @@ impl Replica {
         format!("* MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} HIGHESTMODSEQ {version})\r\n")
     }
 
-    fn apply(&mut self, lane: LaneId, command: &Command, text: &[u8]) -> Done {
+    fn apply(
+        &mut self,
+        lane: LaneId,
+        command: &Command,
+        text: &[u8],
+        random: &mut fastrand::Rng,
+    ) -> Done {
         let process = self.processes.get_mut(&lane).expect("a process");
         let answer = match &command.kind {
             Kind::Restart => {
@@ -175,6 +182,13 @@ impl Replica {
             Kind::Apply(Apply::Seen { user, uniqueid }) => {
                 let uid = number(text, "LASTUID").expect("a uid");
                 self.seen.insert((user.clone(), uniqueid.clone()), uid);
+                "OK success\r\n".to_owned()
+            }
+            // Gone already, or never there.
+            Kind::Apply(Apply::Unmailbox(_)) if random.bool() => {
+                "NO IMAP_MAILBOX_NONEXISTENT Mailbox does not exist\r\n".to_owned()
+            }
+            Kind::Apply(Apply::Unmailbox(_) | Apply::Rename { .. }) | Kind::Get(Get::UniqueIds) => {
                 "OK success\r\n".to_owned()
             }
             Kind::Noop => "OK Noop completed\r\n".to_owned(),

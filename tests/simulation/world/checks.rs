@@ -1,12 +1,12 @@
-//! What must be true at every step: order, prefix, and that nothing acknowledged is lost.
+//! What must be true at every step: order, prefix, and nothing acknowledged lost.
 
 use bytes::Bytes;
 use syncmux::core::{LaneId, Mode, SessionId};
-use syncmux::protocol::{Apply, Body, Kind};
+use syncmux::protocol::{Apply, Body, Get, Kind};
 
-use super::client::owner;
-use super::replica::{number, parse};
-use super::world::{Endpoint, World};
+use super::{Endpoint, World};
+use crate::client::owner;
+use crate::replica::{number, parse};
 
 /// A write that was acknowledged before the replica's answer.
 pub(super) struct Ack {
@@ -124,7 +124,9 @@ impl World {
         let Some(process) = self.replica.processes.get_mut(&lane) else {
             return;
         };
+        let alone = process.requests.is_empty();
         process.requests.push_back(body);
+        self.check_barriers(lane, &text, alone);
         let Some((subject, _)) = write_of(text.as_bytes()) else {
             return;
         };
@@ -146,11 +148,11 @@ impl World {
         // The oldest acknowledged write of this subject that was not sent, or else a write
         // whose client still waits for the replica's own answer.
         let queued = |ack: &&mut Ack| ack.subject == subject && ack.state == AckState::Queued;
-        let real = self
-            .endpoints
-            .iter()
-            .find(|one| one.outstanding.as_ref() == Some(&text));
-        let real = real.map(|one| one.number);
+        let asked = self.endpoints.iter();
+        let mut asked = asked.filter(|one| one.outstanding.as_ref() == Some(&text));
+        let orphan = self.orphans.iter().find(|(left, _)| *left == text);
+        let real = asked.next().map(|one| one.number);
+        let real = real.or(orphan.map(|(_, number)| *number));
         match self.acks.iter_mut().find(queued) {
             Some(oldest) if oldest.text == text => oldest.state = AckState::OnLane(lane),
             // It stood in the queue before that.
@@ -162,6 +164,37 @@ impl World {
                 real.is_some(),
                 "sent after a failure, or without being asked: {text}"
             ),
+        }
+    }
+
+    /// A barrier runs when nothing else does; what moves or removes has a lane to itself and no
+    /// other work of its users beside it.
+    fn check_barriers(&mut self, lane: LaneId, text: &str, alone: bool) {
+        let kind = parse(&Body::from(text.to_owned())).kind;
+        let users = match &kind {
+            Kind::Get(Get::UniqueIds) => None,
+            Kind::Apply(Apply::Rename { .. }) => Some(vec!["u0", "u1"]),
+            Kind::Apply(Apply::Unmailbox(name)) => {
+                Some(vec![owner(std::str::from_utf8(name).unwrap())])
+            }
+            _ => return,
+        };
+        assert!(alone || users.is_none(), "{text} behind others");
+        self.counts.barriers += 1;
+        for (other, process) in &self.replica.processes {
+            for request in &process.requests {
+                let bytes = request.to_vec().unwrap();
+                let own = matches!(&bytes[..], b"RESTART\r\n" | b"NOOP\r\n");
+                if own || (*other == lane && bytes == text.as_bytes()) {
+                    continue;
+                }
+                let subject = write_of(&bytes).map(|(subject, _)| subject);
+                let beside = match &users {
+                    None => true,
+                    Some(users) => subject.is_some_and(|user| users.contains(&&user[..])),
+                };
+                assert!(!beside, "{text} beside {request:?}");
+            }
         }
     }
 
