@@ -1,7 +1,7 @@
 //! Messages: appended, flagged, expunged, copied and moved, many and large.
 
 use crate::support::imap::message;
-use crate::support::lab::{Setup, Way};
+use crate::support::lab::{Lab, Setup, Way};
 
 ways!(messages: direct, strict, fan_out);
 ways!(copies: direct, strict, fan_out);
@@ -52,13 +52,27 @@ fn messages(way: Way) {
     lab.settle();
 }
 
+/// Of a message that is copied, large enough to be seen among the commands.
+const SIZE: usize = 20_000;
+
+/// What the replica has must not cross the network again.
+fn settle_without_messages(lab: &mut Lab) {
+    let before = lab.relay.counters().up;
+    lab.settle();
+    let sent = lab.relay.counters().up - before;
+    assert!(
+        sent < SIZE as u64,
+        "{sent} bytes went to the replica for messages that it has"
+    );
+}
+
 fn copies(way: Way) {
     let mut lab = Setup::new(way).start();
     for user in ["alice", "bob"] {
         lab.add_user(user);
         let mut imap = lab.master.login(user);
         for i in 0..6 {
-            imap.append("INBOX", "", &message(&format!("{user} {i}"), 3000));
+            imap.append("INBOX", "", &message(&format!("{user} {i}"), SIZE));
         }
     }
     lab.master
@@ -71,19 +85,19 @@ fn copies(way: Way) {
     alice.create("INBOX.copies");
     alice.select("INBOX");
     alice.copy("1:3", "INBOX.copies");
-    lab.settle();
+    settle_without_messages(&mut lab);
     lab.step("copy within a user, to a known mailbox");
     alice.copy("4", "INBOX.copies");
-    lab.settle();
+    settle_without_messages(&mut lab);
     lab.step("copy to another user");
     alice.copy("1:2", "user.bob");
-    lab.settle();
+    settle_without_messages(&mut lab);
     lab.step("move within a user");
     alice.move_to("1", "INBOX.copies");
-    lab.settle();
+    settle_without_messages(&mut lab);
     lab.step("move to another user");
     alice.move_to("1:2", "user.bob");
-    lab.settle();
+    settle_without_messages(&mut lab);
     lab.step("copy of what is new itself");
     alice.append("INBOX", "", &message("fresh", 3000));
     alice.copy("*", "user.bob");

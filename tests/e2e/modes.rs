@@ -1,6 +1,7 @@
 //! The client's modes: one-shot runs alone and beside a rolling client, another channel's client.
 
 use crate::support::client::{put_log, take_log, wait_until_drained};
+use crate::support::csync::Csync;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 
@@ -49,6 +50,20 @@ fn one_shots(way: Way) {
         .mailboxes(&["user.alice", "user.bob", "user.carol", "shared"])
         .expect_ok("-m");
     lab.assert_same();
+    if way != Way::Direct {
+        lab.step("many users are answered in the order asked");
+        let mut by_mux = Csync::login(&lab.mux().strict_listen);
+        let mut by_hand = Csync::unix(&lab.replica.csync_socket());
+        for names in [
+            "user.carol shared user.alice user.nobody user.bob user.alice.box",
+            "user.alice.box user.bob user.alice shared user.carol",
+        ] {
+            let ask = format!("GET MAILBOXES ({names})");
+            let answer = by_mux.ask(&ask);
+            assert_eq!(answer.matches("* MAILBOX %(").count(), 5, "{answer}");
+            assert_eq!(answer, by_hand.ask(&ask), "{ask}");
+        }
+    }
 
     lab.step("-s");
     alice.subscribe("INBOX");
@@ -62,6 +77,21 @@ fn one_shots(way: Way) {
         .run(&["-v", "-v", "-o", "-O", "-u", "alice"])
         .expect_ok("-O -u");
     client.user(&USERS).expect_ok("-u");
+    lab.assert_same();
+
+    lab.step("-L");
+    mail_for_all(&lab, "L");
+    admin.rename("shared", "commons");
+    admin.append("commons", "", &message("shared 3", 2000));
+    drop(take_log(&lab.master.sync_directory("")));
+    let arguments = ["-v", "-v", "-o", "-L", "-m", "user.alice", "user.bob"];
+    client.run(&arguments).expect_ok("-L -m");
+    let arguments = ["-v", "-v", "-o", "-L", "-u", "carol"];
+    client.run(&arguments).expect_ok("-L -u");
+    let lines = ["RENAME shared commons", "MAILBOX shared", "MAILBOX commons"];
+    client
+        .log_with(&["-L"], &lines.map(str::to_owned))
+        .expect_ok("-L -r -f");
     lab.assert_same();
 
     lab.step("-r -f FILE");
@@ -130,6 +160,15 @@ fn a_batch_of_lines(way: Way) {
     lab.step("the same lines again");
     put_log(&directory, &lines);
     lab.settle();
+    lab.step("a child before its INBOX");
+    lab.end_rolling();
+    lab.add_user("dave");
+    let mut dave = lab.master.login("dave");
+    dave.create("INBOX.box");
+    dave.append("INBOX.box", "", &message("dave", 1000));
+    drop(take_log(&directory));
+    put_log(&directory, &["MAILBOX user.dave.box".to_owned()]);
+    lab.settle();
 }
 
 /// A client of another channel on the default channel's listener: no run of the default channel
@@ -163,5 +202,13 @@ fn wrong_listener(way: Way) {
                 assert!(early == 0.0, "{early} of {verb} were acknowledged early");
             }
         }
+    }
+    if way == Way::FanOut {
+        lab.step("the right client on the same listener");
+        mail_for_all(&lab, "3");
+        lab.settle();
+        let labels = [("verb", "APPLY MAILBOX"), ("early", "true")];
+        let early = lab.mux().metric("syncmux_commands_total", &labels);
+        assert!(early > 0.0, "nothing would have been seen above");
     }
 }

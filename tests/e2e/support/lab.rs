@@ -31,6 +31,10 @@ pub struct Setup {
     pub lanes: usize,
     pub tls: bool,
     pub compress: bool,
+    /// The sync channel of the rolling client; the default one where empty.
+    pub channel: String,
+    /// The replica is reached by its UNIX socket, past the link.
+    pub replica_socket: bool,
     /// syncmux listens on UNIX sockets.
     pub unix: bool,
     /// Options of both instances.
@@ -52,6 +56,8 @@ impl Setup {
             lanes: 4,
             tls: true,
             compress: false,
+            channel: String::new(),
+            replica_socket: false,
             unix: false,
             both: Options::default(),
             master_extra: Vec::new(),
@@ -93,6 +99,9 @@ impl Lab {
         let at = |name: &str| dir.path().join(name);
         let certs = Certs::make(&folder(&at("certs")));
         let mut options = setup.both.clone();
+        if !setup.channel.is_empty() {
+            options.channels.push(setup.channel.clone());
+        }
         let mut master_options = options.clone();
         master_options
             .extra
@@ -142,9 +151,14 @@ impl Lab {
             Tls::Off
         };
         MuxOptions {
+            channel: self.setup.channel.clone(),
             fan_out: self.setup.way == Way::FanOut,
-            sync_directory: self.master.sync_directory(""),
-            replica: self.relay.address(),
+            sync_directory: self.sync_directory(),
+            replica: if self.setup.replica_socket {
+                format!("unix:{}", self.replica.csync_socket().display())
+            } else {
+                self.relay.address()
+            },
             tls,
             lanes: self.setup.lanes,
             compress: self.setup.compress,
@@ -165,15 +179,21 @@ impl Lab {
         name.clone_into(&mut self.step);
     }
 
-    /// The client of the default channel, by the way of this lab.
+    /// The sync directory of this lab's channel.
+    pub fn sync_directory(&self) -> std::path::PathBuf {
+        self.master.sync_directory(&self.setup.channel)
+    }
+
+    /// The client of this lab's channel, by the way of this lab.
     pub fn client(&self) -> Client {
-        let target = self.mux.as_ref().map(|m| m.listen.clone());
-        self.client_to(
-            "rolling",
-            &target.unwrap_or(self.relay.address()),
-            PASSWORD,
-            "",
-        )
+        let target = match &self.mux {
+            Some(mux) => mux.listen.clone(),
+            None if self.setup.replica_socket => self.replica.csync_socket().display().to_string(),
+            None => self.relay.address(),
+        };
+        let mut client = self.client_to("rolling", &target, PASSWORD, "");
+        client.channel.clone_from(&self.setup.channel);
+        client
     }
 
     /// A client for one-shot runs, on the strict listener.
@@ -224,7 +244,7 @@ impl Lab {
         }
     }
 
-    /// The rolling client of the default channel, started when it is first needed.
+    /// The rolling client of this lab's channel, started when it is first needed.
     pub fn rolling(&mut self) -> &mut Rolling {
         if self.rolling.is_none() {
             self.rolling = Some(self.client().rolling());
@@ -239,7 +259,7 @@ impl Lab {
 
     /// Replicates what there is by the rolling client: waits until nothing is left to do.
     pub fn replicate(&mut self) {
-        let directory = self.master.sync_directory("");
+        let directory = self.sync_directory();
         self.rolling();
         wait_until_drained(&directory, self.rolling.as_mut().unwrap());
     }

@@ -23,6 +23,7 @@ pub enum Tls {
 /// What a test sets; the rest is syncmux's default.
 #[derive(Clone, Debug)]
 pub struct MuxOptions {
+    pub channel: String,
     pub fan_out: bool,
     pub sync_directory: PathBuf,
     /// The replica, or the link to it; `unix:` and a path too.
@@ -85,11 +86,12 @@ impl Mux {
         let prefix = if options.unix { "unix:" } else { "" };
         let mode = if options.fan_out { "fan-out" } else { "strict" };
         let mut text = format!(
-            "[[channel]]\nname = \"\"\nmode = \"{mode}\"\n\
+            "[[channel]]\nname = \"{}\"\nmode = \"{mode}\"\n\
              sync_directory = \"{}\"\nlisten = [\"{prefix}{}\"]\n\
              strict_listen = [\"{prefix}{}\"]\n\
              [channel.replica]\naddress = \"{}\"\nusername = \"{REPL}\"\n\
              password_file = \"{}\"\nlanes = {}\ncompress = {}\n",
+            options.channel,
             options.sync_directory.display(),
             self.listen,
             self.strict_listen,
