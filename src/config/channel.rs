@@ -7,7 +7,9 @@ use toml::Spanned;
 
 use super::build::{At, Build};
 use super::error::{Place, words};
-use super::{Address, Channel, Client, Flags, Listen, Login, Mechanism, Replica, Tls, file, pem};
+use super::{
+    Address, Channel, Client, Flags, Listen, Login, Mechanism, Passwords, Replica, Tls, file, pem,
+};
 use crate::core::event::Mode;
 
 /// All channels; the flags speak of the first.
@@ -104,6 +106,17 @@ fn channel(
             "clients of {} give no password that syncmux could pass on: set username and \
              password_file of this channel's replica",
             at.value
+        );
+        build.fail(&at.place, what);
+    }
+    if let (Passwords::ByReplica, Address::Unix(socket)) = (&client.passwords, &replica.address)
+        && let Some(at) = sockets().find(|at| matches!(at.value, Listen::Tcp(_)))
+    {
+        let what = format!(
+            "nobody could check the passwords of clients of {}: the replica on unix:{} asks for \
+             none; set username and password_file under [client]",
+            at.value,
+            socket.display()
         );
         build.fail(&at.place, what);
     }

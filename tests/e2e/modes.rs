@@ -205,6 +205,7 @@ fn wrong_listener(way: Way) {
     }
     if way == Way::FanOut {
         lab.step("the right client on the same listener");
+        drop(rolling);
         mail_for_all(&lab, "3");
         lab.settle();
         let labels = [("verb", "APPLY MAILBOX"), ("early", "true")];

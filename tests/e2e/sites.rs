@@ -176,6 +176,8 @@ fn replica_on_a_unix_socket(way: Way) {
     let mut setup = Setup::new(way);
     setup.replica_socket = true;
     setup.tls = false;
+    // It checks no passwords either, so the clients come by a socket too.
+    setup.unix = true;
     let mut lab = setup.start();
     some_work(&mut lab);
     lab.step("sieve: put and activate");

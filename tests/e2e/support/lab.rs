@@ -209,7 +209,14 @@ impl Lab {
 
     /// The independent one: straight to the replica.
     pub fn direct_client(&self) -> Client {
-        self.client_to("direct", &self.replica.csync.address(), PASSWORD, "")
+        let target = if self.setup.replica_socket {
+            // What the socket left there in the way of scripts, a client by TCP cannot bear, stock to
+            // stock: it finds a mailbox #sieve with another uniqueid.
+            self.replica.csync_socket().display().to_string()
+        } else {
+            self.replica.csync.address()
+        };
+        self.client_to("direct", &target, PASSWORD, "")
     }
 
     /// A stock client by the link, without syncmux.
