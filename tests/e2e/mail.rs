@@ -144,6 +144,9 @@ fn three_thousand(way: Way) {
         alice.append_many("INBOX", part);
     }
     lab.settle();
+    let said = lab.rolling().output();
+    let uploads = said.matches(">APPLY MESSAGE (").count();
+    assert!(uploads >= 3, "at most 1,024 in one MESSAGE, not {uploads}");
     lab.step("copy all of them");
     alice.create("INBOX.all");
     alice.select("INBOX");

@@ -46,9 +46,12 @@ fn one_shots(way: Way) {
     lab.step("-m");
     mail_for_all(&lab, "3");
     admin.append("shared", "", &message("shared 2", 2000));
-    client
+    let outcome = client
         .mailboxes(&["user.alice", "user.bob", "user.carol", "shared"])
         .expect_ok("-m");
+    let uploads = outcome.output.matches("Subject: the same 3\r\n").count()
+        + outcome.output.matches("Subject: the same 3\n").count();
+    assert_eq!(uploads, 1, "one upload for three users: {}", outcome.output);
     lab.assert_same();
     if way != Way::Direct {
         lab.step("many users are answered in the order asked");
