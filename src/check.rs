@@ -63,10 +63,9 @@ where
                     no_login(&mut report, &replica.address);
                 }
             }
-            Err(NotConnected::Unreachable(why)) => report.add(
-                Severity::Unreachable,
-                format!("replica {} can't be reached: {why}", replica.address),
-            ),
+            Err(NotConnected::Unreachable(why)) => {
+                report.add(Severity::Unreachable, not_reached(&replica.address, &why))
+            }
             Err(NotConnected::Refused(why)) => {
                 report.error(format!("replica {}: {why}", replica.address));
             }
@@ -127,6 +126,22 @@ pub fn refusals(config: &Config) -> Vec<Problem> {
         })
     };
     fan_out.filter_map(cached).collect()
+}
+
+/// A lane's own words begin with the address, which stands there already.
+fn not_reached(address: &Address, why: &str) -> String {
+    let why = why
+        .strip_prefix(&address.to_string())
+        .map_or(why, |rest| rest.trim_start_matches([':', ' ']));
+    let why = why.split(" (os error ").next().unwrap_or(why);
+    let hint = match address {
+        _ if why.ends_with('?') => "",
+        Address::Unix(_) => "; see that sync_server runs and listens there",
+        Address::Tcp { .. } => {
+            "; see that sync_server runs there and that no firewall is in between"
+        }
+    };
+    format!("replica {address} can't be reached: {why}{hint}")
 }
 
 fn no_login(report: &mut Report, address: &Address) {

@@ -33,7 +33,8 @@ pub enum Command {
     Run(Flags),
     /// Look whether `run` would work: configuration, sync directory, a login to the replica
     ///
-    /// Changes nothing. Says in plain words what is wrong and how to mend it.
+    /// Says in plain words what is wrong and how to mend it. Changes nothing; one empty file is made
+    /// in the sync directory and removed. The ports are not tried, so it can run beside syncmux.
     #[command(after_help = EXIT_CODES)]
     Check(Flags),
 }

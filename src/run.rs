@@ -28,6 +28,9 @@ use crate::settings;
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
 
+/// How long the sync directory may take after the grace of a drain.
+const DISK: Duration = Duration::from_secs(5);
+
 /// Why `run` ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -66,7 +69,7 @@ struct Running {
 /// # Errors
 /// Where something that the configuration asks for is not to be had.
 pub async fn run(config: Config) -> Result<(), RunError> {
-    let setup = |error: &dyn std::fmt::Display| RunError::Setup(error.to_string());
+    let setup = |error: &dyn std::fmt::Display| RunError::Setup(plain(error));
     let metrics = telemetry::start_metrics().map_err(RunError::Internal)?;
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let readiness = Readiness::default();
@@ -106,9 +109,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             readiness: readiness.clone(),
             status: Arc::new(move || status(&snapshots)),
         };
-        let listener = AdminListener::bind(listen)
-            .await
-            .map_err(|error| setup(&format!("[admin] listen: {error}")))?;
+        let listener = AdminListener::bind(listen).await.map_err(|error| {
+            let why = format!("the admin endpoint cannot listen on {listen}: {error}");
+            setup(&why)
+        })?;
         let stop = CancellationToken::new();
         tokio::spawn(async move {
             if let Err(error) = listener.serve(admin, stop).await {
@@ -125,6 +129,25 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     drain(&shared, &readiness, channels).await
 }
 
+/// An error without Rust's `(os error 98)`, and what to do about the commonest.
+fn plain(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or(&text);
+    let hint = if text.ends_with("Address already in use") {
+        "; another process has this port (ss -ltnp shows which), stop it or choose another"
+    } else if text.ends_with("Cannot assign requested address") {
+        "; this machine has no such address"
+    } else if text.contains("cannot listen on unix:") && text.ends_with("No such file or directory")
+    {
+        "; the folder of the socket is not there, make it first"
+    } else if text.contains("cannot listen on") && text.ends_with("Permission denied") {
+        "; a port below 1024 needs root, and a socket a folder that syncmux can write in"
+    } else {
+        ""
+    };
+    format!("{text}{hint}")
+}
+
 /// Starts one channel: what was left over is put back into `log` before anybody is let in.
 async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> {
     let shown = if channel.name.is_empty() {
@@ -132,7 +155,8 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     } else {
         &channel.name
     };
-    let setup = |error: &dyn std::fmt::Display| RunError::Setup(format!("{shown}: {error}"));
+    let setup =
+        |error: &dyn std::fmt::Display| RunError::Setup(format!("{shown}: {}", plain(error)));
     let config = &shared.config;
     let (events, queue) = mpsc::unbounded_channel();
     let mut lookup: Option<RunLookup> = None;
@@ -201,6 +225,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         events,
         snapshot: Arc::clone(&snapshot),
         memory: Arc::clone(&shared.memory),
+        longest_drain: config.limits.drain_grace + DISK,
     };
     Ok(Running {
         name: channel.name.clone(),

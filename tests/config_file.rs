@@ -347,7 +347,7 @@ fn mistakes_between_settings() {
     let admin = format!("{SIMPLE}[admin]\nlisten = \"*:2005\"\n");
     assert!(errors(&admin).contains("line 3: 127.0.0.1:2005 is taken by 0.0.0.0:2005 already"));
     let deaf = SIMPLE.replace("listen = [\"127.0.0.1:2005\"]", "");
-    assert!(errors(&deaf).contains("channel \"\" listens nowhere"));
+    assert!(errors(&deaf).contains("the default channel listens nowhere"));
     let alone = "[[channel]]\nlisten = [\"127.0.0.1:2005\"]\n";
     assert!(errors(alone).contains("has no replica"));
     let both = format!(

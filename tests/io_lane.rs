@@ -13,6 +13,7 @@ use syncmux::io::lane::{self, LaneHandle};
 use syncmux::io::lane_connect::{Replica, ReplicaSettings};
 use syncmux::io::spill::collect;
 use syncmux::protocol::{Body, Reply, StatusKind};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const LANE: LaneId = LaneId(7);
@@ -239,6 +240,33 @@ async fn garbage_and_unasked_answers_end_a_lane() {
 }
 
 #[tokio::test]
+async fn lines_that_nobody_asked_for_end_a_lane() {
+    let mut lane = opened(async |mut peer| {
+        peer.send(b"* SEEN %(USERID joe UNIQUEID abc)\r\n").await;
+        peer.rest().await;
+    })
+    .await;
+    let (why, orderly) = lane.lost().await;
+    assert!(
+        why.contains("without being asked") && !orderly,
+        "{why} {orderly}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_without_end_ends_a_lane() {
+    let mut lane = opened(async |mut peer| {
+        peer.expect("GET USER a\r\n").await;
+        let lines = b"* SEEN %(USERID joe UNIQUEID abc)\r\n".repeat(1000);
+        while peer.0.write_all(&lines).await.is_ok() {}
+    })
+    .await;
+    lane.handle.send(Body::from("GET USER a\r\n"));
+    let (why, orderly) = lane.lost().await;
+    assert!(why.contains("too large") && !orderly, "{why} {orderly}");
+}
+
+#[tokio::test]
 async fn a_replica_that_does_not_close_is_waited_for_as_long_as_set() {
     let mut lane = opened(async |mut peer| {
         peer.send(b"OK unasked\r\n").await;
@@ -300,15 +328,14 @@ async fn what_the_pool_asks_for_is_sent() {
             Bytes::from("REPLICATION-ARCHIVE"),
             Bytes::from("SIEVE-MAILBOX"),
         ];
+        // FORCE is the core's own command: its client must have the replica's answer.
         wanted.force = Some(SessionId(1));
         let mut lane = Lane::open_pool(settings(&fake.address), wanted);
         let mut peer = fake.accept().await;
         peer.greet_and_login().await;
-        peer.expect(
-            "NOOP\r\nAPPLY CAPABILITIES (REPLICATION-ARCHIVE SIEVE-MAILBOX)\r\nAPPLY FORCE %()\r\n",
-        )
-        .await;
-        peer.send(format!("OK Noop completed\r\n{answer}OK success\r\n").as_bytes())
+        peer.expect("NOOP\r\nAPPLY CAPABILITIES (REPLICATION-ARCHIVE SIEVE-MAILBOX)\r\n")
+            .await;
+        peer.send(format!("OK Noop completed\r\n{answer}").as_bytes())
             .await;
         assert_eq!(lane.opened().await, enabled);
     }

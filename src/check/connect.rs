@@ -1,5 +1,7 @@
 //! Connecting and logging in to a replica, as a lane does.
 
+use std::time::Duration;
+
 use super::NotConnected;
 use crate::config::{Address, Channel, Limits};
 use crate::io::lane_connect::{ConnectError, Replica};
@@ -11,8 +13,11 @@ pub async fn connect(channel: Channel, limits: Limits) -> Result<String, NotConn
     let refused = |error: &dyn std::fmt::Display| NotConnected::Refused(error.to_string());
     let spill =
         Spill::new(&limits.spill_directory, limits.spill_size).map_err(|error| refused(&error))?;
-    let replica =
-        Replica::new(settings::replica(&channel), spill).map_err(|error| refused(&error))?;
+    let mut settings = settings::replica(&channel);
+    // Somebody sits and waits.
+    settings.connect_timeout = Duration::from_secs(5);
+    settings.login_timeout = Duration::from_secs(10);
+    let replica = Replica::new(settings, spill).map_err(|error| refused(&error))?;
     let login = channel.replica.login.as_ref();
     let is_unix = matches!(channel.replica.address, Address::Unix(_));
     let failed = |error: ConnectError| match error {

@@ -51,6 +51,11 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
     });
     let client = build.client(client);
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
+    // As they stand in the file.
+    build.problems.sort_by_key(|problem| match &problem.place {
+        Place::Line(_, line) => *line,
+        _ => 0,
+    });
     if build.problems.is_empty() {
         let admin = admin.map(|at| at.value);
         let warnings = build.warnings;
@@ -258,11 +263,14 @@ impl Build<'_> {
             (None, None) => Place::Missing,
         };
         // The expected keys come as a second sentence; one line is enough for both.
-        Problem {
-            place,
-            what: error.message().replace('\n', ", "),
-        }
-        .into()
+        let message = error.message().replace('\n', ", ");
+        let what = if message == "invalid type: map, expected a sequence" {
+            "there can be several of these, so it is written in double brackets: [[channel]]".into()
+        } else {
+            let list = "expected a list in square brackets, such as [\"127.0.0.1:2005\"]";
+            message.replace("expected a sequence", list)
+        };
+        Problem { place, what }.into()
     }
 
     fn imapd_conf(&mut self, key: Option<&Spanned<PathBuf>>, flags: &Flags) -> Option<ImapdConf> {

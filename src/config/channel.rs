@@ -64,8 +64,9 @@ fn channel(
         && [flags.listen.len(), flags.strict_listen.len()] == [0, 0];
     if is_deaf {
         let what = format!(
-            "channel \"{name}\" listens nowhere: set listen (for the rolling client) or \
-             strict_listen, such as [\"127.0.0.1:2005\"]"
+            "{} listens nowhere: set listen (for the rolling client) or strict_listen, such as \
+             [\"127.0.0.1:2005\"], or give --listen 127.0.0.1:2005",
+            shown(&name)
         );
         build.fail(&Place::Missing, what);
     }
@@ -104,7 +105,7 @@ fn channel(
     {
         let what = format!(
             "clients of {} give no password that syncmux could pass on: set username and \
-             password_file of this channel's replica",
+             password_file under [channel.replica], or give --username and --password-file",
             at.value
         );
         build.fail(&at.place, what);
@@ -129,6 +130,15 @@ fn channel(
         strict_listen: values(strict_listen),
         replica,
     })
+}
+
+/// A channel's name in a sentence.
+fn shown(name: &str) -> String {
+    if name.is_empty() {
+        "the default channel".to_owned()
+    } else {
+        format!("channel \"{name}\"")
+    }
 }
 
 fn name(build: &mut Build<'_>, key: file::Key<String>, names: &mut Vec<String>) -> String {
@@ -209,8 +219,8 @@ fn mode_of(
     let mode = build.word(&at, "mode", &modes).unwrap_or(Mode::Strict);
     if mode == Mode::FanOut && directory.is_none() {
         let what = "fan-out needs the folder of Cyrus's sync log, which is what makes an early \
-                    answer safe: set sync_directory (such as /var/lib/cyrus/sync), or mode = \
-                    \"strict\"";
+                    answer safe: set sync_directory, or give --sync-directory (such as \
+                    /var/lib/cyrus/sync), or take the mode \"strict\"";
         build.fail(&at.place, what);
     }
     mode
@@ -255,8 +265,8 @@ fn replica(
     let lanes = build.between(lanes, "lanes", 1..=256, 8);
     let Some(at) = build.pick(keys.address, flags.replica.as_ref(), "--replica") else {
         let what = format!(
-            "channel \"{channel}\" has no replica: set address under [channel.replica], or give \
-             --replica HOST:PORT"
+            "{} has no replica: set address under [channel.replica], or give --replica HOST:PORT",
+            shown(channel)
         );
         build.fail(&Place::Missing, what);
         return None;

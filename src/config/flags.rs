@@ -70,7 +70,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub imapd_conf: Option<PathBuf>,
 
-    /// Where /metrics, /ready and /live are served: IP:PORT or unix:/PATH
+    /// Where /metrics, /ready, /live and /status are served: IP:PORT or unix:/PATH
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 

@@ -76,11 +76,12 @@ impl Core {
         }
         session.arrived = now;
         let mode = session.mode;
+        let forced = session.pool.force.is_some();
         if self.draining.is_some() {
             return self.end_session(id, BYE.into());
         }
         if mode == Mode::FanOut {
-            for gone in self.runs.is_now(run) {
+            for gone in self.runs.is_now(run, now) {
                 let settled = self.ledger.run_gone(gone);
                 self.settle(settled);
             }
@@ -118,7 +119,7 @@ impl Core {
             Kind::Apply(Apply::Message { files, nil }) => {
                 let size: u64 = files.iter().map(|file| file.content.len()).sum();
                 if self.staged_bytes.saturating_add(size) > self.setup.limits.staged_bytes {
-                    let no = "NO No room for this message: raise limits.staged_bytes\r\n";
+                    let no = "NO No room for this message: raise staged_memory or spill_size under [limits]\r\n";
                     return self.answer(id, "APPLY MESSAGE", "no", no.into(), false);
                 }
                 if let Some(session) = self.sessions.get_mut(&id) {
@@ -133,6 +134,9 @@ impl Core {
                 names.sort_unstable();
                 names.dedup();
                 self.change_pool(id, Pending::Enabled, |pool| pool.capabilities = names);
+            }
+            Kind::Apply(Apply::Force) if forced => {
+                self.answer(id, "APPLY FORCE", "ok", OK.into(), false);
             }
             Kind::Apply(Apply::Force) => {
                 self.change_pool(id, Pending::Forced, |pool| pool.force = Some(id));
@@ -527,10 +531,14 @@ impl Core {
     pub(super) fn run_linked(&mut self, run: RunId, coverage: Arc<Coverage>) {
         self.runs.linked(run, coverage.clone());
         self.not_covered = false;
-        if let Some(seen) = self.runs.seen(run) {
-            let settled = self
-                .ledger
-                .run_linked(run, seen, &coverage, &self.setup.site);
+        if let Some(begun) = self.runs.begun(run) {
+            let site = &self.setup.site;
+            let settled = self.ledger.run_linked(run, begun, &coverage, site);
+            self.settle(settled);
+        }
+        if self.runs.is_gone(run) {
+            // The client was faster than the link.
+            let settled = self.ledger.run_gone(run);
             self.settle(settled);
         }
         self.uncover(run);

@@ -126,7 +126,10 @@ impl Core {
                 } else {
                     0
                 };
-                if self.lanes.count(pool, LaneState::Opening) == 0 && !self.open_lane(pool, extra) {
+                let opening =
+                    self.lanes.count(pool, LaneState::Opening) > 0 || self.open_lane(pool, extra);
+                // Where lanes were refused the next may be as well.
+                if !opening || self.lanes.retry_at.is_some() {
                     self.keep_one_free(pool);
                 }
                 return;
@@ -221,8 +224,11 @@ impl Core {
             }
             return false;
         }
-        // FORCE is one session's, which sends one command at a time.
-        if pool.force.is_some() && self.lanes.of(pool).next().is_some() {
+        // FORCE is one session's, which sends one command at a time. And no pool grows while
+        // another has no lane at all.
+        if self.lanes.of(pool).next().is_some()
+            && (pool.force.is_some() || self.lanes.others_starve(pool))
+        {
             return false;
         }
         let lane = self.lanes.open(pool, self.now);
@@ -255,13 +261,15 @@ impl Core {
 
     /// A lane had an answer: it may be due to close.
     pub(super) fn retire_if_due(&mut self, id: LaneId) {
-        if self
-            .lanes
-            .all
-            .get(&id)
-            .is_some_and(|lane| lane.state == LaneState::Retiring)
-        {
+        let Some(lane) = self.lanes.all.get(&id) else {
+            return;
+        };
+        if lane.state == LaneState::Retiring {
             self.retire(id);
+        } else if lane.pool.force.is_some() {
+            // Its session may have gone in the middle of a command.
+            let pool = lane.pool.clone();
+            self.forget_pool(&pool);
         }
     }
 
@@ -286,6 +294,7 @@ impl Core {
         }
         let state = self.lanes.pools.entry(pool.clone()).or_default();
         state.wanted = false;
+        state.away = None;
         state.enabled = Some(enabled);
         if !force {
             self.answer_enabled(&pool);
@@ -374,13 +383,9 @@ impl Core {
     }
 
     fn pool_in_use(&self, pool: &Pool) -> bool {
-        let ready = |state: &super::lanes::PoolState| {
-            !state.ready.is_empty() || !state.ready_alone.is_empty()
-        };
         // The ordinary pools stay warm for the next session.
         pool.force.is_none()
             || self.sessions.values().any(|session| session.pool == *pool)
-            || self.lanes.pools.get(pool).is_some_and(ready)
             || self.jobs.values().any(|job| job.pool == *pool)
     }
 
@@ -391,6 +396,10 @@ impl Core {
         let wait = self.back_off();
         if !self.lanes.any_up() && self.lanes.away.is_none() {
             self.lanes.away = Some(self.now);
+        }
+        if self.lanes.count(&lane.pool, LaneState::Up) == 0 {
+            let state = self.lanes.pools.entry(lane.pool.clone()).or_default();
+            state.away.get_or_insert(self.now);
         }
         self.note(Note::ReplicaAway {
             why: why.to_owned(),
@@ -451,21 +460,28 @@ impl Core {
         self.give_up_waiting();
     }
 
-    /// Whether the pool has another lane that is up.
+    /// Whether the pool has another lane that is up, or no session.
     fn is_spare(&self, id: LaneId) -> bool {
-        self.lanes
-            .all
-            .get(&id)
-            .is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
+        self.lanes.all.get(&id).is_some_and(|lane| {
+            self.lanes.count(&lane.pool, LaneState::Up) > 1
+                || !self.sessions.values().any(|one| one.pool == lane.pool)
+        })
+    }
+
+    /// When a session that waits has waited for too long: the replica is away, or gives no lane to
+    /// this session's pool.
+    fn tired(&self, session: &super::Session) -> Option<Duration> {
+        let own = self.lanes.pools.get(&session.pool);
+        let away = [self.lanes.away, own.and_then(|state| state.away)];
+        let since = away.into_iter().flatten().min()?;
+        let waits = session.pending.is_some();
+        waits.then(|| since.max(session.arrived) + self.setup.limits.absence)
     }
 
     /// Sessions do not wait for ever for a replica that is away.
     fn give_up_waiting(&mut self) {
-        let Some(away) = self.lanes.away else { return };
-        let (now, absence) = (self.now, self.setup.limits.absence);
-        let waited = |session: &super::Session| {
-            session.pending.is_some() && away.max(session.arrived) + absence <= now
-        };
+        let waited =
+            |session: &super::Session| self.tired(session).is_some_and(|at| at <= self.now);
         let tired: Vec<SessionId> = self
             .sessions
             .iter()
@@ -498,16 +514,10 @@ impl Core {
             self.lanes.pools.values().any(|state| {
                 state.wanted || !state.ready.is_empty() || !state.ready_alone.is_empty()
             });
-        let retry = self.lanes.retry_at.filter(|_| wants);
-        let tired = self.lanes.away.and_then(|away| {
-            let waiting = self
-                .sessions
-                .values()
-                .filter(|session| session.pending.is_some());
-            waiting
-                .map(|session| away.max(session.arrived) + limits.absence)
-                .min()
-        });
+        // One that has passed was heeded: a lane is opening, or there is no room for one.
+        let retry = self.lanes.retry_at.filter(|at| wants && *at > self.now);
+        let sessions = self.sessions.values();
+        let tired = sessions.filter_map(|session| self.tired(session)).min();
         let all = [
             lanes,
             retry,

@@ -40,6 +40,15 @@ pub(super) struct PoolState {
     pub(super) enabled: Option<Option<Vec<Bytes>>>,
     /// A session waits for `enabled` or for FORCE.
     pub(super) wanted: bool,
+    /// Since when its lanes are refused and none of its own is up.
+    pub(super) away: Option<Duration>,
+}
+
+impl PoolState {
+    /// Whether jobs wait for a lane.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty() || !self.ready_alone.is_empty()
+    }
 }
 
 /// One connection to the replica.
@@ -147,7 +156,8 @@ impl Lane {
         if let Some(next) = self.in_flight.front_mut() {
             next.at = now;
         }
-        if self.in_flight.is_empty() {
+        // A ping of the lane's own does not make it busy.
+        if self.in_flight.is_empty() && sent.job.is_some() {
             self.idle = now;
         }
         Some(sent)
@@ -210,6 +220,13 @@ impl Lanes {
             .any(|lane| matches!(lane.state, State::Up | State::Retiring))
     }
 
+    /// Whether a pool other than this has work and no lane at all.
+    pub(super) fn others_starve(&self, pool: &Pool) -> bool {
+        self.pools.iter().any(|(other, state)| {
+            (state.wanted || state.has_ready()) && other != pool && self.of(other).next().is_none()
+        })
+    }
+
     /// A lane of another pool that can make room for one of `pool`: an idle one, else one of the
     /// pool that has most.
     pub(super) fn to_retire(&self, pool: &Pool) -> Option<LaneId> {
@@ -220,7 +237,15 @@ impl Lanes {
         {
             return None;
         }
-        let others = || self.all.iter().filter(|(_, lane)| lane.pool != *pool);
+        // One that is about to take its pool's next job is left to it: two pools would take the
+        // place from one another for ever.
+        let needed = |lane: &Lane| {
+            lane.is_idle() && self.pools.get(&lane.pool).is_some_and(PoolState::has_ready)
+        };
+        let others = || {
+            let other = |lane: &Lane| lane.pool != *pool && !needed(lane);
+            self.all.iter().filter(move |(_, lane)| other(lane))
+        };
         let idle = others().find(|(_, lane)| lane.is_idle());
         let up = || others().filter(|(_, lane)| lane.state == State::Up);
         let most = || up().max_by_key(|(_, lane)| self.of(&lane.pool).count());

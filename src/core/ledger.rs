@@ -6,13 +6,14 @@
 //! A subject is on probation as long as it has a line. At no moment is a line nowhere: the pins on
 //! its runs fall only when it stands, fsynced, in the owed file or in `log`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 
 use super::event::{BatchId, RunId, SessionId};
 use super::plan::{Subject, covered};
+use super::runs::Begun;
 use crate::protocol::Site;
 use crate::protocol::synclog::{Coverage, Line};
 
@@ -27,6 +28,10 @@ pub(super) struct LineId(u64);
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     lines: BTreeMap<LineId, Owed>,
+    /// Those that wait to go into `log`, by when they are due.
+    due: BTreeSet<(Duration, LineId)>,
+    /// How many stand in `log` and were not seen in a run.
+    not_taken: usize,
     subjects: HashMap<Subject, Probation>,
     writing: Option<(BatchId, Vec<LineId>)>,
     storing: Option<(BatchId, Vec<LineId>)>,
@@ -125,9 +130,7 @@ impl Ledger {
 
     /// Whether any line stands in `log` and waits to be taken by the client.
     pub(super) fn awaits_run(&self) -> bool {
-        self.lines
-            .values()
-            .any(|owed| matches!(owed.place, Place::Logged(_, None)))
+        self.not_taken > 0
     }
 
     /// How many lines are not done with.
@@ -208,9 +211,13 @@ impl Ledger {
             waiting: Vec::new(),
         });
         // A line that stands in `log` may have been taken already: it is written again.
-        owed.place = Place::Waiting;
+        if let Place::Logged(_, None) = std::mem::replace(&mut owed.place, Place::Waiting) {
+            self.not_taken -= 1;
+        }
         owed.batch = None;
-        owed.due = due;
+        self.due
+            .remove(&(std::mem::replace(&mut owed.due, due), id));
+        self.due.insert((due, id));
         owed.pins.extend(pins);
         owed.waiting.extend(waiting);
         self.dirty = true;
@@ -222,14 +229,14 @@ impl Ledger {
             return None;
         }
         self.retry_at = None;
-        let due = |owed: &Owed| owed.place == Place::Waiting && owed.due <= now;
         if self.writing.is_none() {
-            let (ids, lines): (Vec<_>, Vec<_>) = self
-                .lines
-                .iter()
-                .filter(|(_, owed)| due(owed))
-                .map(|(id, owed)| (*id, owed.line.clone()))
-                .unzip();
+            let mut ids = Vec::new();
+            let mut lines = Vec::new();
+            while let Some((_, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+                self.due.pop_first();
+                ids.push(id);
+                lines.extend(self.lines.get(&id).map(|owed| owed.line.clone()));
+            }
             if !ids.is_empty() {
                 let batch = self.batch_id();
                 for id in &ids {
@@ -262,11 +269,7 @@ impl Ledger {
 
     /// When `next_batch` has something to do that it has not now.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let waiting = self
-            .lines
-            .values()
-            .filter(|owed| owed.place == Place::Waiting);
-        let due = waiting.map(|owed| owed.due).min();
+        let due = self.due.first().map(|(due, _)| *due);
         match self.retry_at {
             Some(at) => Some(at),
             None if self.writing.is_some() => None,
@@ -291,6 +294,7 @@ impl Ledger {
                 continue;
             }
             owed.place = Place::Logged(now, None);
+            self.not_taken += 1;
             self.dirty |= std::mem::take(&mut owed.in_file);
             owed.settle(&mut settled);
         }
@@ -318,7 +322,14 @@ impl Ledger {
     /// A batch could not be written: it is tried again after a while.
     pub(super) fn disk_failed(&mut self, batch: BatchId, now: Duration) -> Settled {
         let mut settled = Settled::default();
-        self.writing.take_if(|(id, _)| *id == batch);
+        let failed = self.writing.take_if(|(id, _)| *id == batch);
+        for id in failed.into_iter().flat_map(|(_, ids)| ids) {
+            if let Some(owed) = self.lines.get_mut(&id)
+                && owed.batch.take() == Some(batch)
+            {
+                self.due.insert((owed.due, id));
+            }
+        }
         if self.storing.take_if(|(id, _)| *id == batch).is_some() {
             self.dirty = true;
             self.file_exists = true;
@@ -343,12 +354,14 @@ impl Ledger {
         settled
     }
 
-    /// A run is linked. A line that stood in `log` before the run was first seen is in it; if it
-    /// is not, an earlier run held it, and the client has worked through that one.
+    /// A run is linked. A line that stood in `log` before the run began is in it; if it is not, an
+    /// earlier run held it, and the client has worked through that one. Where it is not certain
+    /// what came first, the line is in the run if the run names what it names; else the next run
+    /// tells.
     pub(super) fn run_linked(
         &mut self,
         run: RunId,
-        seen: Duration,
+        begun: Begun,
         coverage: &Coverage,
         site: &Site,
     ) -> Settled {
@@ -356,10 +369,14 @@ impl Ledger {
         let mut done = Vec::new();
         for (id, owed) in &mut self.lines {
             match owed.place {
-                Place::Logged(at, None) if at < seen => {
-                    if covered(&owed.line, coverage, site) || !can_be_covered(&owed.line) {
+                Place::Logged(at, None) if at < begun.seen => {
+                    let certain = begun.after.is_some_and(|after| at < after);
+                    if covered(&owed.line, coverage, site)
+                        || (certain && !can_be_covered(&owed.line))
+                    {
                         owed.place = Place::Logged(at, Some(run));
-                    } else {
+                        self.not_taken -= 1;
+                    } else if certain {
                         done.push(*id);
                     }
                 }
@@ -389,10 +406,32 @@ impl Ledger {
         settled
     }
 
+    /// What must hold at any time.
+    pub(super) fn check_invariants(&self) {
+        let not_taken = |owed: &&Owed| matches!(owed.place, Place::Logged(_, None));
+        debug_assert_eq!(
+            self.not_taken,
+            self.lines.values().filter(not_taken).count()
+        );
+        for (id, owed) in &self.lines {
+            let waits = owed.place == Place::Waiting && owed.batch.is_none();
+            debug_assert!(
+                !waits || self.due.contains(&(owed.due, *id)),
+                "a line is forgotten"
+            );
+        }
+        let lines: usize = self.subjects.values().map(Probation::lines).sum();
+        debug_assert_eq!(lines, self.lines.len());
+    }
+
     fn forget(&mut self, id: LineId, settled: &mut Settled) {
         let Some(mut owed) = self.lines.remove(&id) else {
             return;
         };
+        self.due.remove(&(owed.due, id));
+        if matches!(owed.place, Place::Logged(_, None)) {
+            self.not_taken -= 1;
+        }
         self.dirty |= owed.in_file || owed.place == Place::Waiting;
         owed.settle(settled);
         let Some(probation) = self.subjects.get_mut(&owed.subject) else {

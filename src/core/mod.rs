@@ -25,6 +25,8 @@ mod runs;
 mod session;
 mod staging;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

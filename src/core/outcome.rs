@@ -79,7 +79,7 @@ impl Core {
                     self.runs.unpin(acked.run);
                 } else {
                     let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
-                    self.unit_failed(&job, &acked, &words, true);
+                    self.unit_failed(&job, &acked, &words, Fault::Refused);
                 }
             }
             None => self.part_done(&job, reply),
@@ -108,14 +108,15 @@ impl Core {
 
     /// An acknowledged unit was refused or is in doubt: its line is owed, and so are the lines of
     /// all that was acknowledged for its subject behind it, none of which is sent any more.
-    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, refused: bool) {
+    fn unit_failed(&mut self, job: &Job, acked: &Acked, words: &str, fault: Fault) {
+        let refused = fault != Fault::InDoubt;
         let subject = acked.subject.clone();
         let due = self.fail(&subject, words, refused);
         let doubt = |line: &Line| {
             // The lane's last command may still be running on the replica, and these two carry no
             // version.
             let unversioned = matches!(line, Line::Seen(..) | Line::Sub(..));
-            (unversioned && !refused).then(|| self.now + self.setup.limits.in_doubt)
+            (unversioned && fault != Fault::Refused).then(|| self.now + self.setup.limits.in_doubt)
         };
         let due_first = doubt(&acked.line).unwrap_or(due).max(due);
         self.ledger
@@ -151,7 +152,12 @@ impl Core {
             return;
         };
         if let Some(acked) = job.acked.take() {
-            self.unit_failed(&job, &acked, "not confirmed before syncmux stopped", false);
+            self.unit_failed(
+                &job,
+                &acked,
+                "not confirmed before syncmux stopped",
+                Fault::InDoubt,
+            );
         }
     }
 
@@ -320,6 +326,13 @@ impl Core {
         for job in jobs {
             self.job_lost(job, why, Some(job) == suspect);
         }
+        let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
+        let session = lane.pool.force.and_then(|id| self.sessions.get(&id));
+        if session.is_some_and(waits) {
+            // Lost before FORCE was answered: another lane.
+            let state = self.lanes.pools.entry(lane.pool.clone()).or_default();
+            state.wanted = true;
+        }
         self.forget_pool(&lane.pool);
     }
 
@@ -341,7 +354,12 @@ impl Core {
                 return;
             };
             if let Some(acked) = job.acked.take() {
-                self.unit_failed(&job, &acked, &words, suspect);
+                let fault = if suspect {
+                    Fault::Suspect
+                } else {
+                    Fault::InDoubt
+                };
+                self.unit_failed(&job, &acked, &words, fault);
             }
             return;
         }
@@ -368,6 +386,17 @@ impl Core {
             },
         );
     }
+}
+
+/// Why an acknowledged unit is not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The replica said no.
+    Refused,
+    /// Its lane was lost, and it was the oldest there: it may have killed the replica's process.
+    Suspect,
+    /// Its lane was lost.
+    InDoubt,
 }
 
 impl Work {

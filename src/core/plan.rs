@@ -197,6 +197,10 @@ pub(super) fn all(names: &[Bytes], site: &Site) -> (Keys, Vec<Subject>) {
     let mut subjects = hashbrown::HashSet::new();
     let mut list = Vec::new();
     let mut whom = Vec::new();
+    if names.is_empty() {
+        // Whatever is in no queue would never have its turn.
+        list.push(site.key_of_mailbox(b""));
+    }
     for name in names {
         let key = site.key_of_mailbox(name);
         if keys.insert(key.clone()) {

@@ -53,7 +53,7 @@ pub(super) fn refused(
     }
     if let Some((user, _)) = &group.user {
         // Any refusal here, or a dead lane, would end the client.
-        let owe = Some(Line::User(user.clone()));
+        let owe = writable(Line::User(user.clone()));
         return match (named, is_read, asked) {
             (true, ..) => Verdict {
                 answer: Answer::Locked,
@@ -61,6 +61,11 @@ pub(super) fn refused(
             },
             // Data can't be made up, and a RENAME is looked at again by the client's next GET.
             (false, true, _) | (false, _, Asked::Rename) => Verdict {
+                answer: Answer::AsIs,
+                owe,
+            },
+            // What no line can bring back is not to be called done.
+            (false, false, _) if owe.is_none() => Verdict {
                 answer: Answer::AsIs,
                 owe,
             },
@@ -76,7 +81,7 @@ pub(super) fn refused(
             owe: None,
         };
     }
-    let owe = plan.line.clone();
+    let owe = plan.line.clone().and_then(writable);
     let answer = match asked {
         Asked::Fatal if owe.is_some() => Answer::Ok,
         Asked::Mailbox(_) | Asked::Other
@@ -88,4 +93,9 @@ pub(super) fn refused(
         _ => Answer::AsIs,
     };
     Verdict { answer, owe }
+}
+
+/// Nothing else can stand in the sync log.
+fn writable(line: Line) -> Option<Line> {
+    line.check().is_ok().then_some(line)
 }

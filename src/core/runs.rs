@@ -18,6 +18,20 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     runs: HashMap<RunId, Run>,
+    /// What `log-run` was when it was last looked at, and when that was.
+    current: Option<RunId>,
+    looked: Option<Duration>,
+    /// When it was last seen to be another than `current`.
+    before: Option<Duration>,
+}
+
+/// When a run became `log-run`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    /// Not earlier than this, where that is known.
+    pub(super) after: Option<Duration>,
+    /// Not later than this.
+    pub(super) seen: Duration,
 }
 
 #[derive(Debug)]
@@ -26,7 +40,7 @@ struct Run {
     /// `log-run` is not this run any more.
     gone: bool,
     pins: usize,
-    seen: Duration,
+    begun: Begun,
 }
 
 #[derive(Debug)]
@@ -65,15 +79,23 @@ impl Runs {
             state: State::Linking,
             gone: false,
             pins: 0,
-            seen: now,
+            begun: Begun {
+                after: self.before.filter(|_| self.current == Some(run)),
+                seen: now,
+            },
         };
         self.runs.insert(run, new);
         Cover::Link
     }
 
-    /// When the run was first seen.
-    pub(super) fn seen(&self, run: RunId) -> Option<Duration> {
-        self.runs.get(&run).map(|run| run.seen)
+    /// When the run began.
+    pub(super) fn begun(&self, run: RunId) -> Option<Begun> {
+        self.runs.get(&run).map(|run| run.begun)
+    }
+
+    /// Whether `log-run` is not this run any more.
+    pub(super) fn is_gone(&self, run: RunId) -> bool {
+        self.runs.get(&run).is_some_and(|run| run.gone)
     }
 
     /// The link stands.
@@ -107,7 +129,12 @@ impl Runs {
     }
 
     /// Marks as gone what is not `log-run` now; returns those that were not gone before.
-    pub(super) fn is_now(&mut self, current: Option<RunId>) -> Vec<RunId> {
+    pub(super) fn is_now(&mut self, current: Option<RunId>, now: Duration) -> Vec<RunId> {
+        if self.current != current {
+            self.current = current;
+            self.before = self.looked;
+        }
+        self.looked = Some(now);
         let gone = |(id, run): (&RunId, &mut Run)| {
             (Some(*id) != current && !std::mem::replace(&mut run.gone, true)).then_some(*id)
         };
@@ -137,6 +164,14 @@ impl Runs {
         });
         drop.sort_unstable();
         drop
+    }
+
+    /// Links that nothing needs but the run's own client; they are forgotten.
+    pub(super) fn not_pinned(&mut self) -> Vec<RunId> {
+        for run in self.runs.values_mut() {
+            run.gone |= run.pins == 0;
+        }
+        self.sweep()
     }
 
     /// How many links stand.

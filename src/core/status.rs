@@ -170,6 +170,11 @@ impl Core {
             .any(|session| session.pending.is_some());
         if !pending && self.unconfirmed.is_empty() && self.ledger.all_durable() {
             self.drained = true;
+            // Nothing is acknowledged any more, so a run that is not pinned needs no link: its
+            // client does log-run again by itself.
+            for run in self.runs.not_pinned() {
+                self.act(Action::DropLink { run });
+            }
             let lanes: Vec<_> = self.lanes.all.keys().copied().collect();
             for lane in lanes {
                 self.act(Action::CloseLane { lane, polite: true });
@@ -195,6 +200,7 @@ impl Core {
             .map(|session| session.staging.bytes())
             .sum();
         debug_assert_eq!(self.staged_bytes, staged);
+        self.ledger.check_invariants();
         for lane in self.lanes.all.values() {
             debug_assert_eq!(
                 lane.bytes,

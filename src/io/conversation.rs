@@ -1,7 +1,7 @@
 //! A client's connection as commands and answers.
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,8 +18,11 @@ use crate::protocol::{Body, Command, CommandReader, Fatal, Kind, ReaderLimits, S
 /// How much is read at once, and how much of what comes too early is kept.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// What is not spilled even when memory is tight.
-const SMALL: u64 = 16 * 1024;
+/// How much of an unfinished command is not spilled even when memory is tight.
+const UNFINISHED: u64 = 16 * 1024;
+
+/// What is not spilled of a finished one: a spilled piece costs some hundred bytes.
+const SMALL: u64 = 1024;
 
 /// How long a client gets to read the last line before the connection is cut.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -100,17 +103,16 @@ impl Conversation {
         loop {
             if let Some(command) = self.reader.feed(&mut self.input).map_err(Ended::Fatal)? {
                 return Ok(match self.overflow.take() {
-                    None => command,
+                    None => self.put_by(command),
                     Some(answer) => Command {
                         kind: Kind::Bad { answer },
                         raw: Body::new(),
                     },
                 });
             }
-            // What is small stays in memory in any case: a spilled piece costs some hundred bytes.
             let tight = self.memory.is_tight();
             let most = if tight {
-                SMALL.min(self.command_memory)
+                UNFINISHED.min(self.command_memory)
             } else {
                 self.command_memory
             };
@@ -135,8 +137,7 @@ impl Conversation {
     /// Gets more input.
     async fn fill(&mut self, midway: bool) -> Result<(), Ended> {
         if self.buffer.is_empty() {
-            // Reuses the space where nothing holds on to it, and takes fresh space else.
-            self.buffer.reserve(READ_BUFFER);
+            stream::make_room(&mut self.buffer, READ_BUFFER);
             let read = stream::read(&mut self.stream, &mut self.buffer);
             match timeout(self.idle, read).await {
                 Ok(Ok(0)) if midway => return Err(Ended::Closed(When::Midway)),
@@ -148,6 +149,20 @@ impl Conversation {
         }
         self.input = self.buffer.split().freeze();
         Ok(())
+    }
+
+    /// A finished command, out of memory where that is tight. Where there is no room for it on
+    /// disk either it stays: the core refuses what is beyond both.
+    fn put_by(&mut self, mut command: Command) -> Command {
+        if self.memory.is_tight() && command.memory() > SMALL {
+            let spill = &mut self.spill;
+            let spilled =
+                command.spill(&mut |pieces| spill.append(pieces).map_err(std::io::Error::other));
+            if let Err(error) = spilled {
+                tracing::debug!(%error, "a command stays in memory");
+            }
+        }
+        command
     }
 
     fn spill_command(&mut self) -> Result<(), Ended> {
@@ -246,13 +261,22 @@ fn no_space(error: &SpillError) -> String {
 /// Stands for bytes that were thrown away.
 fn void(pieces: &[Bytes]) -> std::io::Result<Spilled> {
     let len = pieces.iter().map(|piece| piece.len() as u64).sum();
-    let file = Arc::new(File::open("/dev/null")?);
     Ok(Spilled {
-        file,
+        file: nothing()?,
         offset: 0,
         len,
         lease: Arc::new(()),
     })
+}
+
+/// One descriptor for all that is thrown away: a large command is in thousands of stretches.
+fn nothing() -> std::io::Result<Arc<File>> {
+    static NOTHING: OnceLock<Arc<File>> = OnceLock::new();
+    if let Some(file) = NOTHING.get() {
+        return Ok(Arc::clone(file));
+    }
+    let file = Arc::new(File::open("/dev/null")?);
+    Ok(Arc::clone(NOTHING.get_or_init(|| file)))
 }
 
 impl std::fmt::Display for Ended {

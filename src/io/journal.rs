@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -16,12 +15,17 @@ use crate::protocol::synclog::Line;
 /// How often `log-run` is looked at while a link of it stands.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long the end of the program waits for the thread: who holds a lock on `log`, or a disk
+/// that hangs, can keep it for ever. What it leaves undone is healed at the next start.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Carries out the core's actions on the sync directory. Dropping it ends the thread, after all
 /// that was asked for.
 #[derive(Debug)]
 pub struct Journal {
     orders: Option<Sender<Order>>,
-    thread: Option<JoinHandle<()>>,
+    /// Ends when the thread does.
+    running: Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -49,12 +53,16 @@ impl Journal {
             events,
             linked: HashSet::new(),
         };
-        let thread = std::thread::Builder::new()
+        let (runs, running) = channel();
+        std::thread::Builder::new()
             .name("sync directory".into())
-            .spawn(move || work.run(&queue))?;
+            .spawn(move || {
+                let _runs: Sender<()> = runs;
+                work.run(&queue);
+            })?;
         Ok(Journal {
             orders: Some(orders),
-            thread: Some(thread),
+            running,
         })
     }
 
@@ -89,8 +97,8 @@ impl Journal {
 impl Drop for Journal {
     fn drop(&mut self) {
         drop(self.orders.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Err(RecvTimeoutError::Timeout) = self.running.recv_timeout(PATIENCE) {
+            tracing::error!("the sync directory does not answer; it is healed at the next start");
         }
     }
 }
@@ -192,5 +200,35 @@ fn report(unwritable: &[Line]) {
             ?line,
             "a name can't stand in the sync log: sync this user with -u"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_never_given_back_does_not_keep_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        log.lock().unwrap();
+        let (events, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let directory = SyncDirectory::open(folder.path()).unwrap();
+        let journal = Journal::start(directory, Site::default(), events).unwrap();
+        journal.write_lines(BatchId(1), vec![Line::User("joe".into())]);
+        let began = Instant::now();
+        drop(journal);
+        assert!(began.elapsed() < 2 * PATIENCE);
+        assert!(told.try_recv().is_err());
+        // Without the lock the thread ends by itself, and what was asked for is done.
+        log.unlock().unwrap();
+        assert!(matches!(
+            told.blocking_recv(),
+            Some(Event::LinesWritten { batch: BatchId(1) })
+        ));
     }
 }

@@ -246,6 +246,10 @@ impl Lane {
         }
     }
 
+    fn exiting(&self) -> bool {
+        self.shared.exiting.load(Ordering::Relaxed)
+    }
+
     fn idle(&self) -> bool {
         self.shared.in_flight.load(Ordering::Relaxed) == 0
     }
@@ -292,7 +296,7 @@ impl Lane {
                 Ok(()) => {}
                 Err(loss) => return loss,
             }
-            buffer.reserve(READ_BUFFER);
+            stream::make_room(&mut buffer, READ_BUFFER);
             match stream::read(read, &mut buffer).await {
                 Ok(0) => return self.end_of_file(&replies),
                 Ok(n) => self.replica.meter.read.increment(n as u64),
@@ -318,6 +322,10 @@ impl Lane {
         };
         loop {
             let reply = match replies.feed(input) {
+                Ok(None) if replies.unasked() && self.idle() && !self.exiting() => {
+                    let why = "the replica says something without being asked".to_owned();
+                    return Err(broken(why));
+                }
                 Ok(None) => return Ok(()),
                 Ok(Some(reply)) => reply,
                 Err(Broken::Bye(why)) => {
@@ -335,7 +343,7 @@ impl Lane {
             if counted.is_ok() {
                 let lane = self.lane;
                 self.tell(Event::LaneReply { lane, reply });
-            } else if !self.shared.exiting.load(Ordering::Relaxed) {
+            } else if !self.exiting() {
                 let line = super::lane_connect::shown(&reply.status.line());
                 return Err(broken(format!(
                     "the replica says {line} without being asked"

@@ -67,6 +67,7 @@ impl Listener {
                 let listener =
                     UnixListener::bind(path).map_err(|error| failed(error.to_string()))?;
                 let file = SocketFile(path.clone());
+                // Whoever slips in before is turned away by its uid, like everybody else.
                 std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))
                     .map_err(|error| failed(error.to_string()))?;
                 Socket::Unix(listener, file)

@@ -7,6 +7,16 @@ use super::spill::SpillWriter;
 use crate::protocol::reply_reader::Line;
 use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
 
+/// What a line costs beside its bytes.
+const LINE: u64 = 256;
+
+/// A line that is shorter costs more on disk than in memory.
+const SMALL: u64 = 1024;
+
+/// So many times the memory that an answer should take ends the lane: where the disk takes no
+/// more, or the lines are too many.
+const MOST: u64 = 64;
+
 /// Gathers untagged lines and the status line that ends them.
 pub(super) struct Replies {
     reader: ReplyReader,
@@ -54,9 +64,13 @@ impl Replies {
             match item {
                 None => {
                     self.spill_line();
+                    self.check()?;
                     return Ok(None);
                 }
-                Some(Line::Untagged(line)) => self.keep(line),
+                Some(Line::Untagged(line)) => {
+                    self.keep(line);
+                    self.check()?;
+                }
                 Some(Line::Continuation(_)) => {
                     return Err(Broken::Garbage(
                         "the replica asks for a continuation that nobody needs".to_owned(),
@@ -84,6 +98,12 @@ impl Replies {
         !self.untagged.is_empty() || self.reader.mid_line()
     }
 
+    /// Whether there are lines that are only said in an answer.
+    pub(super) fn unasked(&self) -> bool {
+        let asked = |line: &Untagged| &line.kind[..] != b"FATAL";
+        self.untagged.iter().any(asked)
+    }
+
     /// What the replica said of its own end, if it did.
     pub(super) fn last_words(&self) -> Option<&str> {
         self.last_words.as_deref()
@@ -94,11 +114,21 @@ impl Replies {
             let said = line.raw.to_vec().unwrap_or_default();
             self.last_words = Some(shown(&said));
         }
-        if self.held + line.raw.memory() > self.memory {
+        if self.held + line.raw.memory() > self.memory && line.raw.memory() > SMALL {
             self.spill_body(&mut line.raw);
         }
-        self.held += line.raw.memory();
+        self.held += LINE + line.raw.memory() + size_of_val(&line.guids[..]) as u64;
         self.untagged.push(line);
+    }
+
+    fn check(&self) -> Result<(), Broken> {
+        if self.held + self.reader.held() <= self.memory.saturating_mul(MOST) {
+            return Ok(());
+        }
+        let lines = self.untagged.len();
+        Err(Broken::Garbage(format!(
+            "the replica's answer has {lines} lines so far and is too large for memory"
+        )))
     }
 
     /// Spills what there is of a line that is still arriving.

@@ -49,6 +49,9 @@ pub struct Shell {
     pub snapshot: Arc<Mutex<Snapshot>>,
     /// Tells sessions how much is held in memory.
     pub memory: Arc<MemoryGauge>,
+    /// How long a drain may take in any case, should the sync directory not answer: links of runs
+    /// stay then, and the next start heals.
+    pub longest_drain: Duration,
 }
 
 impl Shell {
@@ -57,7 +60,7 @@ impl Shell {
         let start = Instant::now();
         let mut lanes = HashMap::new();
         let mut shown = start;
-        let mut draining = false;
+        let mut end = None;
         loop {
             let deadline = self
                 .core
@@ -66,11 +69,12 @@ impl Shell {
             let show = shown + SHOW;
             let event = tokio::select! {
                 biased;
-                event = events.recv() => event.unwrap_or(Event::Tick),
-                () = drain.cancelled(), if !draining => {
-                    draining = true;
+                // First, as events may never run out.
+                () = drain.cancelled(), if end.is_none() => {
+                    end = Some(Instant::now() + self.longest_drain);
                     Event::Drain
                 }
+                event = events.recv() => event.unwrap_or(Event::Tick),
                 () = sleep_until(deadline.min(show).into()) => Event::Tick,
             };
             let mut next = Some(event);
@@ -90,6 +94,14 @@ impl Shell {
                 } else {
                     None
                 };
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                tracing::error!(
+                    channel = self.channel,
+                    "the drain does not end; what is left is healed at the next start"
+                );
+                self.show();
+                return;
             }
             self.memory.set(&self.channel, self.core.held_bytes());
             if Instant::now() >= show {

@@ -16,8 +16,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::protocol::{Body, Piece, Spilled};
 
-/// A file takes no more stretches once it holds this much; one stretch may be longer.
+/// A file takes no more stretches once it holds this much, or the [`FILES`]th part of the limit
+/// where that is more; one stretch may be longer.
 const SEGMENT: u64 = 16 * 1024 * 1024;
+
+/// Descriptors are few (1,024 by default): full files are not more than this.
+const FILES: u64 = 256;
 
 /// How much of a spilled stretch is in memory at once while it is written out.
 const CHUNK: u64 = 256 * 1024;
@@ -162,10 +166,9 @@ impl SpillWriter {
 
     /// Begins anew where the file is long enough, or where nobody wants anything of it any more.
     fn rotate(&mut self) {
-        let done = self
-            .segment
-            .as_ref()
-            .is_some_and(|segment| self.at >= SEGMENT || Arc::strong_count(segment) == 1);
+        let done = self.segment.as_ref().is_some_and(|segment| {
+            self.at >= SEGMENT.max(self.spill.limit / FILES) || Arc::strong_count(segment) == 1
+        });
         if done {
             self.segment = None;
         }

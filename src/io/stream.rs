@@ -38,6 +38,15 @@ pub fn tune(stream: &TcpStream) {
     }
 }
 
+/// Makes room to read into. What is left of the space taken last is used first: what was read
+/// stays in it for as long as it is wanted, and a peer that sends little at a time would hold on
+/// to a whole buffer with every piece.
+pub(super) fn make_room(buffer: &mut BytesMut, size: usize) {
+    if buffer.capacity() - buffer.len() < size / 8 {
+        buffer.reserve(size);
+    }
+}
+
 /// Reads some bytes; 0 is the end of file. Cyrus closes TLS connections without saying so in TLS
 /// (no close_notify): that is an end of file like any other, since whoever reads csync knows by
 /// itself whether something is missing.
@@ -91,5 +100,25 @@ pub(super) fn count_failure(channel: &str, side: &'static str, kind: &'static st
 impl std::fmt::Debug for Meter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Meter")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_do_not_hold_a_buffer_each() {
+        let mut buffer = BytesMut::new();
+        let mut held: Vec<bytes::Bytes> = Vec::new();
+        for _ in 0..1000 {
+            make_room(&mut buffer, 64 * 1024);
+            assert!(buffer.capacity() >= 8 * 1024);
+            buffer.extend_from_slice(&[7; 1100]);
+            held.push(buffer.split().freeze());
+        }
+        let adjoin = |pair: &&[bytes::Bytes]| pair[0].as_ptr_range().end == pair[1].as_ptr();
+        let buffers = held.windows(2).filter(|pair| !adjoin(pair)).count() + 1;
+        assert!(buffers <= 1000 * 1100 / (56 * 1024) + 1, "{buffers}");
     }
 }

@@ -41,6 +41,9 @@ const LOCK: &str = "syncmux-lock";
 /// it, not where a symbolic link leads.
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
+/// Of no consequence for plain files.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+
 /// The folder of one channel's `log`, held against other syncmux.
 #[derive(Debug)]
 pub struct SyncDirectory {
@@ -160,12 +163,26 @@ impl SyncDirectory {
     }
 }
 
+/// Opens a file of Cyrus's for reading: neither a FIFO, at which we would wait for ever, nor what
+/// a symbolic link leads to, which Cyrus itself may not be allowed to read.
+fn open_plain(path: &Path) -> std::io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(NOFOLLOW | NONBLOCK)
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(std::io::Error::other("it is not a plain file"))
+}
+
 impl RunLookup {
     /// The inode of `log-run`, where there is one.
     #[must_use]
     pub fn current(&self) -> Option<RunId> {
-        std::fs::metadata(&self.log_run)
+        std::fs::symlink_metadata(&self.log_run)
             .ok()
+            .filter(std::fs::Metadata::is_file)
             .map(|meta| RunId(meta.ino()))
     }
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::body::Body;
+use super::gather::{self, Write};
 
 /// A message's GUID: the SHA-1 of its content, 40 hex digits on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -223,6 +224,32 @@ pub struct File {
     pub guid: Guid,
     /// The message itself, without its header `%{...}\r\n`.
     pub content: Body,
+}
+
+impl Command {
+    /// Bytes of it and of its messages that are in memory.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let files: u64 = match &self.kind {
+            Kind::Apply(Apply::Message { files, .. }) => {
+                files.iter().map(|file| file.content.memory()).sum()
+            }
+            _ => 0,
+        };
+        self.raw.memory() + files
+    }
+
+    /// Moves these out of memory; see [`super::CommandReader::spill`].
+    ///
+    /// # Errors
+    /// Those of `write`; nothing has changed then.
+    pub fn spill(&mut self, write: &mut Write<'_>) -> std::io::Result<()> {
+        let mut bodies = vec![&mut self.raw];
+        if let Kind::Apply(Apply::Message { files, .. }) = &mut self.kind {
+            bodies.extend(files.iter_mut().map(|file| &mut file.content));
+        }
+        gather::spill(&mut [], &mut bodies, write)
+    }
 }
 
 impl Guid {

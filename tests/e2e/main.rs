@@ -32,6 +32,7 @@ mod modes;
 mod refusals;
 mod refused;
 mod sites;
+mod soak;
 mod split;
 mod state;
 mod users;

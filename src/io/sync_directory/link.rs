@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::lock::{lock, unlock};
-use super::{Error, RUN_PREFIX, Recovered, SyncDirectory, Work};
+use super::{Error, RUN_PREFIX, Recovered, SyncDirectory, Work, open_plain};
 use bytes::Bytes;
 
 use crate::core::event::RunId;
@@ -78,7 +78,7 @@ impl SyncDirectory {
         let log_run = self.path.join("log-run");
         match (self.hard_link)(&log_run, link) {
             Ok(()) => {
-                let file = File::open(link).map_err(Error::io("open", link));
+                let file = open_plain(link).map_err(Error::io("open", link));
                 // The client may have unlinked one run and begun the next since the lookup.
                 match file.map(|file| (is(&file, run), file)) {
                     Ok((true, file)) => Ok((file, true)),
@@ -89,7 +89,7 @@ impl SyncDirectory {
                 }
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let file = File::open(link).map_err(Error::io("open", link))?;
+                let file = open_plain(link).map_err(Error::io("open", link))?;
                 if is(&file, run) || work.originals.contains_key(&run) {
                     Ok((file, false))
                 } else {
@@ -110,7 +110,7 @@ impl SyncDirectory {
 
     /// The original and its copy, which has its name but is not fsynced.
     fn copy(&self, run: RunId, log_run: &Path, link: &Path) -> Result<(File, File), Error> {
-        let mut original = File::open(log_run).map_err(|error| match error.kind() {
+        let mut original = open_plain(log_run).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::Changed { run },
             _ => Error::io("open", log_run)(error),
         })?;

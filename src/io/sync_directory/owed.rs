@@ -3,7 +3,7 @@
 use std::io::{BufReader, ErrorKind, Write};
 
 use super::append::printed;
-use super::{Error, OWED, SyncDirectory, text};
+use super::{Error, OWED, SyncDirectory, open_plain, text};
 use crate::protocol::synclog::Line;
 
 impl SyncDirectory {
@@ -38,7 +38,7 @@ impl SyncDirectory {
     pub fn load_owed(&self) -> Result<Vec<Vec<u8>>, Error> {
         let _work = self.work();
         let path = self.path.join(OWED);
-        let file = match std::fs::File::open(&path) {
+        let file = match open_plain(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io("open", &path)(error)),

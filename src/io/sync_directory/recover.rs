@@ -1,7 +1,6 @@
 //! At start: what was acknowledged and may not have arrived goes back into `log`.
 
 use std::collections::hash_map::RandomState;
-use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use hashbrown::HashSet;
 
 use super::append::LockedLog;
 use super::text::{Shape, each_line};
-use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX};
+use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX, open_plain};
 
 /// So much is gathered before it is written; a chunk is one write.
 const CHUNK: usize = 8 << 20;
@@ -139,7 +138,7 @@ struct Back<'a> {
 
 impl Back<'_> {
     fn put(&mut self, path: &Path, from_line: usize) -> Result<(), Error> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = open_plain(path).map_err(Error::io("open", path))?;
         self.done.files += 1;
         let mut failed = None;
         let mut number = 0;

@@ -348,3 +348,40 @@ fn a_million_lines() {
     assert_eq!((done.lines, done.repeated), (400_000, 600_000));
     assert_eq!(place.read("log").unwrap().lines().count(), 400_000);
 }
+
+/// As root we would read for Cyrus what it may not, and at a FIFO we would wait for ever.
+#[test]
+fn only_plain_files_are_read() {
+    use std::os::unix::fs::symlink;
+    let fifo = |path: &Path| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        RunId(fs::symlink_metadata(path).unwrap().ino())
+    };
+    let place = Place::new();
+    let directory = place.open();
+    let log_run = place.path("log-run");
+    let run = fifo(&log_run);
+    assert_eq!(directory.current_run(), None);
+    assert!(directory.link(run, &Site::default()).is_err());
+    fs::remove_file(&log_run).unwrap();
+    let aim = tempfile::NamedTempFile::new().unwrap();
+    fs::write(aim.path(), "MAILBOX user.x\n").unwrap();
+    symlink(aim.path(), &log_run).unwrap();
+    let run = RunId(fs::metadata(&log_run).unwrap().ino());
+    assert_eq!(directory.current_run(), None);
+    assert!(directory.link(run, &Site::default()).is_err());
+    fs::remove_file(&log_run).unwrap();
+    fs::create_dir(&log_run).unwrap();
+    assert_eq!(directory.current_run(), None);
+    assert_eq!(place.names(), ["log-run"]);
+    for name in ["syncmux-run-1", OWED] {
+        fifo(&place.path(name));
+        assert!(directory.recover().is_err());
+        fs::remove_file(place.path(name)).unwrap();
+        symlink(aim.path(), place.path(name)).unwrap();
+        assert!(directory.recover().is_err());
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    assert_eq!(directory.recover().unwrap().lines, 0);
+}

@@ -23,12 +23,13 @@ pub enum Tls {
 /// What a test sets; the rest is syncmux's default.
 #[derive(Clone, Debug)]
 pub struct MuxOptions {
-    pub channel: String,
     pub fan_out: bool,
     pub sync_directory: PathBuf,
     /// The replica, or the link to it; `unix:` and a path too.
     pub replica: String,
     pub tls: Tls,
+    /// Its name; `""` is the default one.
+    pub channel: String,
     pub lanes: usize,
     pub compress: bool,
     pub password: String,

@@ -1,0 +1,38 @@
+# What CI runs, one recipe for each step (.ci/run).
+
+# List the recipes
+default:
+    @just --list
+
+# Format
+fmt:
+    cargo fmt
+
+# Form and lints
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+
+# Install what is missing and run every test, or those named
+test *args:
+    tests/run.sh {{args}}
+
+# The simulation of the core with this many seeds
+sim seeds="256":
+    SYNCMUX_SEEDS={{seeds}} cargo test --test simulation -- --nocapture
+
+# The demo: --users N --rtt MILLISECONDS --lanes N
+demo *args:
+    deploy/demo.sh {{args}}
+
+# The benchmark: --quick for a short one
+bench *args:
+    tests/bench/run.sh {{args}}
+
+# Licences, duplicates, sources (needs cargo-deny)
+deny:
+    cargo deny check bans licenses sources
+
+# Everything that CI runs
+ci:
+    .ci/run

@@ -1,0 +1,8 @@
+//! The rules one by one, with a driver in the place of `io`. Many of them at once: see
+//! `tests/simulation`.
+
+mod driver;
+mod failures;
+mod fan_out;
+mod order;
+mod staging;

@@ -1,0 +1,214 @@
+//! What must be true at every step: order, prefix, and that nothing acknowledged is lost.
+
+use bytes::Bytes;
+use syncmux::core::{LaneId, Mode, SessionId};
+use syncmux::protocol::{Apply, Body, Kind};
+
+use super::client::owner;
+use super::replica::{number, parse};
+use super::world::{Endpoint, World};
+
+/// A write that was acknowledged before the replica's answer.
+pub(super) struct Ack {
+    pub(super) text: String,
+    /// How many commands there had been when it was acknowledged.
+    pub(super) number: u64,
+    pub(super) subject: String,
+    pub(super) state: AckState,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum AckState {
+    Queued,
+    OnLane(LaneId),
+    /// Confirmed by the replica.
+    Done,
+    /// Refused, in doubt, or dropped behind such a one: a line must bring it back.
+    Failed,
+}
+
+/// The subject of a write's text, and what it says: `None` for other commands.
+fn write_of(text: &[u8]) -> Option<(String, bool)> {
+    if !text.starts_with(b"APPLY MAILBOX") && !text.starts_with(b"APPLY SEEN") {
+        return None;
+    }
+    match parse(&Body::from(Bytes::copy_from_slice(text))).kind {
+        Kind::Apply(Apply::Mailbox(mailbox)) => {
+            let name = String::from_utf8(mailbox.name.to_vec()).unwrap();
+            let user = owner(&name).to_owned();
+            Some((if user.is_empty() { name } else { user }, true))
+        }
+        Kind::Apply(Apply::Seen { user, .. }) => {
+            Some((String::from_utf8(user.to_vec()).unwrap(), false))
+        }
+        _ => None,
+    }
+}
+
+impl World {
+    /// From now on nothing acknowledged for this subject may be sent.
+    pub(super) fn fail(&mut self, subject: &str) {
+        for ack in self.acks.iter_mut().filter(|ack| ack.subject == subject) {
+            if ack.state == AckState::Queued {
+                ack.state = AckState::Failed;
+            }
+        }
+    }
+
+    pub(super) fn answered(&mut self, session: SessionId, body: &Body, end: bool) {
+        let text = String::from_utf8(body.to_vec().unwrap()).unwrap();
+        let of = |endpoint: &&mut Endpoint| endpoint.session == Some(session);
+        let Some(endpoint) = self.endpoints.iter_mut().find(of) else {
+            return;
+        };
+        let (asked, mode) = (endpoint.outstanding.take(), endpoint.mode);
+        let number = self.counts.commands;
+        let mut wire = endpoint.wire.borrow_mut();
+        wire.answers
+            .push_back((!text.is_empty()).then(|| text.clone()));
+        if end {
+            wire.connected = false;
+            endpoint.session = None;
+        }
+        drop(wire);
+        let early = std::mem::take(&mut self.early);
+        let Some(asked) = asked.filter(|_| text.starts_with("OK")) else {
+            return;
+        };
+        let Some((subject, is_mailbox)) = write_of(asked.as_bytes()) else {
+            return;
+        };
+        if early {
+            assert_eq!(mode, Mode::FanOut, "a strict listener acknowledged early");
+            self.counts.acknowledged_early += 1;
+            self.acks.push(Ack {
+                text: asked,
+                number,
+                subject,
+                state: AckState::Queued,
+            });
+        } else if !self.holds(&asked, is_mailbox) {
+            // OK to what the replica refused: a line must bring it back.
+            self.acks.push(Ack {
+                text: asked,
+                number,
+                subject,
+                state: AckState::Failed,
+            });
+        }
+    }
+
+    /// Whether the replica has what this write says.
+    fn holds(&self, text: &str, is_mailbox: bool) -> bool {
+        match parse(&Body::from(text.to_owned())).kind {
+            Kind::Apply(Apply::Mailbox(mailbox)) if is_mailbox => {
+                let version = number(text.as_bytes(), " HIGHESTMODSEQ").unwrap();
+                self.replica
+                    .mailboxes
+                    .get(&mailbox.name)
+                    .is_some_and(|here| *here >= version)
+            }
+            Kind::Apply(Apply::Seen { user, uniqueid }) => {
+                let uid = number(text.as_bytes(), "LASTUID").unwrap();
+                self.replica
+                    .seen
+                    .get(&(user, uniqueid))
+                    .is_some_and(|here| *here >= uid)
+            }
+            _ => unreachable!(),
+        }
+    }
+
+    pub(super) fn sent(&mut self, lane: LaneId, body: Body) {
+        let text = String::from_utf8(body.to_vec().unwrap()).unwrap();
+        let Some(process) = self.replica.processes.get_mut(&lane) else {
+            return;
+        };
+        process.requests.push_back(body);
+        let Some((subject, _)) = write_of(text.as_bytes()) else {
+            return;
+        };
+        // One at a time for each user, on all lanes together.
+        let same = |request: &Body| {
+            let other = request.to_vec().unwrap();
+            write_of(&other).is_some_and(|(other, _)| other == subject)
+        };
+        let all = self
+            .replica
+            .processes
+            .values()
+            .flat_map(|process| &process.requests);
+        assert_eq!(
+            all.filter(|request| same(request)).count(),
+            1,
+            "two at once for {subject}"
+        );
+        // The oldest acknowledged write of this subject that was not sent, or else a write
+        // whose client still waits for the replica's own answer.
+        let queued = |ack: &&mut Ack| ack.subject == subject && ack.state == AckState::Queued;
+        let real = self
+            .endpoints
+            .iter()
+            .find(|one| one.outstanding.as_ref() == Some(&text));
+        let real = real.map(|one| one.number);
+        match self.acks.iter_mut().find(queued) {
+            Some(oldest) if oldest.text == text => oldest.state = AckState::OnLane(lane),
+            // It stood in the queue before that.
+            Some(oldest) if real.is_some_and(|number| number <= oldest.number) => {}
+            Some(oldest) => {
+                panic!("{text} overtook {}", oldest.text);
+            }
+            None => assert!(
+                real.is_some(),
+                "sent after a failure, or without being asked: {text}"
+            ),
+        }
+    }
+
+    /// Nothing acknowledged is lost.
+    pub(super) fn check(&mut self) {
+        if let Some(core) = &self.core {
+            let snapshot = core.snapshot();
+            assert!(snapshot.unconfirmed_users <= self.setup.limits.unconfirmed_users);
+        }
+        let master = self.master.borrow();
+        for ack in self.acks.iter().filter(|ack| ack.state != AckState::Done) {
+            let is_mailbox = ack.text.starts_with("APPLY MAILBOX");
+            if self.holds(&ack.text, is_mailbox) {
+                continue;
+            }
+            let lines = master
+                .log
+                .iter()
+                .chain(&self.owed)
+                .chain(self.links.values().flatten());
+            let lines = lines.chain(master.run.iter().flat_map(|(_, lines)| lines));
+            let names = |line: &&String| match line.split(' ').collect::<Vec<_>>()[..] {
+                ["MAILBOX" | "APPEND", name] => {
+                    is_mailbox && ack.text.contains(&format!("MBOXNAME {name} "))
+                }
+                ["SEEN", user, _] => !is_mailbox && ack.subject == user,
+                ["USER", user] => ack.subject == user,
+                _ => false,
+            };
+            assert!(
+                lines.clone().any(|line| names(&line)),
+                "lost: {} ({:?})",
+                ack.text,
+                ack.state
+            );
+        }
+        let holds: Vec<bool> = self
+            .acks
+            .iter()
+            .map(|ack| {
+                ack.state == AckState::Failed
+                    && self.holds(&ack.text, ack.text.starts_with("APPLY MAILBOX"))
+            })
+            .collect();
+        drop(master);
+        let mut holds = holds.into_iter();
+        self.acks
+            .retain(|ack| ack.state != AckState::Done && !holds.next().unwrap());
+    }
+}
