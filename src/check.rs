@@ -148,7 +148,7 @@ fn no_login(report: &mut Report, address: &Address) {
     if !matches!(address, Address::Unix(_)) {
         report.warning(
             "no login was tried: without username and password_file under [channel.replica] each \
-             client's own are used, and nothing is read ahead"
+             client's own are used"
                 .to_owned(),
         );
     }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Channel, Config};
+use crate::config::{Channel, Config, Listen};
 use crate::core::{Core, Mode, Setup, Snapshot};
 use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
 use crate::io::credentials::CredentialStore;
@@ -203,6 +203,19 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
             .map_err(|error| setup(&error))?;
         shared.tasks.spawn(listener.run(shared.stop.clone()));
     }
+    let list = |addresses: &[Listen]| {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        texts.join(" ")
+    };
+    tracing::info!(
+        channel = channel.name,
+        mode = mode_word(channel.mode),
+        listen = list(&channel.listen),
+        strict_listen = list(&channel.strict_listen),
+        replica = %channel.replica.address,
+        lanes = channel.replica.lanes,
+        "a channel is served"
+    );
     let snapshot = Arc::new(Mutex::new(Snapshot::default()));
     let shell = Shell {
         channel: channel.name.clone(),
@@ -235,6 +248,14 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     })
 }
 
+/// As in the configuration.
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Strict => "strict",
+        Mode::FanOut => "fan-out",
+    }
+}
+
 /// What `/status` shows.
 fn status(channels: &[(String, Mode, Arc<Mutex<Snapshot>>)]) -> serde_json::Value {
     let channels: Vec<_> = channels
@@ -244,11 +265,7 @@ fn status(channels: &[(String, Mode, Arc<Mutex<Snapshot>>)]) -> serde_json::Valu
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
-            let mode = match mode {
-                Mode::Strict => "strict",
-                Mode::FanOut => "fan-out",
-            };
-            serde_json::json!({ "name": name, "mode": mode, "state": snapshot })
+            serde_json::json!({ "name": name, "mode": mode_word(*mode), "state": snapshot })
         })
         .collect();
     serde_json::json!({ "channels": channels })

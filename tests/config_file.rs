@@ -212,7 +212,11 @@ fn mistakes() {
         "mode = \"fast\"",
         &["`fast`", "\"fan-out\" or \"strict\""],
     );
-    refused("mode = \"fan-out\"", "mode = 7", &["integer `7`", "string"]);
+    refused(
+        "mode = \"fan-out\"",
+        "mode = 7",
+        &["integer `7`", "text in quotes"],
+    );
     refused("mode = \"fan-out\"", "mode = ", &[]);
     refused("#lanes = 8", "lanes = 0", &["1 to 256"]);
     refused("#lanes = 8", "lanes = 257", &["1 to 256"]);
@@ -245,7 +249,7 @@ fn mistakes() {
     refused(
         "\"DIR/ca.pem\"",
         "\"DIR/none\"",
-        &["none: no such file or directory"],
+        &["ca_file ", "none: no such file or directory"],
     );
     refused(
         "\"DIR/password\"",
@@ -290,6 +294,16 @@ fn mistakes() {
     );
     refused("#sessions = 256", "sessions = 0", &["1 to"]);
     refused(
+        "#sessions = 256",
+        "sessions = \"many\"",
+        &["a whole number"],
+    );
+    refused(
+        "#compress = false",
+        "compress = \"yes\"",
+        &["true or false"],
+    );
+    refused(
         "#spill_directory = \"/var/tmp\"",
         "spill_directory = \"DIR/none\"",
         &["no such file"],
@@ -302,7 +316,7 @@ fn mistakes_of_listeners_and_channels() {
     refused(
         "[\"127.0.0.1:2006\"]",
         "[\"127.0.0.1:2005\"]",
-        &["is taken by"],
+        &["clashes with 127.0.0.1:2005 of", "line 23"],
     );
     refused("[\"127.0.0.1:2006\"]", "[\"localhost\"]", &["IP:PORT"]);
     refused(
@@ -345,7 +359,7 @@ fn mistakes_between_settings() {
     assert_eq!(errors(&nameless).matches('\n').count(), 0);
     assert!(errors(&nameless).contains("line 6: username needs its password"));
     let admin = format!("{SIMPLE}[admin]\nlisten = \"*:2005\"\n");
-    assert!(errors(&admin).contains("line 3: 127.0.0.1:2005 is taken by 0.0.0.0:2005 already"));
+    assert!(errors(&admin).contains("line 3: 127.0.0.1:2005 clashes with 0.0.0.0:2005 of"));
     let deaf = SIMPLE.replace("listen = [\"127.0.0.1:2005\"]", "");
     assert!(errors(&deaf).contains("the default channel listens nowhere"));
     let alone = "[[channel]]\nlisten = [\"127.0.0.1:2005\"]\n";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::NotConnected;
-use crate::config::{Address, Channel, Limits};
+use crate::config::{Address, Channel, Limits, Tls};
 use crate::io::lane_connect::{ConnectError, Replica};
 use crate::io::spill::Spill;
 use crate::settings;
@@ -20,7 +20,12 @@ pub async fn connect(channel: Channel, limits: Limits) -> Result<String, NotConn
     let replica = Replica::new(settings, spill).map_err(|error| refused(&error))?;
     let login = channel.replica.login.as_ref();
     let is_unix = matches!(channel.replica.address, Address::Unix(_));
+    let is_plain = channel.replica.tls == Tls::Off && !is_unix;
     let failed = |error: ConnectError| match error {
+        ConnectError::Mechanism { why } if is_plain => NotConnected::Refused(format!(
+            "{why}; where the replica takes passwords only with TLS it offers nothing before: set \
+             tls = \"starttls\""
+        )),
         ConnectError::Unreachable { why } => NotConnected::Unreachable(why),
         other => refused(&other),
     };

@@ -267,8 +267,7 @@ impl Build<'_> {
         let what = if message == "invalid type: map, expected a sequence" {
             "there can be several of these, so it is written in double brackets: [[channel]]".into()
         } else {
-            let list = "expected a list in square brackets, such as [\"127.0.0.1:2005\"]";
-            message.replace("expected a sequence", list)
+            in_plain_words(&message)
         };
         Problem { place, what }.into()
     }
@@ -552,6 +551,25 @@ impl Build<'_> {
                 .unwrap_or(sane.level),
         }
     }
+}
+
+/// What serde says of a wrong type, without Rust's names for types.
+fn in_plain_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 5] = [
+        (
+            "expected a sequence",
+            "expected a list in square brackets, such as [\"127.0.0.1:2005\"]",
+        ),
+        ("expected u32", "expected a whole number without quotes"),
+        (
+            "expected a boolean",
+            "expected true or false without quotes",
+        ),
+        ("expected a string", "expected text in quotes"),
+        ("expected path string", "expected a path in quotes"),
+    ];
+    let replace = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
+    WORDS.iter().fold(message.to_owned(), replace)
 }
 
 /// A user's number by `/etc/passwd`. Other name services are not asked.

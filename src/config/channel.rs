@@ -78,9 +78,12 @@ fn channel(
             .iter()
             .find(|other| other.value.clashes(&at.value))
         {
+            let there = other.place.to_string();
             let what = format!(
-                "{} is taken by {} already: change one",
-                at.value, other.value
+                "{} clashes with {} of {}: change one",
+                at.value,
+                other.value,
+                there.trim_end_matches(": ")
             );
             build.fail(&at.place, what);
         }
@@ -276,7 +279,8 @@ fn replica(
     let tls = tls_of(build, tls, address.as_ref());
     let ca_file = build.pick(keys.ca_file, flags.ca_file.as_ref(), "--ca-file");
     if let Some(at) = &ca_file {
-        build.checked(pem::certificates(&at.value), &at.place);
+        let found = pem::certificates(&at.value).map_err(|why| format!("ca_file {why}"));
+        build.checked(found, &at.place);
     }
     let ca_file = ca_file.map(|at| at.value);
     let name = build.pick(

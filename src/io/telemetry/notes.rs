@@ -173,7 +173,7 @@ impl Notes {
                 } else {
                     "in doubt"
                 };
-                let pause = pause.as_secs_f64();
+                let pause = seconds(*pause);
                 warn!(
                     channel,
                     ?subject,
@@ -198,12 +198,12 @@ impl Notes {
                 "the sync directory can't be used: every answer waits for the replica meanwhile"
             ),
             Note::ReplicaAway { why, pause } => {
-                let pause = pause.as_secs_f64();
+                let pause = seconds(*pause);
                 warn!(channel, why, pause, suppressed, "the replica is away");
             }
             Note::ReplicaBack => info!(channel, suppressed, "the replica is back"),
             Note::UnitDone { took, outcome } => {
-                debug!(channel, outcome, seconds = took.as_secs_f64(), "unit done");
+                debug!(channel, outcome, seconds = seconds(*took), "unit done");
             }
             Note::Answered {
                 verb,
@@ -211,11 +211,16 @@ impl Notes {
                 took,
                 early,
             } => {
-                let seconds = took.as_secs_f64();
+                let seconds = seconds(*took);
                 debug!(channel, verb, answer, early, seconds, "answered");
             }
         }
     }
+}
+
+/// To the microsecond: more digits say nothing.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e6
 }
 
 fn kind(note: &Note) -> &'static str {
