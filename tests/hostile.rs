@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 const GREETING: &[u8] = b"* SASL PLAIN\r\n* OK replica Cyrus sync server 3.6.1\r\n";
@@ -40,6 +41,8 @@ fn replica() -> u16 {
     port
 }
 
+static STARTING: Mutex<()> = Mutex::new(());
+
 struct Syncmux {
     child: Child,
     port: u16,
@@ -51,8 +54,14 @@ impl Syncmux {
     fn start(mode: &str, limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let top = folder.path().to_str().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        // A process that is being started has our open sockets for a moment: no other may start
+        // between the probe for a free port and its end.
+        let starting = STARTING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
         let password = folder.path().join("password");
         fs::write(&password, "replpw\n").unwrap();
         fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
@@ -72,6 +81,7 @@ impl Syncmux {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        drop(starting);
         Syncmux {
             child,
             port,
