@@ -352,6 +352,9 @@ fn mistakes_between_settings() {
         files.parse(&local).unwrap().channels[0].replica.tls,
         Tls::Off
     );
+    let unchecked = SIMPLE.replace("replica.example.com:2005", "unix:/run/replica");
+    let says = "line 3: nobody could check the passwords of clients of 127.0.0.1:2005";
+    assert!(errors(&unchecked).contains(says));
     let nameless = SIMPLE.replace("[site]", "username = \"repl\"\n[site]");
     assert_eq!(errors(&nameless).matches('\n').count(), 0);
     assert!(errors(&nameless).contains("line 6: username needs its password"));

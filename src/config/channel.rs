@@ -113,15 +113,14 @@ fn channel(
         );
         build.fail(&at.place, what);
     }
-    let nobody_checks = matches!(replica.address, Address::Unix(_))
-        && matches!(client.passwords, Passwords::ByReplica);
-    if let Some(at) = sockets().find(|at| matches!(at.value, Listen::Tcp(_)))
-        && nobody_checks
+    if let (Passwords::ByReplica, Address::Unix(socket)) = (&client.passwords, &replica.address)
+        && let Some(at) = sockets().find(|at| matches!(at.value, Listen::Tcp(_)))
     {
         let what = format!(
-            "nobody could check the passwords of clients of {}: a replica on a UNIX socket checks \
-             none. Set username and password_file under [client], or listen on a UNIX socket",
-            at.value
+            "nobody could check the passwords of clients of {}: the replica on unix:{} asks for \
+             none; set username and password_file under [client]",
+            at.value,
+            socket.display()
         );
         build.fail(&at.place, what);
     }

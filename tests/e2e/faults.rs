@@ -1,20 +1,15 @@
-//! A replica that refuses or goes away, a link that breaks, syncmux itself killed.
+//! A replica that goes away, a link that breaks, syncmux itself killed.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::cyrus::{BIN, Instance};
+use crate::support::client::leftovers;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
-use crate::support::process::as_cyrus;
 use crate::support::relay::Direction;
 use crate::support::wait_for;
 
-ways!(unwritable_mailbox: direct, strict, fan_out);
-ways!(unwritable_mailbox_of_a_named_channel: fan_out);
-ways!(refused_messages: strict, fan_out);
 ways!(replica_killed: direct, strict, fan_out);
+ways!(replica_away: strict, fan_out);
 ways!(link_drips: direct, strict, fan_out);
 ways!(link_breaks: direct, strict, fan_out);
 ways!(syncmux_killed: strict, fan_out);
@@ -32,127 +27,6 @@ fn mail(lab: &Lab, users: &[String], what: &str, size: usize) {
     for user in users {
         let text = message(&format!("{user} {what}"), size);
         lab.master.login(user).append("INBOX", "", &text);
-    }
-}
-
-/// How many messages an INBOX has.
-fn count(instance: &Instance, user: &str) -> usize {
-    let lines = instance.login(user).run("STATUS INBOX (MESSAGES)");
-    let digits: String = lines[0]
-        .chars()
-        .rev()
-        .skip(1)
-        .take_while(char::is_ascii_digit)
-        .collect();
-    digits.chars().rev().collect::<String>().parse().unwrap()
-}
-
-/// The folder with the messages of a mailbox.
-fn mailbox_folder(instance: &Instance, mailbox: &str) -> PathBuf {
-    let mut command = as_cyrus(format!("{BIN}/mbpath"));
-    let output = command
-        .arg("-C")
-        .arg(instance.conf())
-        .arg(mailbox)
-        .output()
-        .unwrap();
-    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    assert!(path.is_dir(), "mbpath of {mailbox}: {output:?}");
-    path
-}
-
-/// Only the client of a named channel defers a user by itself when told that he is locked.
-fn unwritable_mailbox_of_a_named_channel(way: Way) {
-    let mut setup = Setup::new(way);
-    "second".clone_into(&mut setup.channel);
-    setup.both.channels = vec!["second".to_owned()];
-    unwritable(setup);
-}
-
-fn unwritable_mailbox(way: Way) {
-    unwritable(Setup::new(way));
-}
-
-fn unwritable(setup: Setup) {
-    let way = setup.way;
-    let mut lab = setup.start();
-    let users = users(&lab, 6);
-    mail(&lab, &users, "1", 1000);
-    lab.settle();
-    lab.step("one mailbox cannot be written");
-    let bad = mailbox_folder(&lab.replica, "user.u002");
-    std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o555)).unwrap();
-    mail(&lab, &users, "2", 1000);
-    if way == Way::FanOut {
-        for (i, user) in users.iter().enumerate().filter(|(i, _)| *i != 2) {
-            wait_for(&format!("the mail of {user} ({i})"), || {
-                (count(&lab.replica, user) == 2).then_some(())
-            });
-        }
-        lab.step("the others go on while it still cannot be written");
-        mail(&lab, &users, "3", 1000);
-        for user in users.iter().filter(|u| *u != "u002") {
-            wait_for(&format!("the second mail of {user}"), || {
-                (count(&lab.replica, user) == 3).then_some(())
-            });
-        }
-        assert!(lab.client_has_lived(), "one bad user ended the client");
-        assert_eq!(count(&lab.replica, "u002"), 1);
-    } else {
-        // Stock to stock, and strictly, the client may end here again and again: that is all.
-        for _ in 0..20 {
-            lab.rolling().keep_alive();
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-    lab.step("it can be written again");
-    std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o700)).unwrap();
-    lab.settle();
-    if way == Way::FanOut {
-        assert!(lab.client_has_lived());
-    }
-}
-
-/// The replica can't stage messages: BAD to MESSAGE, and a MAILBOX behind it ends its process.
-fn refused_messages(way: Way) {
-    let mut lab = Setup::new(way).start();
-    let users = users(&lab, 4);
-    mail(&lab, &users, "1", 1000);
-    lab.settle();
-    lab.step("the replica stages nothing");
-    let inbox = mailbox_folder(&lab.replica, "user.u000");
-    let staging = inbox.ancestors().map(|folder| folder.join("sync."));
-    let staging = staging
-        .into_iter()
-        .find(|folder| folder.is_dir())
-        .expect("a staging folder");
-    // A process that has staged something has a folder there until it is told to RESTART.
-    wait_for("an empty staging folder", || {
-        (std::fs::read_dir(&staging).unwrap().count() == 0).then_some(())
-    });
-    let mode = |mode| {
-        std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    mode(0o555);
-    mail(&lab, &users, "2", 1000);
-    let before = lab.relay.counters().up;
-    lab.rolling();
-    wait_for("a try", || {
-        lab.rolling().keep_alive();
-        (lab.relay.counters().up > before + 1000).then_some(())
-    });
-    for _ in 0..20 {
-        lab.rolling().keep_alive();
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    for user in &users {
-        assert_eq!(count(&lab.replica, user), 1);
-    }
-    lab.step("it stages again");
-    mode(0o755);
-    lab.settle();
-    if way == Way::FanOut {
-        assert!(lab.client_has_lived());
     }
 }
 
@@ -179,6 +53,11 @@ fn replica_killed(way: Way) {
         } else {
             lab.replica.stop();
         }
+        if way != Way::Direct {
+            let (code, said) = lab.mux().check();
+            assert_eq!(code, Some(69), "the replica is down: {said}");
+            assert!(said.contains("can't be reached"), "{said}");
+        }
         std::thread::sleep(Duration::from_millis(300));
         lab.replica.resume();
         lab.replica.ready();
@@ -191,6 +70,48 @@ fn replica_killed(way: Way) {
         }
         lab.assert_same();
     }
+}
+
+/// A short absence is waited out; one that exceeds its limit sends the client away, with its log
+/// kept.
+fn replica_away(way: Way) {
+    let mut lab = Setup::new(way).start();
+    let users = users(&lab, 4);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    lab.step("away for a while, the client works on");
+    lab.replica.stop();
+    mail(&lab, &users, "2", 1000);
+    wait_for("the client to be in need of the replica", || {
+        lab.sync_directory().join("log-run").exists().then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(lab.client_has_lived(), "the client did not wait");
+    lab.replica.resume();
+    lab.settle();
+    assert!(lab.client_has_lived(), "the client did not wait");
+    let said = lab.rolling().output();
+    assert!(!said.contains("NO ") && !said.contains("BYE"), "{said}");
+
+    lab.step("away for longer than the limit");
+    lab.end_rolling();
+    lab.mux().stop();
+    let mut options = lab.mux_options();
+    options.extra = "[limits]\nreplica_absence = \"2s\"\n".to_owned();
+    lab.mux().configure(&options);
+    lab.mux().start();
+    mail(&lab, &users, "3", 1000);
+    lab.settle();
+    lab.replica.stop();
+    mail(&lab, &users, "4", 1000);
+    wait_for("the client to be sent away", || {
+        (!lab.rolling().is_alive()).then_some(())
+    });
+    let left = leftovers(&lab.sync_directory());
+    assert!(left.iter().any(|name| name == "log-run"), "kept: {left:?}");
+    lab.replica.resume();
+    lab.replica.ready();
+    lab.settle();
 }
 
 fn link_drips(way: Way) {
@@ -271,8 +192,17 @@ fn syncmux_terminated(way: Way) {
     lab.settle();
     lab.step("SIGTERM in the middle");
     mail(&lab, &users, "2", 20_000);
+    let before = lab.relay.counters().up;
     lab.rolling();
+    wait_for("some of the work to be under way", || {
+        (lab.relay.counters().up > before + 60_000).then_some(())
+    });
     assert_eq!(lab.mux().stop(), Some(0), "drains and ends well");
+    let log = lab.mux().log_text();
+    assert!(!log.contains("on probation"), "all was confirmed: {log}");
+    wait_for("the client to be sent away", || {
+        (!lab.rolling().is_alive()).then_some(())
+    });
     lab.mux().start();
     lab.settle();
 }

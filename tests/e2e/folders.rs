@@ -63,6 +63,15 @@ fn mailboxes(way: Way) {
         .login("bob")
         .append("INBOX", "", &message("on the fast one", 1000));
     lab.settle();
+    lab.step("one user on two partitions, in one run");
+    admin.run("RENAME user.bob.taken user.bob.taken default");
+    lab.settle();
+    let mut bob = lab.master.login("bob");
+    for name in ["INBOX", "INBOX.taken"] {
+        bob.append(name, "", &message(&format!("{name} both"), 1000));
+        bob.append(name, "", &message("the same on both", 1000));
+    }
+    lab.settle();
 }
 
 fn odd_names(way: Way) {

@@ -22,12 +22,15 @@ macro_rules! ways {
 
 mod support;
 
+mod channels;
 mod faults;
 mod folders;
 mod harness;
+mod lanes;
 mod mail;
 mod modes;
 mod refusals;
+mod refused;
 mod sites;
 mod soak;
 mod split;

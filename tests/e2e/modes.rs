@@ -1,6 +1,7 @@
 //! The client's modes: one-shot runs alone and beside a rolling client, another channel's client.
 
 use crate::support::client::{put_log, take_log, wait_until_drained};
+use crate::support::csync::Csync;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 
@@ -45,10 +46,27 @@ fn one_shots(way: Way) {
     lab.step("-m");
     mail_for_all(&lab, "3");
     admin.append("shared", "", &message("shared 2", 2000));
-    client
+    let outcome = client
         .mailboxes(&["user.alice", "user.bob", "user.carol", "shared"])
         .expect_ok("-m");
+    let uploads = outcome.output.matches("Subject: the same 3\r\n").count()
+        + outcome.output.matches("Subject: the same 3\n").count();
+    assert_eq!(uploads, 1, "one upload for three users: {}", outcome.output);
     lab.assert_same();
+    if way != Way::Direct {
+        lab.step("many users are answered in the order asked");
+        let mut by_mux = Csync::login(&lab.mux().strict_listen);
+        let mut by_hand = Csync::unix(&lab.replica.csync_socket());
+        for names in [
+            "user.carol shared user.alice user.nobody user.bob user.alice.box",
+            "user.alice.box user.bob user.alice shared user.carol",
+        ] {
+            let ask = format!("GET MAILBOXES ({names})");
+            let answer = by_mux.ask(&ask);
+            assert_eq!(answer.matches("* MAILBOX %(").count(), 5, "{answer}");
+            assert_eq!(answer, by_hand.ask(&ask), "{ask}");
+        }
+    }
 
     lab.step("-s");
     alice.subscribe("INBOX");
@@ -62,6 +80,21 @@ fn one_shots(way: Way) {
         .run(&["-v", "-v", "-o", "-O", "-u", "alice"])
         .expect_ok("-O -u");
     client.user(&USERS).expect_ok("-u");
+    lab.assert_same();
+
+    lab.step("-L");
+    mail_for_all(&lab, "L");
+    admin.rename("shared", "commons");
+    admin.append("commons", "", &message("shared 3", 2000));
+    drop(take_log(&lab.master.sync_directory("")));
+    let arguments = ["-v", "-v", "-o", "-L", "-m", "user.alice", "user.bob"];
+    client.run(&arguments).expect_ok("-L -m");
+    let arguments = ["-v", "-v", "-o", "-L", "-u", "carol"];
+    client.run(&arguments).expect_ok("-L -u");
+    let lines = ["RENAME shared commons", "MAILBOX shared", "MAILBOX commons"];
+    client
+        .log_with(&["-L"], &lines.map(str::to_owned))
+        .expect_ok("-L -r -f");
     lab.assert_same();
 
     lab.step("-r -f FILE");
@@ -129,6 +162,15 @@ fn a_batch_of_lines(way: Way) {
     lab.settle();
     lab.step("the same lines again");
     put_log(&directory, &lines);
+    lab.settle();
+    lab.step("a child before its INBOX");
+    lab.end_rolling();
+    lab.add_user("dave");
+    let mut dave = lab.master.login("dave");
+    dave.create("INBOX.box");
+    dave.append("INBOX.box", "", &message("dave", 1000));
+    drop(take_log(&directory));
+    put_log(&directory, &["MAILBOX user.dave.box".to_owned()]);
     lab.settle();
 }
 

@@ -72,10 +72,8 @@ fn authenticate(address: &str, user: &str, password: &str, initial: bool) -> Str
 fn wrong_password_of_the_client(way: Way) {
     let mut lab = start(way);
     let listen = lab.mux().listen.clone();
-    for initial in [true, false] {
-        let answer = authenticate(&listen, REPL, "wrong", initial);
-        assert!(answer.starts_with("NO "), "{answer:?}");
-        let answer = authenticate(&listen, ADMIN, "wrong", initial);
+    for (user, initial) in [(REPL, true), (ADMIN, false)] {
+        let answer = authenticate(&listen, user, "wrong", initial);
         assert!(answer.starts_with("NO "), "{answer:?}");
         let answer = authenticate(&listen, REPL, PASSWORD, initial);
         assert!(answer.starts_with("OK"), "{answer:?}");
@@ -95,19 +93,23 @@ fn wrong_password_of_the_client(way: Way) {
 
 /// What is wrong stands in `options`: nothing gets through, `check` says so, and with the right
 /// settings everything does.
-fn nothing_until_mended(mut lab: Lab, wrong: &dyn Fn(&Lab, &mut MuxOptions)) {
+fn nothing_until_mended(mut lab: Lab, says: &str, wrong: &dyn Fn(&Lab, &mut MuxOptions)) {
     let right = lab.mux_options();
+    let (code, said) = lab.mux().check();
+    assert_eq!(code, Some(0), "a good set-up: {said}");
+    assert!(
+        said.contains("lets repl in") && !said.contains("ERROR"),
+        "{said}"
+    );
     let mut options = right.clone();
     wrong(&lab, &mut options);
     lab.mux().stop();
     lab.mux().configure(&options);
     lab.step("check");
     let (code, said) = lab.mux().check();
-    assert!(
-        code.is_some_and(|c| c != 0 && c != 70),
-        "check ended with {code:?}: {said}"
-    );
+    assert_eq!(code, Some(64), "{said}");
     assert!(!said.contains(PASSWORD), "check shows a password: {said}");
+    assert!(said.contains(says), "{says:?} is not in {said}");
     lab.step("run");
     lab.mux().start();
     // A client's work, so that lanes are tried; it is not waited for, since it waits too.
@@ -133,11 +135,13 @@ fn wrong_password_of_the_lanes(way: Way) {
     setup.unix = true;
     let lab = setup.start();
     lab.add_user("alice");
-    nothing_until_mended(lab, &|_, options| "wrong".clone_into(&mut options.password));
+    nothing_until_mended(lab, "authentication failure", &|_, options| {
+        "wrong".clone_into(&mut options.password)
+    });
 }
 
 fn wrong_ca(way: Way) {
-    nothing_until_mended(start(way), &|lab, options| {
+    nothing_until_mended(start(way), "ca_file", &|lab, options| {
         let ca = lab.certs.other_ca.clone();
         options.tls = Tls::StartTls {
             ca,
@@ -147,7 +151,7 @@ fn wrong_ca(way: Way) {
 }
 
 fn wrong_server_name(way: Way) {
-    nothing_until_mended(start(way), &|lab, options| {
+    nothing_until_mended(start(way), "another.test", &|lab, options| {
         let ca = lab.certs.ca.clone();
         options.tls = Tls::StartTls {
             ca,

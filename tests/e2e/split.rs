@@ -127,6 +127,16 @@ fn mailboxes_on_the_replica(way: Way) {
     alice.append("INBOX.box", "", &message("after the rename there", 1000));
     bob_goes_on(&lab, "3");
     lab.settle();
+    lab.step("a mailbox deleted there and created again");
+    there.delete("INBOX.box");
+    there.create("INBOX.box");
+    alice.append(
+        "INBOX.box",
+        "",
+        &message("after another one came there", 1000),
+    );
+    bob_goes_on(&lab, "3b");
+    lab.settle();
     lab.step("a mailbox deleted there");
     there.delete("INBOX.both");
     alice.append("INBOX.both", "", &message("after the delete there", 1000));

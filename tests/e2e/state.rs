@@ -106,6 +106,7 @@ fn quota_and_annotations(way: Way) {
     alice.select("INBOX");
     alice.set_message_annotation("1", "/comment", "a note");
     alice.set_message_annotation("2", "/comment", "with \"quotes\"");
+    alice.run("STORE 2:3 ANNOTATION (/comment (value.priv \"for me alone\"))");
     lab.settle();
     lab.step("removed again");
     admin.set_metadata("", "/shared/comment", None);

@@ -79,6 +79,10 @@ impl Client {
 
     /// One-shot over lines of a sync log.
     pub fn log(&self, lines: &[String]) -> Outcome {
+        self.log_with(&[], lines)
+    }
+
+    pub fn log_with(&self, options: &[&str], lines: &[String]) -> Outcome {
         let file = self
             .scratch
             .join(format!("lines-{:08x}", fastrand::u32(..)));
@@ -86,7 +90,8 @@ impl Client {
             &file,
             lines.iter().map(|l| format!("{l}\n")).collect::<String>(),
         );
-        let outcome = self.run(&["-v", "-v", "-o", "-r", "-f", file.to_str().unwrap()]);
+        let arguments = ["-v", "-v", "-o", "-r", "-f", file.to_str().unwrap()];
+        let outcome = self.run(&[options, &arguments].concat());
         let _ = std::fs::remove_file(&file);
         outcome
     }

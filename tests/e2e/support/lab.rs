@@ -31,10 +31,12 @@ pub struct Setup {
     pub lanes: usize,
     pub tls: bool,
     pub compress: bool,
+    /// The sync channel of the rolling client; the default one where empty.
+    pub channel: String,
+    /// The replica is reached by its UNIX socket, past the link.
+    pub replica_socket: bool,
     /// syncmux listens on UNIX sockets.
     pub unix: bool,
-    /// The channel that syncmux and the rolling client work on; `""` is the default one.
-    pub channel: String,
     /// Options of both instances.
     pub both: Options,
     /// Lines for the master's imapd.conf alone.
@@ -54,8 +56,9 @@ impl Setup {
             lanes: 4,
             tls: true,
             compress: false,
-            unix: false,
             channel: String::new(),
+            replica_socket: false,
+            unix: false,
             both: Options::default(),
             master_extra: Vec::new(),
             client_extra: String::new(),
@@ -96,6 +99,9 @@ impl Lab {
         let at = |name: &str| dir.path().join(name);
         let certs = Certs::make(&folder(&at("certs")));
         let mut options = setup.both.clone();
+        if !setup.channel.is_empty() {
+            options.channels.push(setup.channel.clone());
+        }
         let mut master_options = options.clone();
         master_options
             .extra
@@ -145,10 +151,14 @@ impl Lab {
             Tls::Off
         };
         MuxOptions {
-            fan_out: self.setup.way == Way::FanOut,
             channel: self.setup.channel.clone(),
-            sync_directory: self.master.sync_directory(&self.setup.channel),
-            replica: self.relay.address(),
+            fan_out: self.setup.way == Way::FanOut,
+            sync_directory: self.sync_directory(),
+            replica: if self.setup.replica_socket {
+                format!("unix:{}", self.replica.csync_socket().display())
+            } else {
+                self.relay.address()
+            },
             tls,
             lanes: self.setup.lanes,
             compress: self.setup.compress,
@@ -169,14 +179,21 @@ impl Lab {
         name.clone_into(&mut self.step);
     }
 
-    /// The client of the lab's channel, by the way of this lab.
+    /// The sync directory of this lab's channel.
+    pub fn sync_directory(&self) -> std::path::PathBuf {
+        self.master.sync_directory(&self.setup.channel)
+    }
+
+    /// The client of this lab's channel, by the way of this lab.
     pub fn client(&self) -> Client {
-        let target = self.mux.as_ref().map(|m| m.listen.clone());
-        let target = target.unwrap_or(self.relay.address());
-        Client {
-            channel: self.setup.channel.clone(),
-            ..self.client_to("rolling", &target, PASSWORD, "")
-        }
+        let target = match &self.mux {
+            Some(mux) => mux.listen.clone(),
+            None if self.setup.replica_socket => self.replica.csync_socket().display().to_string(),
+            None => self.relay.address(),
+        };
+        let mut client = self.client_to("rolling", &target, PASSWORD, "");
+        client.channel.clone_from(&self.setup.channel);
+        client
     }
 
     /// A client for one-shot runs, on the strict listener.
@@ -192,7 +209,14 @@ impl Lab {
 
     /// The independent one: straight to the replica.
     pub fn direct_client(&self) -> Client {
-        self.client_to("direct", &self.replica.csync.address(), PASSWORD, "")
+        let target = if self.setup.replica_socket {
+            // What the socket left there in the way of scripts, a client by TCP cannot bear, stock to
+            // stock: it finds a mailbox #sieve with another uniqueid.
+            self.replica.csync_socket().display().to_string()
+        } else {
+            self.replica.csync.address()
+        };
+        self.client_to("direct", &target, PASSWORD, "")
     }
 
     /// A stock client by the link, without syncmux.
@@ -227,7 +251,7 @@ impl Lab {
         }
     }
 
-    /// The rolling client of the default channel, started when it is first needed.
+    /// The rolling client of this lab's channel, started when it is first needed.
     pub fn rolling(&mut self) -> &mut Rolling {
         if self.rolling.is_none() {
             self.rolling = Some(self.client().rolling());
@@ -242,7 +266,7 @@ impl Lab {
 
     /// Replicates what there is by the rolling client: waits until nothing is left to do.
     pub fn replicate(&mut self) {
-        let directory = self.master.sync_directory(&self.setup.channel);
+        let directory = self.sync_directory();
         self.rolling();
         wait_until_drained(&directory, self.rolling.as_mut().unwrap());
     }

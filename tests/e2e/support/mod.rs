@@ -9,6 +9,7 @@
 pub mod certs;
 pub mod client;
 pub mod compare;
+pub mod csync;
 pub mod cyrus;
 pub mod imap;
 pub mod lab;

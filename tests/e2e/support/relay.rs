@@ -27,8 +27,19 @@ pub struct Counters {
     pub turns: u64,
 }
 
+/// Some bytes as they were read, in the order of [`Relay::tape`].
+#[derive(Clone, Debug)]
+pub struct Piece {
+    pub connection: u64,
+    pub direction: Direction,
+    pub bytes: Vec<u8>,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
+    tape: Mutex<Option<Vec<Piece>>>,
+    /// The answers of a connection that carried this are held back.
+    hold: Mutex<Option<&'static str>>,
     half_trip: AtomicU64,
     stop: AtomicBool,
     stalled: AtomicBool,
@@ -117,6 +128,22 @@ impl Relay {
         self.shared.refusing.store(on, SeqCst);
     }
 
+    /// Holds back every answer on the connections that carry `command` from now on, until it is
+    /// called with `None`.
+    pub fn hold_answers_to(&self, command: Option<&'static str>) {
+        *self.shared.hold.lock().unwrap() = command;
+    }
+
+    /// Writes down what goes through from now on. Only of use without TLS.
+    pub fn record(&self) {
+        *self.shared.tape.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// What went through since [`Relay::record`].
+    pub fn tape(&self) -> Vec<Piece> {
+        self.shared.tape.lock().unwrap().clone().unwrap_or_default()
+    }
+
     /// Sends one byte at a time.
     pub fn drip(&self, on: bool) {
         self.shared.dripping.store(on, SeqCst);
@@ -145,6 +172,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
         self.shared.stalled.store(false, SeqCst);
+        self.hold_answers_to(None);
         self.reset();
         // Wakes the accepting thread.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
@@ -167,7 +195,7 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
         abort(&client);
         return;
     };
-    shared.connections.fetch_add(1, SeqCst);
+    let connection = shared.connections.fetch_add(1, SeqCst);
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let mut open = shared.open.lock().unwrap();
     // Only the read halves are kept: the descriptor of an ended connection must not pile up.
@@ -175,6 +203,7 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
     open.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
     drop(open);
     let last_was_up = Arc::new(AtomicBool::new(false));
+    let held = Arc::new(AtomicBool::new(false));
     for direction in [Direction::Up, Direction::Down] {
         let (from, to) = match direction {
             Direction::Up => (&client, &server),
@@ -185,7 +214,9 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
             from: from.try_clone().unwrap(),
             to: to.try_clone().unwrap(),
             direction,
+            connection,
             last_was_up: last_was_up.clone(),
+            held: held.clone(),
         };
         std::thread::spawn(move || pump.run());
     }
@@ -196,7 +227,10 @@ struct Pump {
     from: TcpStream,
     to: TcpStream,
     direction: Direction,
+    connection: u64,
     last_was_up: Arc<AtomicBool>,
+    /// It has carried the command of [`Relay::hold_answers_to`].
+    held: Arc<AtomicBool>,
 }
 
 impl Pump {
@@ -219,7 +253,9 @@ impl Pump {
             from: self.from.try_clone().unwrap(),
             to: self.to.try_clone().unwrap(),
             direction: self.direction,
+            connection: self.connection,
             last_was_up: self.last_was_up.clone(),
+            held: self.held.clone(),
         };
         std::thread::spawn(move || writer.deliver(&receiver));
         let mut buffer = vec![0; 64 << 10];
@@ -252,12 +288,38 @@ impl Pump {
                     &self.shared.down
                 };
                 total.fetch_add(n as u64, SeqCst);
+                self.note(&buffer[..n]);
                 if self.last_was_up.swap(up, SeqCst) != up && up {
                     self.shared.turns.fetch_add(1, SeqCst);
                 }
                 Some(n)
             }
         }
+    }
+
+    fn note(&self, bytes: &[u8]) {
+        if let Some(tape) = &mut *self.shared.tape.lock().unwrap() {
+            tape.push(Piece {
+                connection: self.connection,
+                direction: self.direction,
+                bytes: bytes.to_vec(),
+            });
+        }
+        let hold = *self.shared.hold.lock().unwrap();
+        if let (Some(command), Direction::Up) = (hold, self.direction)
+            && bytes
+                .windows(command.len())
+                .any(|w| w == command.as_bytes())
+        {
+            self.held.store(true, SeqCst);
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.shared.stalled.load(SeqCst)
+            || self.direction == Direction::Down
+                && self.held.load(SeqCst)
+                && self.shared.hold.lock().unwrap().is_some()
     }
 
     fn deliver(&mut self, chunks: &Receiver<(Instant, Vec<u8>)>) {
@@ -278,7 +340,7 @@ impl Pump {
 
     /// False when the connection is over.
     fn write(&mut self, bytes: &[u8]) -> bool {
-        while self.shared.stalled.load(SeqCst) {
+        while self.is_held() {
             std::thread::sleep(Duration::from_millis(2));
         }
         let budget = match self.direction {

@@ -1,0 +1,181 @@
+//! What crosses the network, read off the link: round trips, FORCE, who waits for whom.
+
+use crate::support::client::{leftovers, put_log, take_log};
+use crate::support::csync::Csync;
+use crate::support::imap::message;
+use crate::support::lab::{Lab, Setup, Way};
+use crate::support::relay::{Direction, Piece};
+use crate::support::wait_for;
+
+ways!(round_trips: strict);
+ways!(force_stays_with_its_session: strict, fan_out);
+
+/// Without TLS, so that the link can be read.
+fn readable(way: Way) -> Setup {
+    let mut setup = Setup::new(way);
+    setup.tls = false;
+    setup.round_trip = std::time::Duration::from_millis(20);
+    setup
+}
+
+fn mail(lab: &Lab, users: &[&str], what: &str) {
+    for user in users {
+        let text = message(&format!("{user} {what}"), 2000);
+        lab.master.login(user).append("INBOX", "", &text);
+    }
+}
+
+/// What the client's side said on a connection, cut wherever the server had answered.
+fn turns(tape: &[Piece], connection: u64) -> Vec<String> {
+    let mut turns = Vec::new();
+    let mut was_up = false;
+    for piece in tape.iter().filter(|p| p.connection == connection) {
+        let up = piece.direction == Direction::Up;
+        if up {
+            if !was_up {
+                turns.push(String::new());
+            }
+            let said = String::from_utf8_lossy(&piece.bytes);
+            turns.last_mut().unwrap().push_str(&said);
+        }
+        was_up = up;
+    }
+    turns
+}
+
+fn connections(tape: &[Piece]) -> std::collections::BTreeSet<u64> {
+    tape.iter().map(|piece| piece.connection).collect()
+}
+
+/// An append to a known mailbox costs GET and one burst. Stock to stock it is GET, RESERVE, MESSAGE,
+/// MAILBOX and RESTART, one round trip each (capture 03).
+fn round_trips(way: Way) {
+    let mut setup = readable(way);
+    setup.lanes = 1;
+    let mut lab = setup.start();
+    lab.add_user("alice");
+    mail(&lab, &["alice"], "1");
+    lab.settle();
+    lab.end_rolling();
+    mail(&lab, &["alice"], "2");
+    let lines = take_log(&lab.sync_directory());
+    lab.relay.record();
+    lab.strict_client().log(&lines).expect_ok("-r -f");
+    let tape = lab.relay.tape();
+    let said = connections(&tape).into_iter().map(|c| turns(&tape, c));
+    let with_work = |turns: &Vec<String>| turns.iter().any(|t| t.contains("APPLY MAILBOX"));
+    let all: Vec<Vec<String>> = said.filter(with_work).collect();
+    assert_eq!(all.len(), 1, "one lane: {all:#?}");
+    let work = |turn: &&String| {
+        ["GET ", "APPLY ME", "APPLY R", "APPLY MA"]
+            .iter()
+            .any(|v| turn.starts_with(v))
+    };
+    let turns: Vec<&String> = all[0].iter().filter(work).collect();
+    assert_eq!(turns.len(), 2, "GET and one burst: {turns:#?}");
+    assert!(
+        turns[0].starts_with("GET MAILBOXES (user.alice)\r\n"),
+        "{turns:#?}"
+    );
+    assert!(turns[1].starts_with("APPLY MESSAGE (%{"), "{turns:#?}");
+    assert!(turns[1].contains("\r\nAPPLY MAILBOX %("), "{turns:#?}");
+    lab.settle();
+}
+
+/// The client finishes its whole run while not one APPLY MAILBOX of it has been answered; the
+/// journal stays until they are.
+#[test]
+fn fan_out_waits_for_no_unit_of_another_user() {
+    let mut lab = readable(Way::FanOut).start();
+    let users = ["alice", "bob", "carol", "dave", "erin", "frank"];
+    for user in users {
+        lab.add_user(user);
+    }
+    mail(&lab, &users, "1");
+    lab.settle();
+    lab.step("until there is a lane for each of the two and one for GET");
+    let idle = |lab: &mut Lab| lab.mux().metric("syncmux_lanes", &[("state", "idle")]);
+    for round in 0.. {
+        assert!(round < 20, "{} lanes after {round} rounds", idle(&mut lab));
+        mail(&lab, &users, &format!("warm {round}"));
+        lab.replicate();
+        // The gauge is brought up to date now and then.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        if idle(&mut lab) >= 3.0 {
+            break;
+        }
+    }
+    lab.end_rolling();
+    lab.step("answers are held back");
+    mail(&lab, &users[..2], "2");
+    let directory = lab.sync_directory();
+    let lines = take_log(&directory);
+    lab.relay.hold_answers_to(Some("APPLY MAILBOX"));
+    put_log(&directory, &lines);
+    lab.rolling();
+    wait_for("the client to be done", || {
+        let left = leftovers(&directory);
+        let client_is_done = !left.iter().any(|name| name.starts_with("log"));
+        client_is_done.then_some(())
+    });
+    let left = leftovers(&directory);
+    assert!(
+        left.iter().any(|name| name.starts_with("syncmux-run-")),
+        "the link must outlast log-run: {left:?}"
+    );
+    wait_for("two unconfirmed users", || {
+        (lab.mux().metric("syncmux_unconfirmed_users", &[]) == 2.0).then_some(())
+    });
+    lab.step("they arrive");
+    lab.relay.hold_answers_to(None);
+    lab.settle();
+    assert!(lab.client_has_lived());
+}
+
+/// FORCE sets a variable of the replica's process that nothing resets (protocol.md 20).
+fn force_stays_with_its_session(way: Way) {
+    let mut lab = readable(way).start();
+    let users = ["alice", "bob", "carol"];
+    for user in users {
+        lab.add_user(user);
+    }
+    mail(&lab, &users, "1");
+    lab.settle();
+    lab.relay.record();
+    lab.step("a session that has said FORCE works beside others");
+    let listen = lab.mux().strict_listen.clone();
+    let mut forced = Csync::login(&listen);
+    let answer = forced.ask("APPLY FORCE %()");
+    assert!(answer.starts_with("OK"), "{answer:?}");
+    mail(&lab, &users, "2");
+    lab.replicate();
+    let answer = forced.ask("GET USER alice");
+    assert!(answer.contains("* MAILBOX %("), "{answer:?}");
+    lab.strict_client().user(&["bob"]).expect_ok("-u");
+    let answer = forced.ask("GET MAILBOXES (user.alice)");
+    assert!(answer.contains("* MAILBOX %("), "{answer:?}");
+    assert_eq!(forced.ask("EXIT"), "OK Finished\r\n");
+    lab.step("a stock client with -O, and others after it");
+    mail(&lab, &users, "3");
+    let client = lab.strict_client();
+    let arguments = ["-v", "-v", "-o", "-O", "-u", "carol"];
+    client.run(&arguments).expect_ok("-O -u");
+    client.user(&["bob"]).expect_ok("-u");
+    lab.settle();
+    let tape = lab.relay.tape();
+    let said = |connection: u64| -> String { turns(&tape, connection).concat() };
+    let all: Vec<String> = connections(&tape).into_iter().map(said).collect();
+    let with_force: Vec<&String> = all.iter().filter(|t| t.contains("APPLY FORCE")).collect();
+    assert_eq!(with_force.len(), 2, "a lane for each of the two: {all:#?}");
+    for (text, whose) in with_force.iter().zip(["alice", "carol"]) {
+        let (_, after) = text.split_once("APPLY FORCE").unwrap();
+        assert!(after.contains(&format!("GET USER {whose}")), "{after}");
+        for other in users.iter().filter(|user| **user != whose) {
+            assert!(
+                !after.contains(other),
+                "{other} on the lane of {whose}: {after}"
+            );
+        }
+        assert!(after.ends_with("EXIT\r\n"), "the lane was kept: {after}");
+    }
+}
