@@ -22,6 +22,7 @@ macro_rules! ways {
 
 mod support;
 
+mod bad_user;
 mod channels;
 mod faults;
 mod folders;
@@ -29,10 +30,9 @@ mod harness;
 mod lanes;
 mod mail;
 mod modes;
-mod refusals;
-mod refused;
 mod sites;
 mod soak;
 mod split;
 mod state;
 mod users;
+mod wrong_settings;

@@ -161,11 +161,11 @@ impl Instance {
         }
     }
 
-    /// SIGTERM, as an operator would.
+    /// SIGTERM, as an operator would; and SIGKILL after a while, as systemd would: Cyrus's `master`
+    /// waits for ever for a child that it started just before it was told to stop.
     pub fn stop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.terminate();
-        }
+        // Dropping it does both.
+        drop(self.process.take());
     }
 
     /// `kill -9` for it and all of its processes.

@@ -203,7 +203,7 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
     open.extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
     drop(open);
     let last_was_up = Arc::new(AtomicBool::new(false));
-    let held = Arc::new(AtomicBool::new(false));
+    let held = Arc::new(Mutex::new(None));
     for direction in [Direction::Up, Direction::Down] {
         let (from, to) = match direction {
             Direction::Up => (&client, &server),
@@ -229,8 +229,8 @@ struct Pump {
     direction: Direction,
     connection: u64,
     last_was_up: Arc<AtomicBool>,
-    /// It has carried the command of [`Relay::hold_answers_to`].
-    held: Arc<AtomicBool>,
+    /// The command of [`Relay::hold_answers_to`] that it has carried.
+    held: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Pump {
@@ -311,15 +311,16 @@ impl Pump {
                 .windows(command.len())
                 .any(|w| w == command.as_bytes())
         {
-            self.held.store(true, SeqCst);
+            *self.held.lock().unwrap() = hold;
         }
     }
 
     fn is_held(&self) -> bool {
+        let hold = *self.shared.hold.lock().unwrap();
         self.shared.stalled.load(SeqCst)
             || self.direction == Direction::Down
-                && self.held.load(SeqCst)
-                && self.shared.hold.lock().unwrap().is_some()
+                && hold.is_some()
+                && *self.held.lock().unwrap() == hold
     }
 
     fn deliver(&mut self, chunks: &Receiver<(Instant, Vec<u8>)>) {
