@@ -11,7 +11,7 @@ use super::job::{Acked, Job, State, Unit, Work};
 use super::plan::{self, Class, Plan, covered};
 use super::queue::{JobId, Keys};
 use super::runs::Cover;
-use super::session::{Asked, Group, Pending, Session, Waiting};
+use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
 use crate::protocol::synclog::Coverage;
 use crate::protocol::{Apply, Body, Command, Get, Kind, print};
 
@@ -75,6 +75,7 @@ impl Core {
             return;
         }
         session.arrived = now;
+        session.under_run = run.is_some();
         let mode = session.mode;
         if self.draining.is_some() {
             return self.end_session(id, BYE.into());
@@ -167,6 +168,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        if session.group.reserves_nothing(&mailboxes) {
+            return self.answer(id, "APPLY RESERVE", "ok", OK.into(), false);
+        }
         session.staging.reserve(partition, mailboxes.clone(), guids);
         if self.staged_bytes < self.setup.limits.staged_bytes {
             // The client uploads to here, which costs no network.
@@ -193,10 +197,6 @@ impl Core {
                     ..Group::default()
                 };
                 self.unstage(id);
-                if self.deferred(id, &plan) {
-                    let no = "NO IMAP_MAILBOX_LOCKED Left alone for a while after a failure\r\n";
-                    return self.answer(id, plan.verb, "no", no.into(), true);
-                }
             }
             Kind::Get(Get::Mailboxes(names)) => session.group.asked_mailboxes(names, site),
             Kind::Apply(Apply::Mailbox(mailbox))
@@ -215,6 +215,9 @@ impl Core {
             }
             _ => {}
         }
+        let Some(command) = self.set_aside(id, command, &plan) else {
+            return;
+        };
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
@@ -244,17 +247,6 @@ impl Core {
             }
         }
         self.submit_real(id, command, plan);
-    }
-
-    /// Whether a USER sync of this plan's user is left alone for now.
-    fn deferred(&self, id: SessionId, plan: &Plan) -> bool {
-        let fans_out = self.sessions.get(&id).is_some_and(Session::fans_out);
-        let paused = |subject| {
-            self.ledger
-                .probation(subject)
-                .is_some_and(|probation| probation.until > self.now)
-        };
-        self.setup.named && fans_out && plan.subjects.iter().any(paused)
     }
 
     fn submit_covered(
@@ -352,14 +344,13 @@ impl Core {
     }
 
     fn submit_real(&mut self, id: SessionId, command: Command, plan: Plan) {
-        let asked = Asked::of(&command.kind);
-        let names = match &command.kind {
-            Kind::Get(Get::Mailboxes(names)) => names.clone(),
-            _ => Vec::new(),
+        let asked = match Asked::of(&command.kind) {
+            // Over many users it goes out in parallel by user.
+            Asked::Mailboxes(asked) if matches!(&plan.keys, Keys::Of(keys) if keys.len() > 1) => {
+                return self.send_mailboxes(id, plan, asked);
+            }
+            asked => asked,
         };
-        if matches!(&plan.keys, Keys::Of(keys) if keys.len() > 1) && !names.is_empty() {
-            return self.send_split(id, &plan, &names);
-        }
         let work = self.work(id, command);
         self.send_real(id, plan, asked, work);
     }
@@ -392,43 +383,8 @@ impl Core {
         }
     }
 
-    /// A GET MAILBOXES over many users goes out in parallel by user.
-    fn send_split(&mut self, id: SessionId, plan: &Plan, names: &[Bytes]) {
-        let mut parts: Vec<(crate::protocol::UserKey, Vec<Bytes>)> = Vec::new();
-        let mut index = hashbrown::HashMap::new();
-        let mut order = Vec::with_capacity(names.len());
-        for name in names {
-            let key = self.setup.site.key_of_mailbox(name);
-            let part = *index.entry(key.clone()).or_insert_with(|| {
-                parts.push((key, Vec::new()));
-                parts.len() - 1
-            });
-            parts[part].1.push(name.clone());
-            order.push((name.clone(), part));
-        }
-        let count = parts.len();
-        for (part, (key, names)) in parts.into_iter().enumerate() {
-            // Only its own subjects: the cost of many users must not be that of their square.
-            let (_, subjects) = plan::all(&names, &self.setup.site);
-            let part_plan = Plan::new(plan.verb, plan.class, Keys::Of(vec![key]), subjects);
-            let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
-            self.push_job(id, part, &part_plan, work, None);
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            let parts = (0..count).map(|_| None).collect();
-            let waiting = Waiting {
-                plan: plan.clone(),
-                command: Asked::Mailboxes,
-                parts,
-                missing: count,
-                order,
-            };
-            session.pending = Some(Pending::Jobs(waiting));
-        }
-    }
-
     /// Queues a job; returns how many bytes it holds.
-    fn push_job(
+    pub(super) fn push_job(
         &mut self,
         session: SessionId,
         part: usize,
@@ -566,7 +522,10 @@ impl Core {
 impl Asked {
     fn of(kind: &Kind) -> Self {
         match kind {
-            Kind::Get(Get::Mailboxes(_)) => Asked::Mailboxes,
+            Kind::Get(Get::Mailboxes(names)) => Asked::Mailboxes(AskedMailboxes {
+                names: names.clone(),
+                ..AskedMailboxes::default()
+            }),
             Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
             Kind::Get(Get::User(_)) => Asked::User,
             Kind::Get(Get::Meta(_)) => Asked::Never,

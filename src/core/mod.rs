@@ -6,8 +6,8 @@
 //!
 //! The way of a command: `commands` takes it in and makes it a job or an answer; `queue` orders
 //! jobs by user key; `dispatch` puts them on lanes; `burst` says what goes down a lane; `outcome`
-//! takes the replica's answers; `policy`, `ledger` and `runs` are about failures and about what
-//! stands on disk.
+//! takes the replica's answers; `policy`, `left_alone`, `ledger` and `runs` are about failures and
+//! about what stands on disk.
 
 mod burst;
 mod commands;
@@ -16,6 +16,7 @@ pub mod event;
 mod job;
 mod lanes;
 mod ledger;
+mod left_alone;
 mod limits;
 mod outcome;
 mod plan;

@@ -8,6 +8,7 @@ use super::event::{Action, LaneId, Note, SessionId};
 use super::job::{Acked, Job, State, Work};
 use super::lanes::What;
 use super::ledger::Settled;
+use super::left_alone::nothing_there;
 use super::limits::pause;
 use super::plan::Subject;
 use super::policy::{self, Answer};
@@ -131,7 +132,7 @@ impl Core {
     }
 
     /// Owes everything acknowledged for a subject that has failed; none of it is sent any more.
-    fn drop_behind(&mut self, subject: &Subject, due: Duration) {
+    pub(super) fn drop_behind(&mut self, subject: &Subject, due: Duration) {
         let key = match subject {
             Subject::User(key) => key.clone(),
             Subject::Mailbox(_) => UserKey::shared(),
@@ -164,7 +165,7 @@ impl Core {
     }
 
     /// Counts a failure of a subject; returns when its lines go back into the sync log.
-    fn fail(&mut self, subject: &Subject, words: &str, refused: bool) -> Duration {
+    pub(super) fn fail(&mut self, subject: &Subject, words: &str, refused: bool) -> Duration {
         let now = self.now;
         let limits = &self.setup.limits;
         let (probation, _) = self.ledger.fail(subject, words, refused, now);
@@ -206,6 +207,9 @@ impl Core {
 
     /// All answers are there.
     fn command_done(&mut self, id: SessionId, waiting: Waiting) {
+        let Some(waiting) = self.mailboxes_done(id, waiting) else {
+            return;
+        };
         let Waiting {
             plan,
             command,
@@ -237,7 +241,7 @@ impl Core {
         }
         let force = session.pool.force.is_some();
         let named = self.setup.named;
-        let verdict = policy::refused(&reply.status, &plan, &command, &session.group, named, force);
+        let verdict = policy::refused(&reply.status, &plan, &command, session, named, force);
         let token = reply.status.token();
         if let (Asked::Mailbox(name), Some(b"IMAP_SYNC_CHECKSUM")) = (&command, token) {
             session.group.checksums.insert(name.clone());
@@ -256,6 +260,10 @@ impl Core {
                 "no",
             ),
             Answer::Ok => ("OK success\r\n".into(), "ok"),
+            Answer::Nothing => {
+                session.group.user_left_alone = true;
+                (nothing_there(), "ok")
+            }
         };
         let subject = user.clone().or_else(|| plan.subjects.first().cloned());
         let (Some(line), Some(subject)) = (verdict.owe, subject) else {
@@ -269,6 +277,7 @@ impl Core {
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             session.pending = Some(Pending::Durable {
+                lines: 1,
                 body,
                 outcome,
                 verb: plan.verb,
@@ -299,12 +308,21 @@ impl Core {
             };
             match session.pending.take() {
                 Some(Pending::Durable {
+                    lines,
                     body,
                     outcome,
                     verb,
-                }) => {
-                    self.answer(id, verb, outcome, body, false);
-                }
+                }) => match lines.checked_sub(1) {
+                    None | Some(0) => self.answer(id, verb, outcome, body, false),
+                    Some(lines) => {
+                        session.pending = Some(Pending::Durable {
+                            lines,
+                            body,
+                            outcome,
+                            verb,
+                        });
+                    }
+                },
                 other => session.pending = other,
             }
         }
@@ -441,7 +459,7 @@ fn is_behind(job: &Job, subject: &Subject) -> bool {
     same && !matches!(job.state, State::Running(_))
 }
 
-fn outcome(status: &Status) -> &'static str {
+pub(super) fn outcome(status: &Status) -> &'static str {
     match status.kind {
         StatusKind::Ok => "ok",
         StatusKind::No => "no",
@@ -456,7 +474,7 @@ fn line_of(status: &Status) -> Body {
     bytes::Bytes::from(line).into()
 }
 
-fn body_of(reply: Reply) -> Body {
+pub(super) fn body_of(reply: Reply) -> Body {
     let mut body = Body::new();
     for line in reply.untagged {
         body.append(line.raw);
@@ -467,7 +485,7 @@ fn body_of(reply: Reply) -> Body {
 
 /// One answer from those of the parts: MAILBOX lines in the order in which the names were asked
 /// for, as the replica gives them, and the first refusal if there is one.
-fn merge(parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
+pub(super) fn merge(parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
     if let (1, Some(only)) = (parts.len(), parts.first()) {
         return only.clone();
     }

@@ -1,9 +1,9 @@
 //! What a client on a fan-out listener is told when the replica refuses (design.md, promise 7):
 //! one bad user must not stop the others, and what the real client does with an answer decides
-//! which answer it is given.
+//! which answer it is given. Whom it is made to leave alone: `left_alone`.
 
 use super::plan::Plan;
-use super::session::{Asked, Group};
+use super::session::{Asked, Session};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Status, StatusKind};
 
@@ -26,6 +26,8 @@ pub(super) enum Answer {
     Locked,
     /// OK: the client goes on with the others, and the line brings it back.
     Ok,
+    /// As if the replica had nothing of the user, who is left alone until RESTART.
+    Nothing,
 }
 
 /// Whether the client takes this refusal for success (`sync_do_folder_delete`, `do_unuser` and
@@ -41,11 +43,12 @@ pub(super) fn refused(
     status: &Status,
     plan: &Plan,
     asked: &Asked,
-    group: &Group,
+    session: &Session,
     named: bool,
     force: bool,
 ) -> Verdict {
     debug_assert!(matches!(status.kind, StatusKind::No | StatusKind::Bad));
+    let group = &session.group;
     let is_read = plan.class == super::plan::Class::Read;
     let token = status.token();
     if let (Asked::Mailbox(name), Some(b"IMAP_SYNC_CHECKSUM")) = (asked, token) {
@@ -66,7 +69,12 @@ pub(super) fn refused(
                 answer: Answer::Locked,
                 owe,
             },
-            // Data can't be made up, and a RENAME is looked at again by the client's next GET.
+            (false, _, Asked::User) if owe.is_some() && session.under_run => Verdict {
+                answer: Answer::Nothing,
+                owe,
+            },
+            // A RENAME is looked at again by the client's next GET; what else is read in a USER
+            // sync can't be made up: it ends this run, and the next GET USER is left alone.
             (false, true, _) | (false, _, Asked::Rename) => Verdict {
                 answer: Answer::AsIs,
                 owe,

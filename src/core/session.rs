@@ -25,6 +25,8 @@ pub(super) struct Session {
     pub(super) unconfirmed: usize,
     /// The client has a cache of its own: nothing is acknowledged early any more.
     pub(super) has_cache: bool,
+    /// The last command came while there was a `log-run`, so this may be the rolling client.
+    pub(super) under_run: bool,
 }
 
 /// What the client has asked about since its last RESTART, which tells what it is doing
@@ -33,6 +35,10 @@ pub(super) struct Session {
 pub(super) struct Group {
     /// GET USER: a USER sync, in which any refusal ends the client.
     pub(super) user: Option<(Bytes, UserKey)>,
+    /// GET USER was answered as if the replica had nothing.
+    pub(super) user_left_alone: bool,
+    /// GET MAILBOXES was answered as if the replica had none of these.
+    pub(super) left_alone: HashSet<Bytes>,
     /// The names of GET MAILBOXES.
     pub(super) names: HashSet<Bytes>,
     /// Their users.
@@ -64,8 +70,9 @@ pub(super) enum Pending {
     Enabled,
     /// A lane on which FORCE was said.
     Forced,
-    /// A line must be durable before this answer goes out.
+    /// Lines must be durable before this answer goes out.
     Durable {
+        lines: usize,
         body: Body,
         outcome: &'static str,
         verb: &'static str,
@@ -91,7 +98,7 @@ pub(super) struct Waiting {
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
     /// GET MAILBOXES
-    Mailboxes,
+    Mailboxes(AskedMailboxes),
     /// GET FULLMAILBOX
     FullMailbox(Bytes),
     /// GET USER
@@ -112,6 +119,17 @@ pub(super) enum Asked {
     Other,
 }
 
+/// A GET MAILBOXES, as far as it goes to the replica.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AskedMailboxes {
+    /// The names, in the order asked.
+    pub(super) names: Vec<Bytes>,
+    /// Names that the client asked for too, and that are left alone.
+    pub(super) left_out: Vec<Bytes>,
+    /// Each name is asked for by itself, to find out whom the replica refuses.
+    pub(super) singly: bool,
+}
+
 impl Session {
     /// A session that has just logged in.
     pub(super) fn new(mode: Mode, identity: Identity, now: Duration) -> Self {
@@ -128,6 +146,7 @@ impl Session {
             arrived: now,
             unconfirmed: 0,
             has_cache: false,
+            under_run: false,
         }
     }
 

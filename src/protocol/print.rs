@@ -16,6 +16,9 @@ pub const EXIT: &str = "EXIT\r\n";
 /// `APPLY FORCE %()`
 pub const FORCE: &str = "APPLY FORCE %()\r\n";
 
+/// A mailbox that no replica has: see [`placeholder`].
+pub const PLACEHOLDER: &str = "syncmux.left-alone";
+
 /// Strings of this length and more are literals (`MAXQSTRING`, `imparse_isatom`).
 const MAX_QUOTED: usize = 1024;
 
@@ -141,4 +144,18 @@ pub fn missing(guids: &[Guid]) -> Body {
     guid_list(&mut out, guids);
     out.extend_from_slice(b"\r\n");
     body(out)
+}
+
+/// `* MAILBOX %(...)` of a mailbox that does not exist, for a client that is to believe that the
+/// replica lacks all others. An answer without any line would make it upload every message
+/// unasked (`sync_reserve_partition` in Cyrus's `sync_support.c`); with this one it asks first, by
+/// RESERVE. The fields are those without which the client refuses a line (`sync_kl_parse`).
+#[must_use]
+pub fn placeholder() -> Body {
+    let line = format!(
+        "* MAILBOX %(UNIQUEID {PLACEHOLDER} MBOXNAME {PLACEHOLDER} LAST_UID 0 HIGHESTMODSEQ 1 \
+         RECENTUID 0 RECENTTIME 0 LAST_APPENDDATE 0 POP3_LAST_LOGIN 0 UIDVALIDITY 1 \
+         PARTITION default ACL \"\" OPTIONS \"\")\r\n"
+    );
+    body(line.into_bytes())
 }

@@ -12,6 +12,8 @@ use crate::support::wait_for;
 
 ways!(unwritable_mailbox: direct, strict, fan_out);
 ways!(unwritable_in_a_named_channel: direct, strict, fan_out);
+ways!(unreadable_mailbox: strict, fan_out);
+ways!(unreadable_in_a_named_channel: strict, fan_out);
 ways!(staging_unwritable: direct, strict, fan_out);
 ways!(unknown_partition: direct, strict, fan_out);
 
@@ -68,15 +70,24 @@ fn keep_trying(lab: &mut Lab) {
 }
 
 fn unwritable_mailbox(way: Way) {
-    unwritable(way, "");
+    out_of_order(way, "", 0o555);
 }
 
 /// Here the client itself knows how to leave a user alone (IMAP_MAILBOX_LOCKED).
 fn unwritable_in_a_named_channel(way: Way) {
-    unwritable(way, "second");
+    out_of_order(way, "second", 0o555);
 }
 
-fn unwritable(way: Way, channel: &str) {
+/// GET USER and GET MAILBOXES are refused. Stock to stock the client does its run again without end.
+fn unreadable_mailbox(way: Way) {
+    out_of_order(way, "", 0);
+}
+
+fn unreadable_in_a_named_channel(way: Way) {
+    out_of_order(way, "second", 0);
+}
+
+fn out_of_order(way: Way, channel: &str, mode: u32) {
     let mut setup = Setup::new(way);
     channel.clone_into(&mut setup.channel);
     let mut lab = setup.start();
@@ -90,9 +101,9 @@ fn unwritable(way: Way, channel: &str) {
         admin.append(name, "", &message(&format!("{name} 1"), 1000));
     }
     lab.settle();
-    lab.step("a user's mailbox and a shared one cannot be written");
+    lab.step("a user's mailbox and a shared one are out of order");
     let bad = ["user.u002", "shared.bad"].map(|name| mailbox_folder(&lab.replica, name));
-    bad.iter().for_each(|path| set_mode(path, 0o555));
+    bad.iter().for_each(|path| set_mode(path, mode));
     mail(&lab, &users, "2");
     for name in shared {
         admin.append(name, "", &message(&format!("{name} 2"), 1000));
@@ -106,16 +117,26 @@ fn unwritable(way: Way, channel: &str) {
         good.iter()
             .for_each(|mailbox| wait_for_mail(&lab, mailbox, 2));
         wait_for_mail(&lab, "shared.good", 2);
-        lab.step("the others go on while it still cannot be written");
+        lab.step("the others go on meanwhile");
         mail(&lab, &users, "3");
         admin.append("shared.good", "", &message("shared.good 3", 1000));
         good.iter()
             .for_each(|mailbox| wait_for_mail(&lab, mailbox, 3));
         wait_for_mail(&lab, "shared.good", 3);
         assert!(lab.client_has_lived(), "one bad user ended the client");
-        for name in ["user.u002", "shared.bad"] {
-            assert_eq!(count(&lab.replica, name), 1, "{name}");
+        if mode != 0 {
+            for name in ["user.u002", "shared.bad"] {
+                assert_eq!(count(&lab.replica, name), 1, "{name}");
+            }
         }
+        let verb = [("verb", "GET USER")];
+        let before = lab.mux().metric("syncmux_commands_total", &verb);
+        std::thread::sleep(Duration::from_secs(4));
+        let tries = lab.mux().metric("syncmux_commands_total", &verb) - before;
+        assert!(
+            tries < 20.0,
+            "the client spins: {tries} GET USER in 4 seconds"
+        );
         if !channel.is_empty() {
             wait_for("IMAP_MAILBOX_LOCKED for the user", || {
                 let text = lab.rolling().output();
@@ -125,7 +146,7 @@ fn unwritable(way: Way, channel: &str) {
     } else {
         keep_trying(&mut lab);
     }
-    lab.step("it can be written again");
+    lab.step("they are in order again");
     bad.iter().for_each(|path| set_mode(path, 0o700));
     lab.settle();
     if way == Way::FanOut {

@@ -131,8 +131,10 @@ impl Client {
                     self.pause().await;
                     continue;
                 };
-                if self.work(&lines).await.is_err() {
-                    break;
+                match self.work(&lines).await {
+                    Ok(()) => {}
+                    Err(Error::Refused) => panic!("one refusal ended a run: nobody else gets on"),
+                    Err(_) => break,
                 }
                 self.master.borrow_mut().run = None;
             }
@@ -301,8 +303,10 @@ impl Client {
             let (from, to) = (remote(&answer, name).unwrap_or(0), self.version(name));
             reserve.extend((from + 1..=to).map(|n| guid(name, n)));
         }
-        if answer.contains("* MAILBOX") && !reserve.is_empty() {
-            let guids = reserve.join(" ");
+        // As `sync_reserve_partition` does: for the mailboxes that the answer names.
+        let there: Vec<&str> = answer.lines().filter_map(mailbox_of).collect();
+        if !there.is_empty() && !reserve.is_empty() {
+            let (list, guids) = (there.join(" "), reserve.join(" "));
             let text =
                 format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({guids}))\r\n");
             self.ask(text).await?;
@@ -354,6 +358,11 @@ impl Client {
             other => other.map(drop),
         }
     }
+}
+
+fn mailbox_of(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("MBOXNAME ")?;
+    rest.split(' ').next()
 }
 
 /// The replica's version of a mailbox, from an answer.

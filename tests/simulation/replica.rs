@@ -26,9 +26,13 @@ pub(crate) struct Replica {
     pub(crate) processes: BTreeMap<LaneId, Process>,
     /// Refuses every write of this user.
     pub(crate) bad: Option<Bytes>,
+    /// Can't tell about mailboxes that begin like this.
+    pub(crate) unreadable: Option<Bytes>,
     /// Chances in 1,000: a refusal, death before a command, death after it.
     pub(crate) chances: (u32, u32, u32),
 }
+
+const IO_ERROR: &str = "NO System I/O error";
 
 /// What became of one command.
 pub(crate) enum Done {
@@ -103,6 +107,11 @@ impl Replica {
         Some(done)
     }
 
+    fn is_unreadable(&self, name: &[u8]) -> bool {
+        let bad = self.unreadable.as_ref();
+        bad.is_some_and(|bad| name.starts_with(bad))
+    }
+
     fn line(&self, name: &Bytes) -> String {
         let Some(version) = self.mailboxes.get(name) else {
             return String::new();
@@ -125,8 +134,11 @@ impl Replica {
                 "OK Restarting\r\n".to_owned()
             }
             Kind::Get(Get::Mailboxes(names)) => {
-                let lines: String = names.iter().map(|name| self.line(name)).collect();
-                format!("{lines}OK success\r\n")
+                let readable = names.iter().take_while(|name| !self.is_unreadable(name));
+                let lines: Vec<String> = readable.map(|name| self.line(name)).collect();
+                let all = lines.len() == names.len();
+                let status = if all { "OK success" } else { IO_ERROR };
+                format!("{}{status}\r\n", lines.concat())
             }
             Kind::Get(Get::User(user)) => {
                 let prefix = format!("user.{}", std::str::from_utf8(user).unwrap());
@@ -135,7 +147,9 @@ impl Replica {
                         && matches!(name.get(prefix.len()), None | Some(b'.'))
                 });
                 let lines: String = all.map(|name| self.line(name)).collect();
-                format!("{lines}OK success\r\n")
+                let bad = self.is_unreadable(prefix.as_bytes());
+                let status = if bad { IO_ERROR } else { "OK success" };
+                format!("{lines}{status}\r\n")
             }
             Kind::Apply(Apply::Message { files, .. }) => {
                 process.staged.extend(files.iter().map(|file| file.guid));

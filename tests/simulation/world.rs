@@ -164,6 +164,8 @@ impl World {
                 };
                 let bad = format!("user.u{}", self.random.u8(0..5));
                 self.replica.bad = (self.random.u8(0..4) == 0).then(|| bad.into());
+                let bad = ["user.u1", "user.u3", "shared.a", "shared.b"][self.random.usize(0..4)];
+                self.replica.unreadable = (self.random.u8(0..3) == 0).then(|| bad.into());
             }
             self.step();
         }
@@ -171,6 +173,7 @@ impl World {
         self.faults = false;
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
+        self.replica.unreadable = None;
         for _ in 0..6 {
             self.rest();
             let snapshot = self.core.as_ref().unwrap().snapshot();

@@ -258,24 +258,6 @@ fn inside_a_user_sync_a_named_channel_defers_and_the_default_channel_goes_on() {
 }
 
 #[test]
-fn a_user_that_was_deferred_is_left_alone_while_its_pause_lasts() {
-    let (mut d, s) = rolling("", true);
-    for _ in 0..2 {
-        get(&mut d, s, "GET USER a\r\n");
-        d.say(s, &mailbox("user.a", None));
-        d.reply_to("APPLY MAILBOX", NO);
-        d.answer(s);
-        d.ask(s, "RESTART\r\n");
-    }
-    assert!(
-        d.ask(s, "GET USER a\r\n")
-            .starts_with("NO IMAP_MAILBOX_LOCKED ")
-    );
-    d.pass(limits().heal);
-    get(&mut d, s, "GET USER a\r\n");
-}
-
-#[test]
 fn in_a_group_of_several_one_refusal_does_not_fail_the_others() {
     for question in [
         "GET MAILBOXES (shared)\r\n",

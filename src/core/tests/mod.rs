@@ -4,5 +4,6 @@
 mod driver;
 mod failures;
 mod fan_out;
+mod left_alone;
 mod order;
 mod staging;
