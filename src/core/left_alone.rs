@@ -56,8 +56,7 @@ impl Core {
             Kind::Get(Get::Mailboxes(names)) if session.spans_others(&plan.subjects) => {
                 let left_out = |name: &Bytes| {
                     let subject = Subject::of_mailbox(&self.setup.site, name);
-                    let paused = self.paused(session, &[subject]).is_some();
-                    session.group.left_alone.contains(name) || (paused && is_writable(name))
+                    self.paused(session, &[subject]).is_some() && is_writable(name)
                 };
                 let (left_out, names): (Vec<_>, Vec<_>) = names.iter().cloned().partition(left_out);
                 if left_out.is_empty() {
@@ -150,12 +149,14 @@ impl Core {
             .flatten()
             .filter(|part| !any_refused || !is_refused(part))
             .collect();
+        let nothing_else = refused.len() == asked.names.len();
         let order = if singly { &[][..] } else { &waiting.order };
         let mut body = Body::new();
         for line in merge(good, order).untagged {
             body.append(line.raw);
         }
-        if body.is_empty() {
+        if body.is_empty() && nothing_else {
+            // Not where the replica lacks one of the others: its messages are needed here.
             body = print::placeholder();
         }
         body.append("OK success\r\n".into());
@@ -179,7 +180,7 @@ impl Core {
                 return lines;
             };
             if !session.group.left_alone.insert(name.clone()) {
-                // Its line is owed since the client asked first.
+                // Named twice.
                 continue;
             }
             let subject = Subject::of_mailbox(&self.setup.site, &name);

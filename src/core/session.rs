@@ -157,8 +157,10 @@ impl Session {
 }
 
 impl Group {
-    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again.
+    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again. Who is left alone is
+    /// found out anew: not every client says RESTART between two runs.
     pub(super) fn asked_mailboxes(&mut self, names: &[Bytes], site: &Site) {
+        self.left_alone.retain(|name| !names.contains(name));
         self.names.extend(names.iter().cloned());
         self.keys
             .extend(names.iter().map(|name| site.key_of_mailbox(name)));

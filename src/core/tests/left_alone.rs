@@ -206,10 +206,49 @@ fn among_several_users_the_one_is_found_that_is_refused() {
     d.reply_to("GET MAILBOXES (user.b)", OK);
     d.reply_to("GET MAILBOXES (user.a)", NO);
     d.reply_to("GET MAILBOXES (user.b)", OK);
-    assert!(is_nothing(&d.answer(s).unwrap()));
+    assert_eq!(d.answer(s).unwrap(), OK);
     assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
     assert_eq!(d.on_lanes(), [""; 0]);
     assert_eq!(d.ask(s, &mailbox("user.b", None)), OK);
     assert_eq!(d.count("APPLY MAILBOX"), 1);
     assert_eq!(d.core.snapshot().probation[0].subject, "a");
+}
+
+/// The client uploads the messages of a mailbox that the replica lacks unasked, unless the answer
+/// has a line: then it asks by RESERVE, and without its message a MAILBOX would kill the replica's
+/// process.
+#[test]
+fn a_new_mailbox_beside_one_that_is_left_alone_gets_its_messages() {
+    for pause in [false, true] {
+        let (mut d, s) = rolling(SHARED, false);
+        if pause {
+            for _ in 0..2 {
+                shared(&mut d, s, &["two"]);
+                d.answer(s).unwrap();
+                d.ask(s, "RESTART\r\n");
+            }
+        }
+        d.say(s, "GET MAILBOXES (two new)\r\n");
+        if !pause {
+            d.reply_to("GET MAILBOXES (two new)", NO);
+            d.reply_to("GET MAILBOXES (two)", NO);
+        }
+        d.reply_to("GET MAILBOXES (new)", OK);
+        assert_eq!(d.answer(s).unwrap(), OK);
+    }
+}
+
+/// Cyrus 2.5 says RESTART after 1,001 mailboxes only, and a run of `-m` never.
+#[test]
+fn without_a_restart_a_mailbox_is_not_left_alone_for_ever() {
+    let (mut d, s) = rolling(SHARED, false);
+    shared(&mut d, s, &["two"]);
+    d.answer(s).unwrap();
+    assert_eq!(d.ask(s, &mailbox("two", None)), OK);
+    (d.run, d.log) = (Some(RunId(8)), "MAILBOX two\n");
+    d.say(s, "GET MAILBOXES (two)\r\n");
+    d.reply_to("GET MAILBOXES (two)", OK);
+    assert_eq!(d.answer(s).unwrap(), OK);
+    d.say(s, &mailbox("two", None));
+    assert_eq!(d.count("APPLY MAILBOX"), 1);
 }
