@@ -99,7 +99,7 @@ pub(super) struct Waiting {
 pub(super) enum Asked {
     /// GET MAILBOXES
     Mailboxes(AskedMailboxes),
-    /// GET FULLMAILBOX
+    /// GET FULLMAILBOX, or GET FETCH for what it showed.
     FullMailbox(Bytes),
     /// GET USER
     User,
@@ -107,8 +107,8 @@ pub(super) enum Asked {
     Reserve,
     /// APPLY MAILBOX
     Mailbox(Bytes),
-    /// APPLY RENAME
-    Rename,
+    /// APPLY RENAME: the old name and the new one.
+    Rename([Bytes; 2]),
     /// UNMAILBOX, UNUSER: a refusal ends the client's run.
     Removal,
     /// Annotations: likewise.

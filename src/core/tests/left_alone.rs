@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, limits, mailbox, message, rolling};
-use crate::core::{Mode, RunId, SessionId};
+use super::driver::{Driver, RUN, driver, hex, limits, mailbox, message, rolling};
+use crate::core::{Limits, Mode, RunId, SessionId};
 
 const OK: &str = "OK success\r\n";
 const NO: &str = "NO System I/O error\r\n";
@@ -251,4 +251,61 @@ fn without_a_restart_a_mailbox_is_not_left_alone_for_ever() {
     assert_eq!(d.answer(s).unwrap(), OK);
     d.say(s, &mailbox("two", None));
     assert_eq!(d.count("APPLY MAILBOX"), 1);
+}
+
+/// The client fails all shared mailboxes with it, and does the run again without end.
+#[test]
+fn a_shared_mailbox_that_can_not_be_repaired_is_left_alone_in_the_next_run() {
+    for refused in [
+        "GET FULLMAILBOX two\r\n",
+        "GET FETCH %(MBOXNAME two PARTITION p UNIQUEID id GUID 0000000000000000000000000000000000000002 UID 1)\r\n",
+        "APPLY RENAME %(OLDMBOXNAME two NEWMBOXNAME three PARTITION p UIDVALIDITY 1)\r\n",
+    ] {
+        let (mut d, s) = rolling(SHARED, false);
+        for _ in 0..2 {
+            d.say(s, "GET MAILBOXES (one two)\r\n");
+            d.reply_to("GET MAILBOXES (one two)", OK);
+            assert_eq!(d.answer(s).unwrap(), OK);
+            d.say(s, refused);
+            d.reply_to(&refused[..10], NO);
+            assert_eq!(d.answer(s).unwrap(), NO);
+            d.ask(s, "RESTART\r\n");
+        }
+        d.say(s, "GET MAILBOXES (one two)\r\n");
+        d.reply_to("GET MAILBOXES (one)", OK);
+        assert_eq!(d.answer(s).unwrap(), OK);
+        assert_eq!(d.ask(s, &mailbox("two", None)), OK, "{refused}");
+        d.ask(s, "RESTART\r\n");
+        if refused.contains("RENAME") {
+            d.pass(limits().heal);
+            let lines = "write [Mailbox(b\"two\"), Mailbox(b\"three\")]";
+            assert!(
+                d.disk.iter().any(|what| what == lines),
+                "in one run: {:?}",
+                d.disk
+            );
+        }
+    }
+}
+
+/// The client uploads the messages of who is left alone with those of the others.
+#[test]
+fn who_is_left_alone_does_not_fill_the_staging_for_the_others() {
+    let small = Limits {
+        staged_bytes: 6,
+        ..limits()
+    };
+    let mut d = driver(small, false);
+    (d.run, d.log) = (Some(RUN), SHARED);
+    let s = d.open(1, Mode::FanOut);
+    shared(&mut d, s, &["two"]);
+    d.answer(s).unwrap();
+    for guid in 1..=2 {
+        assert_eq!(d.ask(s, &message(guid)), OK);
+    }
+    assert_eq!(d.ask(s, &mailbox("two", Some(1))), OK);
+    assert_eq!(d.ask(s, &mailbox("one", Some(2))), OK);
+    d.reply_to("APPLY RESERVE", &format!("* MISSING ({})\r\n{OK}", hex(2)));
+    assert_eq!(d.count("APPLY MAILBOX"), 0, "it would kill the process");
+    assert_eq!(d.disk.last().unwrap(), "write [Mailbox(b\"one\")]");
 }
