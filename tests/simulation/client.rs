@@ -268,9 +268,9 @@ impl Client {
                 .cloned()
                 .collect()
         };
-        let missing = self.reserve(names.iter(), &answer).await?;
+        let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            self.update(&name, &answer, &missing, false).await?;
+            self.update(&name, &answer, &there, false).await?;
         }
         let seens: Vec<_> = {
             let master = self.master.borrow();
@@ -299,15 +299,15 @@ impl Client {
     async fn mailboxes(&self, names: &BTreeSet<String>) -> Result<(), Error> {
         let list = names.iter().cloned().collect::<Vec<_>>().join(" ");
         let answer = self.ask(format!("GET MAILBOXES ({list})\r\n")).await?;
-        let missing = self.reserve(names.iter(), &answer).await?;
+        let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            self.update(name, &answer, &missing, false).await?;
+            self.update(name, &answer, &there, false).await?;
         }
         Ok(())
     }
 
     /// As `sync_reserve_partition` does: asks for the mailboxes that the answer names, and where
-    /// it names none everything is uploaded. Returns what is to be uploaded.
+    /// it names none everything is uploaded. Returns what need not be uploaded.
     async fn reserve(
         &self,
         names: impl Iterator<Item = &String>,
@@ -320,12 +320,12 @@ impl Client {
         }
         let there: Vec<&str> = answer.lines().filter_map(mailbox_of).collect();
         if there.is_empty() || guids.is_empty() {
-            return Ok(guids);
+            return Ok(Vec::new());
         }
         let (list, all) = (there.join(" "), guids.join(" "));
         let text = format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({all}))\r\n");
         let answer = self.ask(text).await?;
-        guids.retain(|guid| answer.contains(guid));
+        guids.retain(|guid| !answer.contains(guid));
         Ok(guids)
     }
 
@@ -344,7 +344,7 @@ impl Client {
         &self,
         name: &str,
         answer: &str,
-        missing: &[String],
+        there: &[String],
         again: bool,
     ) -> Result<(), Error> {
         let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
@@ -354,7 +354,7 @@ impl Client {
         if !again {
             let files: Vec<String> = (from + 1..=to)
                 .map(|n| guid(name, n))
-                .filter(|guid| missing.contains(guid))
+                .filter(|guid| !there.contains(guid))
                 .map(|guid| format!("%{{default {guid} 4}}\r\nbody"))
                 .collect();
             if !files.is_empty() {
@@ -375,7 +375,7 @@ impl Client {
                 // Once more with the replica's state read again and no new upload; the second
                 // failure is the caller's.
                 let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await?;
-                Box::pin(self.update(name, &answer, missing, true)).await
+                Box::pin(self.update(name, &answer, there, true)).await
             }
             other => other.map(drop),
         }
