@@ -119,6 +119,14 @@ impl Core {
             Kind::Apply(Apply::Message { files, nil }) => {
                 let size: u64 = files.iter().map(|file| file.content.len()).sum();
                 if self.staged_bytes.saturating_add(size) > self.setup.limits.staged_bytes {
+                    if let Some(session) = self.sessions.get_mut(&id)
+                        && !session.group.left_alone.is_empty()
+                    {
+                        // Most likely for who is left alone, and NO would end the run. Whoever
+                        // needs it gets the replica's refusal.
+                        session.staging.add(Vec::new(), files.len());
+                        return self.answer(id, "APPLY MESSAGE", "ok", OK.into(), true);
+                    }
                     let no = "NO No room for this message: raise staged_memory or spill_size under [limits]\r\n";
                     return self.answer(id, "APPLY MESSAGE", "no", no.into(), false);
                 }
@@ -526,11 +534,13 @@ impl Asked {
                 names: names.clone(),
                 ..AskedMailboxes::default()
             }),
-            Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
+            Kind::Get(Get::FullMailbox(name) | Get::Fetch { mailbox: name }) => {
+                Asked::FullMailbox(name.clone())
+            }
             Kind::Get(Get::User(_)) => Asked::User,
             Kind::Get(Get::Meta(_)) => Asked::Never,
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
-            Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
+            Kind::Apply(Apply::Rename { old, new }) => Asked::Rename([old.clone(), new.clone()]),
             Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
             Kind::Apply(Apply::Annotation { .. }) => Asked::Fatal,
             Kind::Apply(

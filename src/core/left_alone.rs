@@ -47,7 +47,7 @@ impl Core {
                 if let Some(subject) = plan.subjects.first() {
                     self.ledger.owe(subject, &line, due, Vec::new(), Some(id));
                 }
-                self.wait_for_lines(id, 1, plan.verb, nothing_there());
+                self.wait_for_lines(id, 1, plan.verb, "ok", nothing_there());
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.group.user_left_alone = true;
                 }
@@ -56,8 +56,7 @@ impl Core {
             Kind::Get(Get::Mailboxes(names)) if session.spans_others(&plan.subjects) => {
                 let left_out = |name: &Bytes| {
                     let subject = Subject::of_mailbox(&self.setup.site, name);
-                    let paused = self.paused(session, &[subject]).is_some();
-                    session.group.left_alone.contains(name) || (paused && is_writable(name))
+                    self.paused(session, &[subject]).is_some() && is_writable(name)
                 };
                 let (left_out, names): (Vec<_>, Vec<_>) = names.iter().cloned().partition(left_out);
                 if left_out.is_empty() {
@@ -150,18 +149,62 @@ impl Core {
             .flatten()
             .filter(|part| !any_refused || !is_refused(part))
             .collect();
+        let nothing_else = refused.len() == asked.names.len();
         let order = if singly { &[][..] } else { &waiting.order };
         let mut body = Body::new();
         for line in merge(good, order).untagged {
             body.append(line.raw);
         }
-        if body.is_empty() {
+        if body.is_empty() && nothing_else {
+            // Not where the replica lacks one of the others: its messages are needed here.
             body = print::placeholder();
         }
         body.append("OK success\r\n".into());
         let lines = self.leave_mailboxes_alone(id, left_out, refused);
-        self.wait_for_lines(id, lines, verb, body);
+        self.wait_for_lines(id, lines, verb, "ok", body);
         None
+    }
+
+    /// A refusal that fails the shared mailboxes of a group without naming one to the client: it
+    /// does its run again. Next time they are left alone. Whether that is so here.
+    pub(super) fn leaves_alone_next(
+        &mut self,
+        id: SessionId,
+        plan: &Plan,
+        asked: &Asked,
+        reply: &Reply,
+    ) -> bool {
+        let names = match asked {
+            Asked::FullMailbox(name) => std::slice::from_ref(name),
+            Asked::Rename(names) => &names[..],
+            _ => return false,
+        };
+        let shared = |subject: &Subject| matches!(subject, Subject::Mailbox(_));
+        let session = self.sessions.get(&id);
+        if !session.is_some_and(|session| session.spans_others(&plan.subjects))
+            || !plan.subjects.iter().any(shared)
+            || !names.iter().all(is_writable)
+        {
+            return false;
+        }
+        let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
+        let refused = names.iter().map(|name| (name.clone(), words.clone()));
+        let lines = self.leave_mailboxes_alone(id, Vec::new(), refused.collect());
+        // The client makes a RENAME of it again only where it finds both names in one run.
+        let until = plan.subjects.iter().filter_map(|subject| {
+            let probation = self.ledger.probation(subject);
+            probation.map(|probation| probation.until)
+        });
+        let until = until.fold(self.now, Duration::max);
+        for name in names {
+            let subject = Subject::of_mailbox(&self.setup.site, name);
+            let line = Line::Mailbox(name.clone());
+            self.ledger.leave_alone(&subject, until);
+            self.ledger.owe(&subject, &line, until, Vec::new(), None);
+        }
+        let (outcome, body) = (outcome(&reply.status), body_of(reply.clone()));
+        self.wait_for_lines(id, lines, plan.verb, outcome, body);
+        true
     }
 
     /// Owes the lines of mailboxes; returns how many must be durable before the answer goes out.
@@ -179,7 +222,7 @@ impl Core {
                 return lines;
             };
             if !session.group.left_alone.insert(name.clone()) {
-                // Its line is owed since the client asked first.
+                // Named twice.
                 continue;
             }
             let subject = Subject::of_mailbox(&self.setup.site, &name);
@@ -208,16 +251,17 @@ impl Core {
         id: SessionId,
         lines: usize,
         verb: &'static str,
+        outcome: &'static str,
         body: Body,
     ) {
         if lines == 0 {
-            return self.answer(id, verb, "ok", body, false);
+            return self.answer(id, verb, outcome, body, false);
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             session.pending = Some(Pending::Durable {
                 lines,
                 body,
-                outcome: "ok",
+                outcome,
                 verb,
             });
         }

@@ -239,6 +239,12 @@ impl Core {
             let outcome = outcome(&reply.status);
             return self.answer(id, plan.verb, outcome, body_of(reply), false);
         }
+        if self.leaves_alone_next(id, &plan, &command, &reply) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let force = session.pool.force.is_some();
         let named = self.setup.named;
         let verdict = policy::refused(&reply.status, &plan, &command, session, named, force);

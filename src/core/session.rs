@@ -99,7 +99,7 @@ pub(super) struct Waiting {
 pub(super) enum Asked {
     /// GET MAILBOXES
     Mailboxes(AskedMailboxes),
-    /// GET FULLMAILBOX
+    /// GET FULLMAILBOX, or GET FETCH for what it showed.
     FullMailbox(Bytes),
     /// GET USER
     User,
@@ -107,8 +107,8 @@ pub(super) enum Asked {
     Reserve,
     /// APPLY MAILBOX
     Mailbox(Bytes),
-    /// APPLY RENAME
-    Rename,
+    /// APPLY RENAME: the old name and the new one.
+    Rename([Bytes; 2]),
     /// UNMAILBOX, UNUSER: a refusal ends the client's run.
     Removal,
     /// Annotations: likewise.
@@ -157,8 +157,10 @@ impl Session {
 }
 
 impl Group {
-    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again.
+    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again. Who is left alone is
+    /// found out anew: not every client says RESTART between two runs.
     pub(super) fn asked_mailboxes(&mut self, names: &[Bytes], site: &Site) {
+        self.left_alone.retain(|name| !names.contains(name));
         self.names.extend(names.iter().cloned());
         self.keys
             .extend(names.iter().map(|name| site.key_of_mailbox(name)));

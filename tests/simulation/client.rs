@@ -268,8 +268,9 @@ impl Client {
                 .cloned()
                 .collect()
         };
+        let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            self.update(&name, &answer, false).await?;
+            self.update(&name, &answer, &there, false).await?;
         }
         let seens: Vec<_> = {
             let master = self.master.borrow();
@@ -298,23 +299,34 @@ impl Client {
     async fn mailboxes(&self, names: &BTreeSet<String>) -> Result<(), Error> {
         let list = names.iter().cloned().collect::<Vec<_>>().join(" ");
         let answer = self.ask(format!("GET MAILBOXES ({list})\r\n")).await?;
-        let mut reserve = Vec::new();
+        let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            let (from, to) = (remote(&answer, name).unwrap_or(0), self.version(name));
-            reserve.extend((from + 1..=to).map(|n| guid(name, n)));
-        }
-        // As `sync_reserve_partition` does: for the mailboxes that the answer names.
-        let there: Vec<&str> = answer.lines().filter_map(mailbox_of).collect();
-        if !there.is_empty() && !reserve.is_empty() {
-            let (list, guids) = (there.join(" "), reserve.join(" "));
-            let text =
-                format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({guids}))\r\n");
-            self.ask(text).await?;
-        }
-        for name in names {
-            self.update(name, &answer, false).await?;
+            self.update(name, &answer, &there, false).await?;
         }
         Ok(())
+    }
+
+    /// As `sync_reserve_partition` does: asks for the mailboxes that the answer names, and where
+    /// it names none everything is uploaded. Returns what need not be uploaded.
+    async fn reserve(
+        &self,
+        names: impl Iterator<Item = &String>,
+        answer: &str,
+    ) -> Result<Vec<String>, Error> {
+        let mut guids = Vec::new();
+        for name in names {
+            let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
+            guids.extend((from + 1..=to).map(|n| guid(name, n)));
+        }
+        let there: Vec<&str> = answer.lines().filter_map(mailbox_of).collect();
+        if there.is_empty() || guids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (list, all) = (there.join(" "), guids.join(" "));
+        let text = format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({all}))\r\n");
+        let answer = self.ask(text).await?;
+        guids.retain(|guid| !answer.contains(guid));
+        Ok(guids)
     }
 
     /// Makes every write another text, to tell them apart.
@@ -328,17 +340,27 @@ impl Client {
         self.master.borrow().mailboxes[name]
     }
 
-    async fn update(&self, name: &str, answer: &str, again: bool) -> Result<(), Error> {
+    async fn update(
+        &self,
+        name: &str,
+        answer: &str,
+        there: &[String],
+        again: bool,
+    ) -> Result<(), Error> {
         let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
         if from == to {
             return Ok(());
         }
         if !again {
             let files: Vec<String> = (from + 1..=to)
-                .map(|n| format!("%{{default {} 4}}\r\nbody", guid(name, n)))
+                .map(|n| guid(name, n))
+                .filter(|guid| !there.contains(guid))
+                .map(|guid| format!("%{{default {guid} 4}}\r\nbody"))
                 .collect();
-            self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
-                .await?;
+            if !files.is_empty() {
+                self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
+                    .await?;
+            }
         }
         let records: Vec<String> = (from + 1..=to)
             .map(|n| format!("%(UID {n} MODSEQ {n} FLAGS () GUID {})", guid(name, n)))
@@ -353,7 +375,7 @@ impl Client {
                 // Once more with the replica's state read again and no new upload; the second
                 // failure is the caller's.
                 let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await?;
-                Box::pin(self.update(name, &answer, true)).await
+                Box::pin(self.update(name, &answer, there, true)).await
             }
             other => other.map(drop),
         }
