@@ -174,7 +174,8 @@ impl World {
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
         self.replica.unreadable = None;
-        for _ in 0..6 {
+        // The visitor goes on meanwhile, and may fail somebody once more.
+        for _ in 0..12 {
             self.rest();
             let snapshot = self.core.as_ref().unwrap().snapshot();
             if snapshot.probation_subjects == 0 {

@@ -69,6 +69,9 @@ impl World {
         if end {
             wire.connected = false;
             endpoint.session = None;
+            // On a lane it is carried on.
+            let left = asked.clone().map(|text| (text, endpoint.number));
+            self.orphans.extend(left);
         }
         drop(wire);
         let early = std::mem::take(&mut self.early);
