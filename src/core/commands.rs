@@ -420,6 +420,7 @@ impl Core {
             arrived: self.now,
             state: State::Waiting,
             tries: 0,
+            locked: 0,
             bytes,
         };
         let pool = self.lanes.pools.entry(job.pool.clone()).or_default();

@@ -196,8 +196,14 @@ fn refused(named: bool, question: &str, text: &str, no: &str) -> (String, Driver
     get(&mut d, s, question);
     d.say(s, text);
     let first = text.split(' ').take(2).collect::<Vec<_>>().join(" ");
-    d.reply_to(&first, no);
-    (d.answer(s).expect("an answer"), d)
+    loop {
+        d.reply_to(&first, no);
+        if let Some(answer) = d.answer(s) {
+            return (answer, d);
+        }
+        // LOCKED is tried again first.
+        d.wait_for(&first);
+    }
 }
 
 #[test]
