@@ -428,6 +428,7 @@ impl Core {
             arrived: self.now,
             state: State::Waiting,
             tries: 0,
+            locked: 0,
             bytes,
         };
         let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
@@ -542,14 +543,11 @@ impl Asked {
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
             Kind::Apply(Apply::Rename { old, new }) => Asked::Rename([old.clone(), new.clone()]),
             Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
-            Kind::Apply(Apply::Annotation { .. }) => Asked::Fatal,
+            Kind::Apply(Apply::Annotation { .. } | Apply::Quota { .. } | Apply::Unquota { .. }) => {
+                Asked::Fatal
+            }
             Kind::Apply(
-                Apply::Seen { .. }
-                | Apply::Sub { .. }
-                | Apply::Unsub { .. }
-                | Apply::Quota { .. }
-                | Apply::Unquota { .. }
-                | Apply::Sieve { .. },
+                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
             ) => Asked::Never,
             _ => Asked::Other,
         }

@@ -32,6 +32,8 @@ pub(super) struct Job {
     pub(super) state: State,
     /// How many lanes were lost under it.
     pub(super) tries: u32,
+    /// How often it was sent again because the replica said `IMAP_MAILBOX_LOCKED`.
+    pub(super) locked: u32,
     /// Bytes it holds.
     pub(super) bytes: u64,
 }
@@ -56,6 +58,8 @@ pub(super) enum State {
     Ready,
     /// On this lane.
     Running(LaneId),
+    /// Refused with `IMAP_MAILBOX_LOCKED`: waits until then to be sent again.
+    Locked(Duration),
 }
 
 /// What is sent.

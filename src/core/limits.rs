@@ -50,6 +50,12 @@ pub struct Limits {
     pub in_doubt: Duration,
     /// How often a read is tried on another lane after one was lost.
     pub read_tries: u32,
+    /// How often what the replica answers with `IMAP_MAILBOX_LOCKED` is sent again.
+    pub locked_retries: u32,
+    /// The pause before the first of these; it doubles.
+    pub locked: Duration,
+    /// The longest of these pauses.
+    pub locked_max: Duration,
 }
 
 impl Default for Limits {
@@ -77,6 +83,9 @@ impl Default for Limits {
             heal_max: Duration::from_secs(10 * 60),
             in_doubt: Duration::from_secs(5),
             read_tries: 3,
+            locked_retries: 3,
+            locked: Duration::from_millis(50),
+            locked_max: Duration::from_secs(1),
         }
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! The way of a command: `commands` takes it in and makes it a job or an answer; `queue` orders
 //! jobs by user key; `dispatch` puts them on lanes; `burst` says what goes down a lane; `outcome`
-//! takes the replica's answers; `policy`, `left_alone`, `ledger` and `runs` are about failures and
-//! about what stands on disk.
+//! takes the replica's answers; `locked`, `policy`, `left_alone`, `ledger` and `runs` are about
+//! failures and about what stands on disk.
 
 mod burst;
 mod commands;
@@ -18,6 +18,7 @@ mod lanes;
 mod ledger;
 mod left_alone;
 mod limits;
+mod locked;
 mod outcome;
 mod plan;
 mod policy;
@@ -29,7 +30,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -71,6 +72,8 @@ pub struct Core {
     queue: Queue,
     jobs: HashMap<JobId, Job>,
     next_job: u64,
+    /// Jobs that wait for a lock on the replica, by the time when they are sent again.
+    locked: BTreeSet<(Duration, JobId)>,
     lanes: Lanes,
     runs: Runs,
     ledger: Ledger,
@@ -100,6 +103,7 @@ impl Core {
             queue: Queue::default(),
             jobs: HashMap::new(),
             next_job: 0,
+            locked: BTreeSet::new(),
             lanes: Lanes::default(),
             runs: Runs::default(),
             ledger: Ledger::default(),

@@ -39,6 +39,7 @@ impl Core {
                 self.send(id, output);
                 match progress {
                     Progress::Going => {}
+                    Progress::Done(reply) if self.try_again_if_locked(job_id, &reply.status) => {}
                     Progress::Done(reply) => self.job_done(job_id, reply),
                 }
                 self.restart(id, false);

@@ -5,5 +5,6 @@ mod driver;
 mod failures;
 mod fan_out;
 mod left_alone;
+mod locked;
 mod order;
 mod staging;

@@ -30,6 +30,8 @@ pub struct Setup {
     pub round_trip: Duration,
     pub lanes: usize,
     pub tls: bool,
+    /// The link may catch single commands; without TLS only.
+    pub traps: bool,
     pub compress: bool,
     /// The sync channel of the rolling client; the default one where empty.
     pub channel: String,
@@ -43,6 +45,8 @@ pub struct Setup {
     pub master_extra: Vec<String>,
     /// Lines for imapd.conf of the client of the default channel alone.
     pub client_extra: String,
+    /// Options of the rolling client beside `-R`.
+    pub client_options: Vec<&'static str>,
     /// For syncmux.toml.
     pub mux_extra: String,
     pub log_level: String,
@@ -55,6 +59,7 @@ impl Setup {
             round_trip: Duration::ZERO,
             lanes: 4,
             tls: true,
+            traps: false,
             compress: false,
             channel: String::new(),
             replica_socket: false,
@@ -62,6 +67,7 @@ impl Setup {
             both: Options::default(),
             master_extra: Vec::new(),
             client_extra: String::new(),
+            client_options: Vec::new(),
             mux_extra: String::new(),
             log_level: "debug".to_owned(),
         }
@@ -113,6 +119,10 @@ impl Lab {
         master.ready();
         replica.ready();
         let relay = Relay::start(&replica.csync.address(), setup.round_trip);
+        if setup.traps {
+            assert!(!setup.tls, "the link could not be read");
+            relay.watch();
+        }
         let mut lab = Self {
             rolling: None,
             mux: None,
@@ -193,6 +203,7 @@ impl Lab {
         };
         let mut client = self.client_to("rolling", &target, PASSWORD, "");
         client.channel.clone_from(&self.setup.channel);
+        client.options.clone_from(&self.setup.client_options);
         client
     }
 
@@ -246,6 +257,7 @@ impl Lab {
         Client {
             conf,
             channel: String::new(),
+            options: Vec::new(),
             scratch: folder(&self.dir.path().join("scratch")),
             verbose: true,
         }

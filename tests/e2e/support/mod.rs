@@ -18,6 +18,7 @@ pub mod process;
 pub mod relay;
 pub mod sieve;
 pub mod syslog;
+pub mod traps;
 
 use std::time::{Duration, Instant};
 

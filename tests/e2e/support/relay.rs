@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::traps::{Conversation, Trap, Traps};
+
 /// From the client, or to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -37,6 +39,7 @@ pub struct Piece {
 
 #[derive(Debug, Default)]
 struct Shared {
+    traps: Traps,
     tape: Mutex<Option<Vec<Piece>>>,
     /// The answers of a connection that carried this are held back.
     hold: Mutex<Option<&'static str>>,
@@ -134,6 +137,30 @@ impl Relay {
         *self.shared.hold.lock().unwrap() = command;
     }
 
+    /// Makes traps possible, on connections made from now on. Only of use without TLS.
+    pub fn watch(&self) {
+        self.shared.traps.watch();
+    }
+
+    /// Sets traps in place of all others; what they catch is held until [`Relay::open_traps`].
+    pub fn set_traps(&self, traps: Vec<Trap>) {
+        assert!(
+            self.shared.traps.watched(),
+            "connections are not taken apart"
+        );
+        self.shared.traps.set(traps);
+    }
+
+    /// Lets go what was caught, and holds nothing any more.
+    pub fn open_traps(&self) {
+        self.shared.traps.open();
+    }
+
+    /// The commands that were caught since the traps were set.
+    pub fn caught(&self) -> Vec<String> {
+        self.shared.traps.caught()
+    }
+
     /// Writes down what goes through from now on. Only of use without TLS.
     pub fn record(&self) {
         *self.shared.tape.lock().unwrap() = Some(Vec::new());
@@ -173,6 +200,7 @@ impl Drop for Relay {
         self.shared.stop.store(true, SeqCst);
         self.shared.stalled.store(false, SeqCst);
         self.hold_answers_to(None);
+        self.open_traps();
         self.reset();
         // Wakes the accepting thread.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
@@ -204,6 +232,8 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
     drop(open);
     let last_was_up = Arc::new(AtomicBool::new(false));
     let held = Arc::new(Mutex::new(None));
+    let watched = shared.traps.watched();
+    let conversation = watched.then(|| Arc::new(Conversation::default()));
     for direction in [Direction::Up, Direction::Down] {
         let (from, to) = match direction {
             Direction::Up => (&client, &server),
@@ -217,6 +247,7 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
             connection,
             last_was_up: last_was_up.clone(),
             held: held.clone(),
+            conversation: conversation.clone(),
         };
         std::thread::spawn(move || pump.run());
     }
@@ -231,6 +262,8 @@ struct Pump {
     last_was_up: Arc<AtomicBool>,
     /// The command of [`Relay::hold_answers_to`] that it has carried.
     held: Arc<Mutex<Option<&'static str>>>,
+    /// Where traps may be set.
+    conversation: Option<Arc<Conversation>>,
 }
 
 impl Pump {
@@ -256,6 +289,7 @@ impl Pump {
             connection: self.connection,
             last_was_up: self.last_was_up.clone(),
             held: self.held.clone(),
+            conversation: self.conversation.clone(),
         };
         std::thread::spawn(move || writer.deliver(&receiver));
         let mut buffer = vec![0; 64 << 10];
@@ -341,6 +375,24 @@ impl Pump {
 
     /// False when the connection is over.
     fn write(&mut self, bytes: &[u8]) -> bool {
+        let Some(conversation) = self.conversation.clone() else {
+            return self.write_on(bytes);
+        };
+        let shared = self.shared.clone();
+        let direction = self.direction;
+        let mut write = |bytes: &[u8]| self.write_on(bytes);
+        let goes_on = match direction {
+            Direction::Up => conversation.up(&shared.traps, bytes, &mut write),
+            Direction::Down => conversation.down(&shared.traps, bytes, &mut write),
+        };
+        if !goes_on {
+            abort(&self.from);
+            abort(&self.to);
+        }
+        goes_on
+    }
+
+    fn write_on(&mut self, bytes: &[u8]) -> bool {
         while self.is_held() {
             std::thread::sleep(Duration::from_millis(2));
         }
