@@ -24,6 +24,8 @@ mod support;
 
 mod bad_user;
 mod channels;
+mod disk_faults;
+mod failover;
 mod faults;
 mod folders;
 mod harness;
@@ -34,5 +36,6 @@ mod sites;
 mod soak;
 mod split;
 mod state;
+mod sync_log;
 mod users;
 mod wrong_settings;
