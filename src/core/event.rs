@@ -267,6 +267,11 @@ pub enum Note {
         /// In words.
         why: String,
     },
+    /// Owed lines can't be written. Until they can, the links of their runs stay.
+    NotWritten {
+        /// In words.
+        why: String,
+    },
     /// The replica is away; lanes are tried again after `pause`.
     ReplicaAway {
         /// In words.

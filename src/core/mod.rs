@@ -85,6 +85,8 @@ pub struct Core {
     room: VecDeque<SessionId>,
     /// Early acknowledgement is suspended.
     not_covered: bool,
+    /// The last try to write what is owed failed.
+    not_written: bool,
     actions: VecDeque<Action>,
     /// The end of the grace period of a drain.
     draining: Option<Duration>,
@@ -112,6 +114,7 @@ impl Core {
             staged_bytes: 0,
             room: VecDeque::new(),
             not_covered: false,
+            not_written: false,
             actions: VecDeque::new(),
             draining: None,
             drained: false,
@@ -145,16 +148,20 @@ impl Core {
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),
             Event::RunGone { run } => self.run_gone(run),
             Event::LinesWritten { batch } => {
+                self.not_written = false;
                 let settled = self.ledger.written(batch, self.now);
                 self.settle(settled);
             }
             Event::OwedStored { batch } => {
+                self.not_written = false;
                 let settled = self.ledger.stored(batch);
                 self.settle(settled);
             }
             Event::DiskFailed { batch, why } => {
                 let settled = self.ledger.disk_failed(batch, self.now);
-                self.note(Note::NotCovered { why });
+                if !std::mem::replace(&mut self.not_written, true) {
+                    self.note(Note::NotWritten { why });
+                }
                 self.settle(settled);
             }
             Event::Tick => {}

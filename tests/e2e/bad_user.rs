@@ -1,13 +1,12 @@
 //! A replica that cannot do what it is told: the others go on, and it heals once it can.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use crate::support::cyrus::{BIN, Instance};
+use crate::support::cyrus::Instance;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
-use crate::support::process::as_cyrus;
 use crate::support::wait_for;
 
 ways!(unwritable_mailbox: direct, strict, fan_out);
@@ -45,16 +44,6 @@ fn wait_for_mail(lab: &Lab, mailbox: &str, messages: usize) {
         &format!("message {messages} in {mailbox} of the replica"),
         || (count(&lab.replica, mailbox) == messages).then_some(()),
     );
-}
-
-/// The folder with the messages of a mailbox.
-fn mailbox_folder(instance: &Instance, mailbox: &str) -> PathBuf {
-    let mut command = as_cyrus(format!("{BIN}/mbpath"));
-    command.arg("-C").arg(instance.conf()).arg(mailbox);
-    let output = command.output().unwrap();
-    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    assert!(path.is_dir(), "mbpath of {mailbox}: {output:?}");
-    path
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -102,7 +91,7 @@ fn out_of_order(way: Way, channel: &str, mode: u32) {
     }
     lab.settle();
     lab.step("a user's mailbox and a shared one are out of order");
-    let bad = ["user.u002", "shared.bad"].map(|name| mailbox_folder(&lab.replica, name));
+    let bad = ["user.u002", "shared.bad"].map(|name| lab.replica.mailbox_folder(name));
     bad.iter().for_each(|path| set_mode(path, mode));
     mail(&lab, &users, "2");
     for name in shared {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use rustix::process::{Signal, kill_process};
+
 use crate::support::client::leftovers;
+use crate::support::csync::Csync;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::relay::Direction;
@@ -10,6 +13,12 @@ use crate::support::wait_for;
 
 ways!(replica_killed: direct, strict, fan_out);
 ways!(replica_away: strict, fan_out);
+ways!(sync_servers_killed: direct, strict, fan_out);
+ways!(replica_silent: strict, fan_out);
+ways!(replica_talks_nonsense: direct, strict, fan_out);
+ways!(cut_inside_a_message: direct, strict, fan_out);
+ways!(client_vanishes: strict, fan_out);
+ways!(terminated_in_a_loop: strict, fan_out);
 ways!(link_drips: direct, strict, fan_out);
 ways!(link_breaks: direct, strict, fan_out);
 ways!(syncmux_killed: strict, fan_out);
@@ -204,5 +213,208 @@ fn syncmux_terminated(way: Way) {
         (!lab.rolling().is_alive()).then_some(())
     });
     lab.mux().start();
+    lab.settle();
+}
+
+/// Cyrus's master starts another process for the next connection: only what was under way is lost.
+fn sync_servers_killed(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.round_trip = Duration::from_millis(10);
+    let mut lab = setup.start();
+    let users = users(&lab, 12);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    for round in 0..4 {
+        lab.step(&format!("one process is killed, round {round}"));
+        lab.rolling().keep_alive();
+        let before = lab.relay.counters().up;
+        mail(&lab, &users, &format!("kill {round}"), 10_000);
+        let killed = wait_for("a process at work", || {
+            lab.rolling().keep_alive();
+            let under_way = lab.relay.counters().up > before + 20_000 * (round % 3);
+            let found = lab.replica.sync_servers();
+            let one = found.get(fastrand::usize(..found.len().max(1)))?;
+            (under_way && kill_process(*one, Signal::KILL).is_ok()).then_some(*one)
+        });
+        wait_for("its end", || {
+            (!lab.replica.sync_servers().contains(&killed)).then_some(())
+        });
+    }
+    lab.settle();
+    if way == Way::FanOut {
+        assert!(lab.client_has_lived(), "a process there is no matter here");
+    }
+}
+
+/// It takes everything and answers nothing.
+fn replica_silent(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.tls = false;
+    setup.mux_extra = "[limits]\nanswer_timeout = \"1s\"\n".to_owned();
+    let mut lab = setup.start();
+    let users = users(&lab, 4);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    for command in ["GET MAILBOXES", "APPLY MAILBOX"] {
+        lab.step(&format!("no answer to {command}"));
+        lab.end_rolling();
+        mail(&lab, &users, command, 3000);
+        lab.relay.hold_answers_to(Some(command));
+        let lost = |lab: &mut Lab| {
+            let labels = [("side", "replica")];
+            lab.mux().metric("syncmux_failures_total", &labels)
+        };
+        let before = lost(&mut lab);
+        wait_for("syncmux to give a lane up", || {
+            lab.rolling().keep_alive();
+            (lost(&mut lab) > before).then_some(())
+        });
+        lab.relay.hold_answers_to(None);
+        lab.settle();
+    }
+}
+
+/// What is said in the place of an answer, and to what.
+fn replica_talks_nonsense(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.tls = false;
+    let mut lab = setup.start();
+    let users = users(&lab, 4);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    let words: [&[u8]; 4] = [
+        b"BYE the replica is going down\r\n",
+        b"\x00\xff\xfe{99999999999999999999}\r\n",
+        b"* MAILBOX %(UNIQUEID x MBOXNAME user.u000 (((\r\nOK success\r\n",
+        b"220 mail.example.com ESMTP\r\n",
+    ];
+    for command in ["APPLY MAILBOX", "GET MAILBOXES"] {
+        for words in words {
+            let shown = words.escape_ascii().to_string();
+            lab.step(&format!("{shown} to {command}"));
+            lab.relay.answer_with(command, words);
+            mail(&lab, &users, &format!("{command} {shown}"), 1000);
+            wait_for("it to be said", || {
+                lab.rolling().keep_alive();
+                lab.relay.has_lied().then_some(())
+            });
+            lab.replicate();
+        }
+        lab.settle();
+    }
+}
+
+fn cut_inside_a_message(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.tls = false;
+    let mut lab = setup.start();
+    let users = users(&lab, 4);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    for behind in [90, 700, 15_000] {
+        lab.step(&format!("cut {behind} bytes behind APPLY MESSAGE"));
+        lab.relay.cut_behind("APPLY MESSAGE", behind);
+        mail(&lab, &users, &format!("cut {behind}"), 20_000);
+        wait_for("the cut", || {
+            lab.rolling().keep_alive();
+            lab.relay.has_cut_behind().then_some(())
+        });
+        lab.settle();
+    }
+    if way == Way::FanOut {
+        assert!(
+            lab.client_has_lived(),
+            "a lane breaks, the client need not know"
+        );
+    }
+}
+
+fn client_vanishes(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.round_trip = Duration::from_millis(10);
+    let mut lab = setup.start();
+    let users = users(&lab, 6);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    lab.step("in the middle of a message");
+    lab.end_rolling();
+    wait_for("the client's end", || {
+        (lab.mux().metric("syncmux_sessions", &[]) == 0.0).then_some(())
+    });
+    for listen in [lab.mux().listen.clone(), lab.mux().strict_listen.clone()] {
+        let mut csync = Csync::login(&listen);
+        let guid = "0123456789012345678901234567890123456789";
+        let head = format!("APPLY MESSAGE (%{{default {guid} 1000000}}\r\n");
+        csync.send(head.as_bytes());
+        csync.send(&[b'x'; 300_000]);
+        wait_for("the session", || {
+            (lab.mux().metric("syncmux_sessions", &[]) == 1.0).then_some(())
+        });
+        drop(csync);
+        wait_for("its end, and that of what it left", || {
+            let nothing_left = ["syncmux_sessions", "syncmux_staged_bytes"]
+                .iter()
+                .all(|name| lab.mux().metric(name, &[]) == 0.0);
+            nothing_left.then_some(())
+        });
+    }
+    lab.step("kill -9 of the stock client while it uploads");
+    for round in 0..3 {
+        mail(&lab, &users, &format!("vanish {round}"), 200_000);
+        let bytes = |lab: &mut Lab| {
+            let labels = [("side", "client"), ("direction", "in")];
+            lab.mux().metric("syncmux_bytes_total", &labels)
+        };
+        let before = bytes(&mut lab);
+        lab.rolling();
+        wait_for("an upload", || {
+            (bytes(&mut lab) > before + 150_000.0).then_some(())
+        });
+        lab.rolling().kill();
+        lab.end_rolling();
+    }
+    lab.settle();
+}
+
+fn terminated_in_a_loop(way: Way) {
+    let mut setup = Setup::new(way);
+    setup.round_trip = Duration::from_millis(10);
+    let mut lab = setup.start();
+    let users = users(&lab, 10);
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    for round in 0..6 {
+        lab.step(&format!("SIGTERM, round {round}"));
+        lab.rolling().keep_alive();
+        let before = lab.relay.counters().up;
+        mail(&lab, &users, &format!("term {round}"), 6000);
+        wait_for("some of the work to be under way", || {
+            lab.rolling().keep_alive();
+            (lab.relay.counters().up > before + 7000 * round).then_some(())
+        });
+        assert_eq!(lab.mux().stop(), Some(0), "drains and ends well");
+        lab.mux().start();
+    }
+    lab.settle();
+    let log = lab.mux().log_text();
+    assert!(!log.contains("on probation"), "all was confirmed: {log}");
+}
+
+#[test]
+fn second_syncmux_is_refused() {
+    let mut lab = Setup::new(Way::FanOut).start();
+    let users = users(&lab, 3);
+    let holder = lab.mux().pid();
+    let (code, said) = lab.mux().run_in_vain();
+    assert_eq!(code, Some(64), "{said}");
+    let wanted = format!("is held by process {holder}");
+    assert!(said.contains(&wanted), "{said}");
+    lab.step("the first one works on");
+    mail(&lab, &users, "1", 1000);
+    lab.settle();
+    lab.step("one that was killed holds nothing");
+    lab.mux().kill();
+    lab.mux().start();
+    mail(&lab, &users, "2", 1000);
     lab.settle();
 }

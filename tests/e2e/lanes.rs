@@ -94,22 +94,7 @@ fn fan_out_waits_for_no_unit_of_another_user() {
     mail(&lab, &users, "1");
     lab.settle();
     lab.step("a lane for each of the two and one for GET");
-    lab.relay.hold_answers_to(Some("GET USER"));
-    let clients: Vec<_> = users[..3]
-        .iter()
-        .map(|user| {
-            let (client, user) = (lab.strict_client(), (*user).to_owned());
-            std::thread::spawn(move || client.user(&[&user]).expect_ok("-u"))
-        })
-        .collect();
-    wait_for("three lanes", || {
-        let mut lanes = |state| lab.mux().metric("syncmux_lanes", &[("state", state)]);
-        (lanes("idle") + lanes("busy") >= 3.0).then_some(())
-    });
-    lab.relay.hold_answers_to(None);
-    for client in clients {
-        client.join().unwrap();
-    }
+    lab.open_lanes(&users[..3]);
     lab.end_rolling();
     lab.step("answers are held back");
     mail(&lab, &users[..2], "2");

@@ -40,6 +40,28 @@ fn nothing_acknowledged_is_sent_after_a_failure_and_its_lines_are_owed() {
 }
 
 #[test]
+fn safe_to_promote_says_that_nothing_is_open() {
+    let (mut d, s) = two_units(false);
+    let safe = |d: &Driver| d.core.snapshot().safe_to_promote;
+    assert!(!safe(&d), "units are not confirmed");
+    d.reply_to("APPLY MAILBOX", OK);
+    d.reply_to("APPLY MAILBOX", OK);
+    assert!(!safe(&d), "the client may send more under this run");
+    d.event(Event::RunGone { run: RUN });
+    assert!(safe(&d));
+    d.run = None;
+    d.say(s, "GET USER a\r\n");
+    assert!(!safe(&d), "something is under way");
+    d.reply_to("GET", OK);
+    assert!(safe(&d));
+    let (mut d, _) = two_units(false);
+    d.reply_to("APPLY MAILBOX", NO);
+    d.event(Event::RunGone { run: RUN });
+    assert_eq!(d.core.snapshot().runs_linked, 0);
+    assert!(!safe(&d), "lines are owed");
+}
+
+#[test]
 fn the_link_stays_until_the_owed_lines_are_durable() {
     let (mut d, _) = two_units(false);
     d.smooth = false;
@@ -350,4 +372,11 @@ fn a_disk_that_takes_no_owed_line_sends_the_client_away_with_its_log_kept() {
         why: "full".into(),
     });
     assert!(d.ended[&s].starts_with("BYE "));
+    d.pass(Duration::from_secs(3));
+    d.event(Event::DiskFailed {
+        batch: crate::core::BatchId(2),
+        why: "full".into(),
+    });
+    let told = |note: &&Note| matches!(note, Note::NotWritten { .. });
+    assert_eq!(d.notes.iter().filter(told).count(), 1, "once is enough");
 }

@@ -13,6 +13,7 @@ use super::cyrus::{Instance, Options, PASSWORD, REPL};
 use super::mux::{Mux, MuxOptions, Tls, right_password};
 use super::process::{folder, give};
 use super::relay::Relay;
+use super::wait_for;
 
 /// The way from the stock client to the replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,6 +287,25 @@ impl Lab {
     /// Whether the first rolling client still runs.
     pub fn client_has_lived(&mut self) -> bool {
         self.rolling.as_mut().is_some_and(Rolling::has_lived)
+    }
+
+    /// A lane for each of these users at least: lanes are opened when there is work for them.
+    /// Needs a link that can be read.
+    pub fn open_lanes(&mut self, users: &[&str]) {
+        self.relay.hold_answers_to(Some("GET USER"));
+        let run = |user: &&str| {
+            let (client, user) = (self.strict_client(), (*user).to_owned());
+            std::thread::spawn(move || client.user(&[&user]).expect_ok("-u"))
+        };
+        let clients: Vec<_> = users.iter().map(run).collect();
+        wait_for("the lanes", || {
+            let mut lanes = |state| self.mux().metric("syncmux_lanes", &[("state", state)]);
+            (lanes("idle") + lanes("busy") >= users.len() as f64).then_some(())
+        });
+        self.relay.hold_answers_to(None);
+        for client in clients {
+            client.join().unwrap();
+        }
     }
 
     pub fn differences(&self) -> Vec<String> {

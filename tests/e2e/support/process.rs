@@ -155,6 +155,19 @@ impl Drop for Guard {
     }
 }
 
+/// The children of a process that run this program.
+pub fn children(parent: Pid, program: &str) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero().get();
+    let file = format!("/proc/{parent}/task/{parent}/children");
+    let pids = std::fs::read_to_string(file).unwrap_or_default();
+    let runs = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(program)
+    };
+    let pids = pids.split_whitespace().map(|pid| pid.parse().unwrap());
+    pids.filter(runs).filter_map(Pid::from_raw).collect()
+}
+
 /// A free TCP port on loopback, ours until dropped: a lock file keeps parallel tests off it.
 #[derive(Debug)]
 pub struct Port {

@@ -43,6 +43,10 @@ struct Shared {
     tape: Mutex<Option<Vec<Piece>>>,
     /// The answers of a connection that carried this are held back.
     hold: Mutex<Option<&'static str>>,
+    /// What is said once in the place of the answer to this.
+    lie: Mutex<Option<(&'static str, &'static [u8])>>,
+    /// The connection that carries this is reset so many bytes behind it.
+    cut_behind: Mutex<Option<(&'static str, usize)>>,
     half_trip: AtomicU64,
     stop: AtomicBool,
     stalled: AtomicBool,
@@ -161,6 +165,28 @@ impl Relay {
         self.shared.traps.caught()
     }
 
+    /// Says `words` in the place of what comes back next on the connection that carries `command`,
+    /// once. Only of use without TLS.
+    pub fn answer_with(&self, command: &'static str, words: &'static [u8]) {
+        *self.shared.lie.lock().unwrap() = Some((command, words));
+    }
+
+    /// Whether that has been said.
+    pub fn has_lied(&self) -> bool {
+        self.shared.lie.lock().unwrap().is_none()
+    }
+
+    /// Resets the connection that carries `command`, `bytes` behind it, once. Only of use without
+    /// TLS.
+    pub fn cut_behind(&self, command: &'static str, bytes: usize) {
+        *self.shared.cut_behind.lock().unwrap() = Some((command, bytes));
+    }
+
+    /// Whether that has happened.
+    pub fn has_cut_behind(&self) -> bool {
+        self.shared.cut_behind.lock().unwrap().is_none()
+    }
+
     /// Writes down what goes through from now on. Only of use without TLS.
     pub fn record(&self) {
         *self.shared.tape.lock().unwrap() = Some(Vec::new());
@@ -234,6 +260,7 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
     let held = Arc::new(Mutex::new(None));
     let watched = shared.traps.watched();
     let conversation = watched.then(|| Arc::new(Conversation::default()));
+    let lied_to = Arc::new(AtomicBool::new(false));
     for direction in [Direction::Up, Direction::Down] {
         let (from, to) = match direction {
             Direction::Up => (&client, &server),
@@ -248,9 +275,17 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
             last_was_up: last_was_up.clone(),
             held: held.clone(),
             conversation: conversation.clone(),
+            lied_to: lied_to.clone(),
+            left: None,
         };
         std::thread::spawn(move || pump.run());
     }
+}
+
+fn find(bytes: &[u8], text: &str) -> Option<usize> {
+    bytes
+        .windows(text.len())
+        .position(|window| window == text.as_bytes())
 }
 
 struct Pump {
@@ -264,6 +299,10 @@ struct Pump {
     held: Arc<Mutex<Option<&'static str>>>,
     /// Where traps may be set.
     conversation: Option<Arc<Conversation>>,
+    /// It has carried the command of [`Relay::answer_with`].
+    lied_to: Arc<AtomicBool>,
+    /// Bytes that may still go through, once it has carried that of [`Relay::cut_behind`].
+    left: Option<usize>,
 }
 
 impl Pump {
@@ -290,6 +329,8 @@ impl Pump {
             last_was_up: self.last_was_up.clone(),
             held: self.held.clone(),
             conversation: self.conversation.clone(),
+            lied_to: self.lied_to.clone(),
+            left: None,
         };
         std::thread::spawn(move || writer.deliver(&receiver));
         let mut buffer = vec![0; 64 << 10];
@@ -339,14 +380,45 @@ impl Pump {
                 bytes: bytes.to_vec(),
             });
         }
+        if self.direction == Direction::Down {
+            return;
+        }
         let hold = *self.shared.hold.lock().unwrap();
-        if let (Some(command), Direction::Up) = (hold, self.direction)
-            && bytes
-                .windows(command.len())
-                .any(|w| w == command.as_bytes())
-        {
+        if hold.is_some_and(|command| find(bytes, command).is_some()) {
             *self.held.lock().unwrap() = hold;
         }
+        let lie = *self.shared.lie.lock().unwrap();
+        if lie.is_some_and(|(command, _)| find(bytes, command).is_some()) {
+            self.lied_to.store(true, SeqCst);
+        }
+    }
+
+    /// What is to be said instead of the next answer.
+    fn lie(&self) -> Option<&'static [u8]> {
+        if self.direction == Direction::Up || !self.lied_to.swap(false, SeqCst) {
+            return None;
+        }
+        let lie = self.shared.lie.lock().unwrap().take();
+        lie.map(|(_, words)| words)
+    }
+
+    /// How much of these bytes may go through, because of [`Relay::cut_behind`].
+    fn up_to_the_cut(&mut self, bytes: &[u8]) -> usize {
+        if self.direction == Direction::Down {
+            return bytes.len();
+        }
+        let mut cut = self.shared.cut_behind.lock().unwrap();
+        if let Some((command, behind)) = *cut
+            && self.left.is_none()
+            && let Some(at) = find(bytes, command)
+        {
+            self.left = Some(at + command.len() + behind);
+            *cut = None;
+        }
+        drop(cut);
+        let allowed = self.left.map_or(bytes.len(), |left| left.min(bytes.len()));
+        self.left = self.left.map(|left| left - allowed);
+        allowed
     }
 
     fn is_held(&self) -> bool {
@@ -406,7 +478,10 @@ impl Pump {
                 (left >= 0).then(|| (left - size).max(-1))
             })
             .unwrap_or(i64::MAX);
-        let allowed = usize::try_from(before.min(size)).unwrap();
+        let bytes = self.lie().unwrap_or(bytes);
+        let allowed = self.up_to_the_cut(bytes);
+        let is_cut = before < size || allowed < bytes.len();
+        let allowed = allowed.min(usize::try_from(before).unwrap_or(usize::MAX));
         let sent = if self.shared.dripping.load(SeqCst) {
             bytes[..allowed]
                 .iter()
@@ -418,7 +493,7 @@ impl Pump {
             abort(&self.from);
             return false;
         }
-        if before < size {
+        if is_cut {
             abort(&self.from);
             abort(&self.to);
             return false;
