@@ -132,7 +132,7 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut fastrand::Rng) {
                 let to = rng.usize(..bytes.len());
                 bytes.splice(to..to, copy);
             }
-            5 => bytes[rng.usize(..4.min(bytes.len()))] = rng.u8(..),
+            5 => bytes[at.min(3)] = rng.u8(..),
             _ => {
                 bytes.remove(at);
             }
@@ -192,7 +192,7 @@ fn synclog() {
 
 /// The seeds as files, for `cargo fuzz run TARGET fuzz/seeds/TARGET`.
 #[test]
-#[ignore = "writes files: run it before fuzzing, as CONTRIBUTING.md says"]
+#[ignore = "writes files: run it before fuzzing, as fuzz/README.md says"]
 fn write_seeds() {
     for (name, _) in TARGETS {
         let folder = root().join("fuzz/seeds").join(name);

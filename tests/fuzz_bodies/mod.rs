@@ -71,6 +71,7 @@ pub fn limits(small: bool) -> ReaderLimits {
         message: 100,
         files: 3,
         elements: 5,
+        names: 4,
         depth: 4,
         line: 120,
     }

@@ -28,6 +28,10 @@ const STRICT: u8 = 2;
 const ROOMY: u8 = 4;
 
 const STAGED: u64 = 2000;
+const NOTED: u64 = 6000;
+
+/// What one command may note beyond the limit, with readers that take 1 MiB.
+const COMMAND: u64 = 20 << 20;
 
 /// What clients say, with `@` for a user and `#` for a GUID.
 const SAID: [&str; 24] = [
@@ -163,6 +167,9 @@ impl World {
             unconfirmed_users: if flags & ROOMY != 0 { 10 } else { 2 },
             queued_bytes: if flags & ROOMY != 0 { 100_000 } else { 600 },
             staged_bytes: STAGED,
+            noted_bytes: NOTED,
+            partial_answers: 5000,
+            owed_lines: if flags & ROOMY != 0 { 1000 } else { 4 },
             ask_bytes: 20,
             lane_staged_messages: 2,
             ..Limits::default()
@@ -210,8 +217,13 @@ impl World {
                 self.replica_says(who, text.as_bytes());
             }
             9 => {
-                if let Some(lane) = self.lane(who) {
-                    self.lose(lane, who % 4 == 3);
+                let Some(lane) = self.lane(who) else { return };
+                match self.lanes.get_mut(&lane) {
+                    Some(failing) if who >= 8 => {
+                        failing.closing = true;
+                        self.event(Event::LaneFailing { lane });
+                    }
+                    _ => self.lose(lane, who % 4 == 3),
                 }
             }
             10 => self.answer_the_door(who),
@@ -434,6 +446,7 @@ impl World {
         }
         let snapshot = self.core.snapshot();
         assert!(snapshot.staged_bytes <= self.limits.staged_bytes);
+        assert!(snapshot.noted_bytes <= self.limits.noted_bytes + COMMAND);
         let lanes = snapshot.lanes_opening + snapshot.lanes_idle + snapshot.lanes_busy;
         assert!(lanes <= self.limits.lanes + self.limits.probation_lanes);
         for session in answered {
@@ -534,6 +547,7 @@ impl World {
         }
         let left = self.core.snapshot();
         assert_eq!((left.sessions, left.staged_bytes), (0, 0));
+        assert_eq!(left.noted_bytes, 0);
         assert_eq!((left.queued_bytes, left.unconfirmed_users), (0, 0));
     }
 }
