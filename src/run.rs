@@ -17,6 +17,7 @@ use crate::io::credentials::CredentialStore;
 use crate::io::journal::Journal;
 use crate::io::lane_connect::Replica;
 use crate::io::listener::Listener;
+use crate::io::lobby::Lobby;
 use crate::io::memory::MemoryGauge;
 use crate::io::registry::{SessionContext, SessionRegistry};
 use crate::io::shell::{Shell, Shown};
@@ -53,6 +54,7 @@ struct Shared {
     spill: Arc<Spill>,
     memory: Arc<MemoryGauge>,
     permits: Arc<Semaphore>,
+    lobby: Arc<Lobby>,
     tasks: TaskTracker,
     /// Listeners accept until then.
     stop: CancellationToken,
@@ -93,6 +95,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let shared = Shared {
         memory: MemoryGauge::new(limits.staged_memory, Arc::clone(&spill)),
         permits: Arc::new(Semaphore::new(limits.sessions)),
+        lobby: Lobby::new(settings::session_limits(limits).strangers),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         drain: CancellationToken::new(),
@@ -217,6 +220,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         memory: Arc::clone(&shared.memory),
         meter: Meter::new(&channel.name, "client"),
         permits: Arc::clone(&shared.permits),
+        lobby: Arc::clone(&shared.lobby),
         tasks: shared.tasks.clone(),
     });
     for listen in settings::listeners(channel, lookup.as_ref()) {

@@ -14,6 +14,7 @@ use syncmux::core::event::{Event, Identity, Mode, RunId, SessionId};
 use syncmux::io::address::Address;
 use syncmux::io::credentials::{CredentialStore, Credentials, Passwords, Verifier};
 use syncmux::io::listener::Listener;
+use syncmux::io::lobby::Lobby;
 use syncmux::io::memory::MemoryGauge;
 use syncmux::io::registry::{
     ClientSettings, ListenerSettings, SessionContext, SessionLimits, SessionRegistry,
@@ -21,6 +22,7 @@ use syncmux::io::registry::{
 use syncmux::io::spill::collect;
 use syncmux::io::stream::Meter;
 use syncmux::protocol::{Apply, Body, Command, Get, Greeting, Kind};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
@@ -86,6 +88,7 @@ impl Setup {
             credentials: Arc::clone(&credentials),
             client: self.client,
             permits: Arc::new(Semaphore::new(self.limits.sessions)),
+            lobby: Lobby::new(self.limits.strangers),
             limits: self.limits,
             memory: MemoryGauge::new(u64::MAX, spill(1)),
             spill: spill(self.spill),
@@ -239,6 +242,43 @@ async fn guessing_passwords_ends_soon() {
     }
     client.expect("BYE too many failed logins\r\n").await;
     assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn strangers_make_way_for_each_other_and_take_nobodys_place() {
+    let mut setup = Setup::default();
+    setup.limits.strangers = 2;
+    setup.limits.sessions = 2;
+    let mut site = setup.start().await;
+    let (mut inside, _) = site.logged_in().await;
+    let mut crowd = Vec::new();
+    for _ in 0..5 {
+        let mut stranger = site.connect().await;
+        stranger.expect(BANNER).await;
+        crowd.push(stranger);
+    }
+    let (mut other, _) = site.logged_in().await;
+    for mut gone in crowd.drain(..4) {
+        assert_eq!(gone.rest().await, b"");
+    }
+    for client in [&mut inside, &mut other, &mut crowd[0]] {
+        client.send(b"NOOP\r\n").await;
+        client.expect("OK Noop completed\r\n").await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_come_one_by_one_do_not_make_the_login_last() {
+    let mut setup = Setup::default();
+    setup.limits.login_time = Duration::from_millis(500);
+    let site = setup.start().await;
+    let mut client = site.connect().await;
+    client.expect(BANNER).await;
+    let began = Instant::now();
+    while client.0.write_all(b"x").await.is_ok() && began.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
@@ -415,10 +455,11 @@ async fn too_many_sessions_are_refused() {
     setup.limits.sessions = 1;
     let mut site = setup.start().await;
     let (client, session) = site.logged_in().await;
-    site.connect()
-        .await
-        .expect("BYE too many sessions\r\n")
-        .await;
+    let mut other = site.connect().await;
+    other.expect(BANNER).await;
+    other.send(LOGIN).await;
+    other.expect("OK Success (no protection)\r\n").await;
+    other.expect("BYE too many sessions\r\n").await;
     drop(client);
     site.closed(session).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -519,6 +560,7 @@ async fn unix_sockets_know_who_is_there() {
         spill: spill(1),
         meter: Meter::new("", "client"),
         permits: Arc::new(Semaphore::new(1)),
+        lobby: Lobby::new(1),
         tasks: TaskTracker::new(),
     };
     let error = Listener::bind(other, Arc::new(context))

@@ -15,6 +15,9 @@ use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
 use crate::protocol::synclog::Coverage;
 use crate::protocol::{Apply, Body, Command, Get, Kind, print};
 
+/// What a queued job costs in memory beside its bytes, about.
+const JOB: u64 = 1024;
+
 const OK: &str = "OK success\r\n";
 const BYE: &str = "BYE syncmux is shutting down\r\n";
 
@@ -92,6 +95,7 @@ impl Core {
                 }
             }
         }
+        self.note_less();
         if let Some(plan) = Plan::of(&command, &self.setup.site) {
             return self.submit(id, command, plan, run);
         }
@@ -118,7 +122,10 @@ impl Core {
             }
             Kind::Apply(Apply::Message { files, nil }) => {
                 let size: u64 = files.iter().map(|file| file.content.len()).sum();
-                if self.staged_bytes.saturating_add(size) > self.setup.limits.staged_bytes {
+                let limits = &self.setup.limits;
+                let room = self.staged_bytes.saturating_add(size) <= limits.staged_bytes
+                    && self.noted_bytes() <= limits.noted_bytes;
+                if !room {
                     if let Some(session) = self.sessions.get_mut(&id)
                         && !session.group.left_alone.is_empty()
                     {
@@ -168,7 +175,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let asked_nothing = session.group.names.is_empty() && session.group.user.is_none();
+        let asked_nothing = session.group.asked_nothing();
         if session.fans_out() && asked_nothing {
             session.has_cache = true;
             self.note(Note::ClientCache { session: id });
@@ -269,7 +276,7 @@ impl Core {
             .line
             .as_ref()
             .is_some_and(|line| covered(line, coverage, &self.setup.site));
-        if !is_covered {
+        if !is_covered || self.owes_too_much() {
             return self.submit_real(id, command, plan);
         }
         if !self.has_room(&plan) {
@@ -385,6 +392,7 @@ impl Core {
                 command,
                 parts: vec![None],
                 missing: 1,
+                held: 0,
                 order: Vec::new(),
             };
             session.pending = Some(Pending::Jobs(waiting));
@@ -414,7 +422,7 @@ impl Core {
         else {
             return 0;
         };
-        let bytes = work.bytes();
+        let bytes = work.bytes() + JOB;
         let job = Job {
             session,
             part,
@@ -473,6 +481,19 @@ impl Core {
         };
         if matches!(session.pending, Some(Pending::Exit)) && session.unconfirmed == 0 {
             self.end_session(id, "OK Finished\r\n".into());
+        }
+    }
+
+    /// What is noted of all sessions costs so much memory.
+    pub(super) fn noted_bytes(&self) -> u64 {
+        self.sessions.values().map(Session::noted).sum()
+    }
+
+    /// Forgets what is noted of sessions where it is too much. The limit is exceeded by what one
+    /// command notes, and by no more.
+    fn note_less(&mut self) {
+        if self.noted_bytes() > self.setup.limits.noted_bytes {
+            self.sessions.values_mut().for_each(Session::forget);
         }
     }
 

@@ -297,6 +297,13 @@ impl Core {
         }
     }
 
+    /// The lane takes nothing new; io has begun to close it.
+    pub(super) fn lane_failing(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.all.get_mut(&id) {
+            lane.state = LaneState::Closing;
+        }
+    }
+
     pub(super) fn lane_opened(&mut self, id: LaneId, enabled: Option<Vec<bytes::Bytes>>) {
         let Some(lane) = self.lanes.all.get_mut(&id) else {
             return;

@@ -106,6 +106,12 @@ pub enum Event {
         /// The answer; never one with [`crate::protocol::StatusKind::Bye`].
         reply: Reply,
     },
+    /// A lane can't be used any further: nothing that is sent on it from now on goes out. Answers
+    /// may still come, and `LaneLost` comes in the end.
+    LaneFailing {
+        /// Which.
+        lane: LaneId,
+    },
     /// A lane is gone: end of file, an error, BYE, or closed on request. Sent once, after the
     /// replica's end of file was seen or waited for for the set time.
     LaneLost {

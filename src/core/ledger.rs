@@ -19,6 +19,9 @@ use crate::protocol::synclog::{Coverage, Line};
 /// How long after a failed write to disk it is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// As many characters of the replica's words are kept.
+const WORDS: usize = 512;
+
 /// An owed line, numbered in order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LineId(u64);
@@ -184,7 +187,7 @@ impl Ledger {
         if refused && (probation.failures == 0 || probation.due <= now) {
             probation.failures += 1;
         }
-        words.clone_into(&mut probation.words);
+        probation.words = words.chars().take(WORDS).collect();
         (probation, new)
     }
 

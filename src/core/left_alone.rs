@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::Core;
 use super::event::SessionId;
 use super::job::Work;
-use super::outcome::{body_of, merge, outcome};
+use super::outcome::{TOO_MUCH, body_of, merge, outcome};
 use super::plan::{self, Plan, Subject};
 use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
 use crate::protocol::synclog::Line;
@@ -40,6 +40,10 @@ impl Core {
                 let Some(due) = self.paused(session, &plan.subjects) else {
                     return Some(command);
                 };
+                if self.owes_too_much() {
+                    self.end_session(id, TOO_MUCH.into());
+                    return None;
+                }
                 let line = Line::User(user.clone());
                 if line.check().is_err() {
                     return Some(command);
@@ -97,6 +101,7 @@ impl Core {
                 command: Asked::Mailboxes(asked),
                 parts: Vec::new(),
                 missing: 0,
+                held: 0,
                 order: Vec::new(),
             };
             let _ = self.mailboxes_done(id, waiting);
@@ -140,6 +145,10 @@ impl Core {
             }
             let words = String::from_utf8_lossy(&part.status.line()).into_owned();
             refused.push((name.clone(), words));
+        }
+        if self.owes_too_much() {
+            self.end_session(id, TOO_MUCH.into());
+            return None;
         }
         let left_out = asked.left_out.clone();
         let verb = waiting.plan.verb;
@@ -300,6 +309,7 @@ impl Core {
                 command: Asked::Mailboxes(asked),
                 parts: (0..missing).map(|_| None).collect(),
                 missing,
+                held: 0,
                 order,
             }));
         }

@@ -143,6 +143,7 @@ impl Core {
             Event::LaneOpened { lane, enabled } => self.lane_opened(lane, enabled),
             Event::LaneRefused { lane, why } => self.lane_refused(lane, &why),
             Event::LaneReply { lane, reply } => self.lane_reply(lane, reply),
+            Event::LaneFailing { lane } => self.lane_failing(lane),
             Event::LaneLost { lane, why, orderly } => self.lane_lost(lane, &why, orderly),
             Event::RunLinked { run, coverage } => self.run_linked(run, coverage),
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),

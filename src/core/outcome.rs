@@ -13,9 +13,12 @@ use super::limits::pause;
 use super::plan::Subject;
 use super::policy::{self, Answer};
 use super::queue::JobId;
-use super::session::{Asked, Pending, Waiting};
+use super::session::{Asked, Pending, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Reply, Status, StatusKind, UserKey};
+
+/// To a client whose refusal can't be owed any more: it keeps its log-run.
+pub(super) const TOO_MUCH: &str = "BYE Too much of the sync log is owed already\r\n";
 
 impl Core {
     pub(super) fn lane_reply(&mut self, id: LaneId, reply: Reply) {
@@ -59,7 +62,7 @@ impl Core {
         if let Some(state) = pool.and_then(|pool| self.lanes.pools.get_mut(&pool)) {
             state.wanted = false;
         }
-        let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
+        let waits = |session: &Session| matches!(session.pending, Some(Pending::Forced));
         if !self.sessions.get(&session).is_some_and(waits) {
             return;
         }
@@ -192,12 +195,18 @@ impl Core {
         let Some(Pending::Jobs(waiting)) = &mut session.pending else {
             return;
         };
+        waiting.held += reply.memory();
         if let Some(part) = waiting.parts.get_mut(job.part)
             && part.replace(reply).is_none()
         {
             waiting.missing -= 1;
         }
         if waiting.missing > 0 {
+            let held = self.sessions.values().map(Session::partial_answer);
+            if held.sum::<u64>() > self.setup.limits.partial_answers {
+                let bye = "BYE The replica's answers are too large for memory\r\n";
+                self.end_session(job.session, bye.into());
+            }
             return;
         }
         match session.pending.take() {
@@ -276,6 +285,9 @@ impl Core {
         let (Some(line), Some(subject)) = (verdict.owe, subject) else {
             return self.answer(id, plan.verb, outcome, body, false);
         };
+        if self.owes_too_much() {
+            return self.end_session(id, TOO_MUCH.into());
+        }
         // What the replica refuses is owed before the answer goes out: the client forgets some
         // refusals.
         let due = self.fail(&subject, &words, true);
@@ -292,6 +304,11 @@ impl Core {
         }
         self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
         self.drop_behind(&subject, due);
+    }
+
+    /// Whether no further line may be owed but of what was acknowledged.
+    pub(super) fn owes_too_much(&self) -> bool {
+        self.ledger.len() >= self.setup.limits.owed_lines
     }
 
     /// Passes on what lines reaching the disk, or being done with, brought about.

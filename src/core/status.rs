@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub queued_bytes: u64,
     /// Bytes of staged messages, spilled ones included.
     pub staged_bytes: u64,
+    /// Bytes of memory for names and GUIDs noted of sessions until RESTART, about.
+    pub noted_bytes: u64,
     /// Runs that are linked.
     pub runs_linked: usize,
     /// Lines that are owed to the sync log, or stand there and are not done with.
@@ -97,6 +99,7 @@ impl Core {
             unconfirmed_users: self.unconfirmed.len(),
             queued_bytes: self.queued_bytes,
             staged_bytes: self.staged_bytes,
+            noted_bytes: self.noted_bytes(),
             runs_linked: self.runs.len(),
             owed_lines: self.ledger.len(),
             probation: shown.collect(),

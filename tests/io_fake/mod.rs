@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod program;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
