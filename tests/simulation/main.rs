@@ -1,11 +1,14 @@
 //! The core by simulation: one seed is one run of a rolling client, a master that changes, a
-//! replica that refuses and dies, a disk that fails, and syncmux itself killed and started again.
+//! replica that refuses and dies, a disk that fails, keeps only what was fsynced when the power goes,
+//! and syncmux itself killed and started again. `crash.rs` tries every crash of short stories.
 //!
-//! `SYNCMUX_SEEDS=N` runs N seeds instead of 256, `SYNCMUX_SEED=K` only that one.
+//! `SYNCMUX_SEEDS=N` runs N seeds instead of 1,000, `SYNCMUX_SEED=K` only that one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod client;
+mod crash;
+mod disk;
 mod replica;
 mod world;
 
@@ -25,7 +28,7 @@ fn seeds() {
     let many = std::env::var("SYNCMUX_SEEDS")
         .ok()
         .map(|seeds| seeds.parse().expect("a number"));
-    let seeds = one.map_or(0..many.unwrap_or(256), |seed: u64| seed..seed + 1);
+    let seeds = one.map_or(0..many.unwrap_or(1_000), |seed: u64| seed..seed + 1);
     let mut all = world::Counts::default();
     let count = seeds.end - seeds.start;
     for seed in seeds {
@@ -42,6 +45,7 @@ fn seeds() {
     if count > 100 {
         assert!(all.acknowledged_early > 0 && all.refused > 0 && all.lanes_lost > 0);
         assert!(all.kills > 0 && all.lines_written > 0 && all.healed > 0);
+        assert!(all.power_losses > 0 && all.starts_cut > 0 && all.disk_faults > 0);
         assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0);
     }
 }

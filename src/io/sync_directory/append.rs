@@ -1,15 +1,11 @@
 //! Appending to `log` by Cyrus's own dance (`sync_log_base` in Cyrus's `sync_log.c`).
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Read};
+use std::path::PathBuf;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
-use super::lock::{lock, unlock};
+use super::disk::{DiskFile, Mode, Reader};
 use super::text::{Tail, tail};
-use super::{Error, NOFOLLOW, SyncDirectory};
+use super::{Error, SyncDirectory};
 use crate::protocol::synclog::Line;
 
 /// As often as Cyrus tries (`SYNC_LOG_RETRIES`).
@@ -34,12 +30,12 @@ impl SyncDirectory {
 
     /// Opens and locks `log`; makes it if it isn't there.
     pub(super) fn lock_log(&self) -> Result<LockedLog<'_>, Error> {
-        let path = self.path.join("log");
+        let path = self.at("log");
         for _ in 0..TRIES {
-            let Some(file) = self.open_log(&path)? else {
+            let Some(file) = self.open_log()? else {
                 continue;
             };
-            lock(&file, true).map_err(Error::io("lock", &path))?;
+            file.lock(true).map_err(Error::io("lock", &path))?;
             let mut log = LockedLog {
                 directory: self,
                 path: path.clone(),
@@ -47,10 +43,10 @@ impl SyncDirectory {
                 len: 0,
             };
             // The client may have renamed it since it was opened.
-            let open = log.file.metadata().map_err(Error::io("look at", &path))?;
-            match std::fs::metadata(&path) {
-                Ok(named) if (named.ino(), named.dev()) == (open.ino(), open.dev()) => {
-                    log.len = open.len();
+            let open = log.file.stat().map_err(Error::io("look at", &path))?;
+            match self.disk.stat("log") {
+                Ok(named) if named.id == open.id => {
+                    log.len = open.len;
                     return Ok(log);
                 }
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -63,37 +59,32 @@ impl SyncDirectory {
     }
 
     /// `None`: somebody else made it in the meantime, or it was renamed; try again.
-    fn open_log(&self, path: &Path) -> Result<Option<File>, Error> {
-        let mut options = File::options();
-        options
-            .read(true)
-            .append(true)
-            .mode(0o640)
-            .custom_flags(NOFOLLOW);
-        match options.open(path) {
+    fn open_log(&self) -> Result<Option<Box<dyn DiskFile>>, Error> {
+        let path = self.at("log");
+        match self.disk.open("log", Mode::Append) {
             Ok(file) => return Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("open", path)(error)),
+            Err(error) => return Err(Error::io("open", &path)(error)),
         }
-        if self.owner.ours {
-            return match options.create_new(true).open(path) {
+        if self.disk.makes_files_of_cyrus() {
+            return match self.disk.open("log", Mode::AppendNew) {
                 Ok(file) => Ok(Some(file)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-                Err(error) => Err(Error::io("create", path)(error)),
+                Err(error) => Err(Error::io("create", &path)(error)),
             };
         }
         // An imapd that meets a `log` which is root's for one moment loses its line: so the file
         // gets its owner first and its name after.
         let (temp, _file) = self.create_temp("log")?;
-        let named = match renameat_with(CWD, &temp, CWD, path, RenameFlags::NOREPLACE) {
+        let named = match self.disk.rename_new(&temp, "log") {
             Ok(()) => Ok(()),
-            Err(_) => std::fs::hard_link(&temp, path),
+            Err(_) => self.disk.hard_link(&temp, "log"),
         };
-        let _ = std::fs::remove_file(&temp);
+        let _ = self.disk.remove(&temp);
         match named {
             Ok(()) => Ok(None),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-            Err(error) => Err(Error::io("create", path)(error)),
+            Err(error) => Err(Error::io("create", &path)(error)),
         }
     }
 }
@@ -103,17 +94,14 @@ impl SyncDirectory {
 pub(super) struct LockedLog<'a> {
     directory: &'a SyncDirectory,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     len: u64,
 }
 
 impl LockedLog<'_> {
     /// What stands in it.
-    pub(super) fn reader(&mut self) -> Result<&File, Error> {
-        self.file
-            .seek(SeekFrom::Start(0))
-            .map_err(Error::io("read", &self.path))?;
-        Ok(&self.file)
+    pub(super) fn reader(&self) -> Reader<'_> {
+        Reader::new(&*self.file)
     }
 
     /// One write; whole lines, each with its newline. After an error nothing of it is there.
@@ -126,7 +114,7 @@ impl LockedLog<'_> {
         };
         let text: std::borrow::Cow<'_, [u8]> = text;
         let result = loop {
-            match self.file.write(&text) {
+            match self.file.append(&text) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => break other,
             }
@@ -149,9 +137,7 @@ impl LockedLog<'_> {
 
     /// Makes what was appended, and the name, survive a power loss.
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.file
-            .sync_all()
-            .map_err(Error::io("fsync", &self.path))?;
+        self.file.sync().map_err(Error::io("fsync", &self.path))?;
         // Also where the file is not new: Cyrus made it without this.
         self.directory.sync_names()
     }
@@ -169,15 +155,10 @@ impl LockedLog<'_> {
         }
         let start = self.len.saturating_sub(LONGEST_TAIL);
         // The last byte alone tells it nearly always.
-        let mut last = [0];
-        self.file.seek(SeekFrom::Start(self.len - 1))?;
-        self.file.read_exact(&mut last)?;
-        if last == *b"\n" {
+        if self.read(self.len - 1)? == b"\n" {
             return Ok(b"");
         }
-        self.file.seek(SeekFrom::Start(start))?;
-        let mut end = Vec::new();
-        (&self.file).take(self.len - start).read_to_end(&mut end)?;
+        let end = self.read(start)?;
         let line = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline + 1);
         match tail(&end[line..]) {
             Tail::Mend(with) => Ok(with),
@@ -188,11 +169,19 @@ impl LockedLog<'_> {
             }
         }
     }
+
+    /// What stands in it from there on.
+    fn read(&self, from: u64) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let reader = Reader::from(&*self.file, from);
+        reader.take(self.len - from).read_to_end(&mut text)?;
+        Ok(text)
+    }
 }
 
 impl Drop for LockedLog<'_> {
     fn drop(&mut self) {
-        unlock(&self.file);
+        self.file.unlock();
     }
 }
 
