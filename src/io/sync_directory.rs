@@ -18,7 +18,7 @@ mod real;
 mod recover;
 mod text;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +51,9 @@ struct Work {
     /// Where a run could only be copied, its original is kept open, so that the next `log` can't
     /// get the same inode and be taken for this run.
     originals: HashMap<RunId, Box<dyn DiskFile>>,
+    /// Runs of which an fsync failed: the next one would say that all is well, and nothing would be
+    /// on disk. These are copied.
+    not_on_disk: HashSet<RunId>,
 }
 
 /// Looks up which run the client works on. Cheap; may be used from any thread.

@@ -1,10 +1,10 @@
 //! Appending to `log` by Cyrus's own dance (`sync_log_base` in Cyrus's `sync_log.c`).
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::PathBuf;
 
 use super::disk::{DiskFile, Mode, Reader};
-use super::text::{Tail, tail};
+use super::text::{Shape, Tail, each_line, tail};
 use super::{Error, SyncDirectory};
 use crate::protocol::synclog::Line;
 
@@ -41,12 +41,13 @@ impl SyncDirectory {
                 path: path.clone(),
                 file,
                 len: 0,
+                before: 0,
             };
             // The client may have renamed it since it was opened.
             let open = log.file.stat().map_err(Error::io("look at", &path))?;
             match self.disk.stat("log") {
                 Ok(named) if named.id == open.id => {
-                    log.len = open.len;
+                    (log.len, log.before) = (open.len, open.len);
                     return Ok(log);
                 }
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -96,6 +97,8 @@ pub(super) struct LockedLog<'a> {
     path: PathBuf,
     file: Box<dyn DiskFile>,
     len: u64,
+    /// Its length when it was locked.
+    before: u64,
 }
 
 impl LockedLog<'_> {
@@ -106,15 +109,25 @@ impl LockedLog<'_> {
 
     /// One write; whole lines, each with its newline. After an error nothing of it is there.
     pub(super) fn append(&mut self, text: &[u8]) -> Result<(), Error> {
-        let mend = self.mend().map_err(Error::io("mend", &self.path))?;
-        let text = if mend.is_empty() {
-            text.into()
-        } else {
-            [mend, text].concat().into()
-        };
-        let text: std::borrow::Cow<'_, [u8]> = text;
+        self.mend()?;
+        self.write(text)
+    }
+
+    /// Makes it so that the client reads what is put behind what is there. A crash or a full disk
+    /// may have torn somebody's line: the client would take ours for its rest, or, where it is
+    /// torn in quotes and others have written behind it, stop there and forget ours.
+    pub(super) fn mend(&mut self) -> Result<(), Error> {
+        let path = self.path.clone();
+        let with = self.mend_tail().map_err(Error::io("mend", &path))?;
+        if !with.is_empty() {
+            self.write(with)?;
+        }
+        self.blank_torn_lines().map_err(Error::io("mend", &path))
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<(), Error> {
         let result = loop {
-            match self.file.append(&text) {
+            match self.file.append(text) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => break other,
             }
@@ -137,7 +150,12 @@ impl LockedLog<'_> {
 
     /// Makes what was appended, and the name, survive a power loss.
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.file.sync().map_err(Error::io("fsync", &self.path))?;
+        if let Err(error) = self.file.sync() {
+            // The system takes what it could not write for written, and the next fsync would not
+            // say so: what is written again must be new to it.
+            let _ = self.file.set_len(self.before);
+            return Err(Error::io("fsync", &self.path)(error));
+        }
         // Also where the file is not new: Cyrus made it without this.
         self.directory.sync_names()
     }
@@ -147,9 +165,30 @@ impl LockedLog<'_> {
         let _ = self.file.set_len(self.len);
     }
 
-    /// A torn last line (a crash, a full disk): what must be put behind it so that the client does
-    /// not take our first line for its rest, or it is cut off where nothing helps.
-    fn mend(&mut self) -> io::Result<&'static [u8]> {
+    /// Lines that the client would stop at are no use to anybody: newlines take their place, which
+    /// it reads over. Interrupted it is done again before the next append.
+    fn blank_torn_lines(&self) -> io::Result<()> {
+        let mut torn = Vec::new();
+        let mut at = 0;
+        each_line(
+            BufReader::with_capacity(64 << 10, self.reader()),
+            |_, shape, len| {
+                if shape == Shape::Poison {
+                    torn.push((at, len));
+                }
+                at += len;
+                Ok(())
+            },
+        )?;
+        for (at, len) in torn {
+            tracing::warn!(at, len, "a torn line of the sync log was blanked");
+            self.file.blank(at, len)?;
+        }
+        Ok(())
+    }
+
+    /// A torn last line: what must be put behind it, or it is cut off where nothing helps.
+    fn mend_tail(&mut self) -> io::Result<&'static [u8]> {
         if self.len == 0 {
             return Ok(b"");
         }
@@ -164,6 +203,7 @@ impl LockedLog<'_> {
             Tail::Mend(with) => Ok(with),
             Tail::Cut => {
                 self.len = start + line as u64;
+                self.before = self.before.min(self.len);
                 self.file.set_len(self.len)?;
                 Ok(b"")
             }

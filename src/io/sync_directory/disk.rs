@@ -74,6 +74,8 @@ pub trait DiskFile: Debug + Send {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// One write at the end of the file; says how much of it was taken.
     fn append(&self, text: &[u8]) -> io::Result<usize>;
+    /// Puts newlines in the place of so many bytes.
+    fn blank(&self, at: u64, len: u64) -> io::Result<()>;
     /// Cuts it off.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes its content outlive a power loss; says nothing about its name.

@@ -22,7 +22,7 @@ impl SyncDirectory {
         let link = link_name(run);
         let (file, is_new) = self.name(run, &link, &mut work)?;
         let covered = self
-            .secure(&*file, &link)
+            .secure(run, &*file, &link, &mut work)
             .and_then(|()| read(&*file, site).map_err(Error::io("read", &self.at(&link))));
         let covered = covered.map(|(coverage, stop)| {
             if let Some(line) = stop {
@@ -42,6 +42,7 @@ impl SyncDirectory {
     pub fn drop_link(&self, run: RunId) -> Result<(), Error> {
         let mut work = self.work();
         work.originals.remove(&run);
+        work.not_on_disk.remove(&run);
         let link = link_name(run);
         match self.disk.remove(&link) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -77,6 +78,14 @@ impl SyncDirectory {
             let file = self.disk.open(link, Mode::Read);
             file.map_err(Error::io("open", &self.at(link)))
         };
+        let copy = |work: &mut Work| {
+            let (original, copy) = self.copy(run, link)?;
+            work.originals.insert(run, original);
+            Ok((copy, true))
+        };
+        if work.not_on_disk.contains(&run) {
+            return copy(work);
+        }
         match self.disk.hard_link("log-run", link) {
             // The client may have unlinked one run and begun the next since the lookup.
             Ok(()) => match open().map(|file| (is(&*file, run), file)) {
@@ -97,11 +106,7 @@ impl SyncDirectory {
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Changed { run }),
-            Err(error) if without_links(&error) => {
-                let (original, copy) = self.copy(run, link)?;
-                work.originals.insert(run, original);
-                Ok((copy, true))
-            }
+            Err(error) if without_links(&error) => copy(work),
             Err(error) => Err(Error::io("link", &self.at("log-run"))(error)),
         }
     }
@@ -136,10 +141,19 @@ impl SyncDirectory {
     }
 
     /// Everything on disk: the last writer's lines, then the name.
-    fn secure(&self, file: &dyn DiskFile, link: &str) -> Result<(), Error> {
+    fn secure(
+        &self,
+        run: RunId,
+        file: &dyn DiskFile,
+        link: &str,
+        work: &mut Work,
+    ) -> Result<(), Error> {
         let path = self.at(link);
         wait_for_writers(file).map_err(Error::io("lock", &path))?;
-        file.sync().map_err(Error::io("fsync", &path))?;
+        if let Err(error) = file.sync() {
+            work.not_on_disk.insert(run);
+            return Err(Error::io("fsync", &path)(error));
+        }
         self.sync_names()
     }
 }

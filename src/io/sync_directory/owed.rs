@@ -44,7 +44,7 @@ impl SyncDirectory {
             Err(error) => return Err(Error::io("open", &path)(error)),
         };
         let mut lines = Vec::new();
-        text::each_line(BufReader::new(Reader::new(&*file)), |line, _| {
+        text::each_line(BufReader::new(Reader::new(&*file)), |line, _, _| {
             lines.push(line.to_vec());
             Ok(())
         })

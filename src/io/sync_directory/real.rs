@@ -6,17 +6,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_getfl, fcntl_setfl, renameat_with};
 
 use super::disk::{Disk, DiskFile, Mode, Stat};
 use super::{Error, LOCK, lock};
 
 /// The folder belongs to Cyrus's user, and we may be root: what is opened for writing must be in
 /// it, not where a symbolic link leads.
-const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Of no consequence for plain files.
-const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 
 /// The folder, held against other syncmux as long as this is there.
 #[derive(Debug)]
@@ -167,6 +167,21 @@ impl DiskFile for RealFile {
 
     fn append(&self, text: &[u8]) -> io::Result<usize> {
         (&self.file).write(text)
+    }
+
+    fn blank(&self, mut at: u64, mut len: u64) -> io::Result<()> {
+        // A file that is open for appending takes writes nowhere else (BUGS in pwrite(2)).
+        let flags = fcntl_getfl(&self.file)?;
+        fcntl_setfl(&self.file, flags - OFlags::APPEND)?;
+        let newlines = [b'\n'; 4096];
+        let mut result = Ok(());
+        while len > 0 && result.is_ok() {
+            let part = len.min(newlines.len() as u64);
+            result = self.file.write_all_at(&newlines[..part as usize], at);
+            (at, len) = (at + part, len - part);
+        }
+        fcntl_setfl(&self.file, flags)?;
+        result
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

@@ -44,6 +44,8 @@ enum Change {
         rotten: bool,
     },
     Cut(usize),
+    /// Newlines from there on, so many.
+    Blank(usize, usize),
 }
 
 /// A change of names that was not fsynced.
@@ -116,6 +118,16 @@ impl Default for State {
             appended: Vec::new(),
             trace: None,
             cyrus: cyrus::Cyrus::default(),
+        }
+    }
+}
+
+impl Node {
+    fn forget_rot(&mut self) {
+        for change in &mut self.pending {
+            if let Change::Append { rotten, .. } = change {
+                *rotten = false;
+            }
         }
     }
 }
@@ -193,6 +205,8 @@ impl State {
         let node = self.files.get_mut(&file).unwrap();
         node.modified = modified;
         node.now.extend_from_slice(text);
+        // All that is small enough to be one block, which is new to the system again.
+        node.forget_rot();
         node.pending.push(Change::Append {
             text: text.to_vec(),
             rotten: false,
@@ -254,11 +268,7 @@ impl State {
         for node in self.files.values_mut() {
             node.handles = 0;
             // What an earlier process was told by fsync a later one can't know: not asked for.
-            for change in &mut node.pending {
-                if let Change::Append { rotten, .. } = change {
-                    *rotten = false;
-                }
-            }
+            node.forget_rot();
         }
         self.collect();
     }
@@ -510,6 +520,15 @@ impl DiskFile for Open {
             state.appended.extend_from_slice(text);
         }
         Ok(fits)
+    }
+
+    fn blank(&self, at: u64, len: u64) -> io::Result<()> {
+        let mut state = self.enter("pwrite")?;
+        let (at, len) = (at as usize, len as usize);
+        let node = state.files.get_mut(&self.file).unwrap();
+        node.now[at..at + len].fill(b'\n');
+        node.pending.push(Change::Blank(at, len));
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

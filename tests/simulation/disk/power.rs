@@ -49,6 +49,7 @@ pub(super) fn replay(durable: &[u8], changes: &[Change]) -> Vec<u8> {
             }
             Change::Append { text: more, .. } => text.extend_from_slice(more),
             Change::Cut(len) => text.truncate(*len),
+            Change::Blank(at, len) => text[*at..at + len].fill(b'\n'),
         }
     }
     text
@@ -63,6 +64,9 @@ fn content(node: &Node, choose: Choose<'_>) -> Vec<u8> {
     let done = node.pending.len() - choose(node.pending.len() + 1);
     let mut changes = node.pending[..done].to_vec();
     let many = changes.len() > 1;
+    if let Some(Change::Blank(_, len)) = changes.last_mut() {
+        *len /= 1 + choose(2);
+    }
     if let Some(Change::Append { text, .. }) = changes.last_mut() {
         let (half, len) = (text.len() / 2, text.len());
         match choose(5) {
