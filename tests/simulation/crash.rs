@@ -13,9 +13,9 @@ use syncmux::protocol::synclog::{Item, Line};
 use crate::disk::{Fault, Odometer, SharedDisk, State, Write, lines, lines_put_back};
 
 /// So many outcomes of one power loss are tried one by one; beyond that some at random.
-const BOUND: usize = 300;
+const BOUND: usize = 64;
 /// So many of them, at each crash, have a start that crashes at each of its calls as well.
-const DEEP: usize = 6;
+const DEEP: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Step {

@@ -12,6 +12,9 @@ mod disk;
 mod replica;
 mod world;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use world::World;
 
 fn run(seed: u64) -> world::Counts {
@@ -29,18 +32,32 @@ fn seeds() {
         .ok()
         .map(|seeds| seeds.parse().expect("a number"));
     let seeds = one.map_or(0..many.unwrap_or(1_000), |seed: u64| seed..seed + 1);
-    let mut all = world::Counts::default();
     let count = seeds.end - seeds.start;
-    for seed in seeds {
-        let result = std::panic::catch_unwind(|| run(seed));
-        match result {
-            Ok(counts) => all.add(&counts),
-            Err(panic) => {
-                eprintln!("seed {seed} failed: run again with SYNCMUX_SEED={seed}");
-                std::panic::resume_unwind(panic);
+    let next = AtomicU64::new(seeds.start);
+    let all = Mutex::new(world::Counts::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            match std::panic::catch_unwind(|| run(seed)) {
+                Ok(counts) => all.lock().unwrap().add(&counts),
+                Err(panic) => {
+                    next.store(seeds.end, Ordering::Relaxed);
+                    eprintln!("seed {seed} failed: run again with SYNCMUX_SEED={seed}");
+                    std::panic::resume_unwind(panic);
+                }
             }
         }
-    }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let all = all.into_inner().unwrap();
     println!("{count} seeds: {all:?}");
     if count > 100 {
         assert!(all.acknowledged_early > 0 && all.refused > 0 && all.lanes_lost > 0);

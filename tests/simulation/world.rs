@@ -261,7 +261,10 @@ impl World {
         let Some(core) = &self.core else { return false };
         let snapshot = core.snapshot();
         !self.draining
-            && disk.names("").next().is_none()
+            && self.linked.is_empty()
+            // What a disk that fails did not let go of goes at the next start.
+            && ["log", "log-run", "syncmux-owed"].iter().all(|name| disk.read(name).is_none())
+            && (self.counts.disk_faults > 0 || disk.names("").next().is_none())
             && self.orders.is_empty()
             && snapshot.unconfirmed_users == 0
             && snapshot.owed_lines

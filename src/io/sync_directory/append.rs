@@ -107,7 +107,7 @@ impl LockedLog<'_> {
         Reader::new(&*self.file)
     }
 
-    /// One write; whole lines, each with its newline. After an error nothing of it is there.
+    /// Puts lines behind what is there.
     pub(super) fn append(&mut self, text: &[u8]) -> Result<(), Error> {
         self.mend()?;
         self.write(text)
@@ -125,7 +125,8 @@ impl LockedLog<'_> {
         self.blank_torn_lines().map_err(Error::io("mend", &path))
     }
 
-    fn write(&mut self, text: &[u8]) -> Result<(), Error> {
+    /// One write; whole lines, each with its newline. After an error nothing of it is there.
+    pub(super) fn write(&mut self, text: &[u8]) -> Result<(), Error> {
         let result = loop {
             match self.file.append(text) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -79,7 +79,7 @@ impl SyncDirectory {
             ..
         } = back;
         if !chunk.is_empty() {
-            log.append(&chunk)?;
+            log.write(&chunk)?;
         }
         // Also where nothing was written: the lines that stood there may not be on disk yet.
         log.finish()?;
@@ -171,7 +171,7 @@ impl Back<'_> {
             self.chunk.extend_from_slice(line);
             self.chunk.push(b'\n');
             if self.chunk.len() >= CHUNK {
-                self.log.append(&self.chunk)?;
+                self.log.write(&self.chunk)?;
                 self.chunk.clear();
             }
         }

@@ -216,6 +216,16 @@ impl World {
             let snapshot = core.snapshot();
             assert!(snapshot.unconfirmed_users <= self.setup.limits.unconfirmed_users);
         }
+        let is_mailbox = |ack: &Ack| ack.text.starts_with("APPLY MAILBOX");
+        let holds: Vec<bool> = self
+            .acks
+            .iter()
+            .map(|ack| ack.state == AckState::Done || self.holds(&ack.text, is_mailbox(ack)))
+            .collect();
+        if holds.iter().all(|held| *held) {
+            self.forget(&holds);
+            return;
+        }
         let now = remembered(&self.disk.state());
         // And what would be left if the power went just now.
         let mut left = None;
@@ -224,11 +234,8 @@ impl World {
             disk.lose_power(&mut |of| self.random.usize(..of));
             left = Some(remembered(&disk));
         }
-        for ack in self.acks.iter().filter(|ack| ack.state != AckState::Done) {
-            let is_mailbox = ack.text.starts_with("APPLY MAILBOX");
-            if self.holds(&ack.text, is_mailbox) {
-                continue;
-            }
+        for (ack, _) in self.acks.iter().zip(&holds).filter(|(_, held)| !**held) {
+            let is_mailbox = is_mailbox(ack);
             let names = |line: &Item| match line.kind {
                 ItemKind::Mailbox | ItemKind::Append => {
                     let name = String::from_utf8_lossy(&line.first);
@@ -248,16 +255,15 @@ impl World {
                 );
             }
         }
-        let holds: Vec<bool> = self
-            .acks
-            .iter()
-            .map(|ack| {
-                ack.state == AckState::Failed
-                    && self.holds(&ack.text, ack.text.starts_with("APPLY MAILBOX"))
-            })
-            .collect();
-        let mut holds = holds.into_iter();
-        self.acks
-            .retain(|ack| ack.state != AckState::Done && !holds.next().unwrap());
+        self.forget(&holds);
+    }
+
+    /// What was confirmed, and what failed and is there all the same.
+    fn forget(&mut self, holds: &[bool]) {
+        let mut holds = holds.iter();
+        self.acks.retain(|ack| {
+            let held = *holds.next().unwrap();
+            ack.state != AckState::Done && !(held && ack.state == AckState::Failed)
+        });
     }
 }
