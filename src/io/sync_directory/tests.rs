@@ -372,13 +372,19 @@ fn recovering_again_adds_nothing() {
     }
 }
 
+/// The client would stop at the torn line and forget what is behind it, ours as well.
 #[test]
-fn lines_behind_a_torn_one_do_not_count_as_there() {
+fn torn_lines_in_the_middle_are_blanked() {
     let place = Place::new();
     let directory = place.open();
     place.write("log", "USER a\nMAILBOX \"torn\nUSER b\n");
-    place.write("syncmux-run-7", "USER a\nUSER b\n");
+    place.write("syncmux-run-7", "USER a\nUSER b\nUSER c\n");
     assert_eq!(directory.recover().unwrap().lines, 1);
+    let blank = "\n".repeat("MAILBOX \"torn\n".len());
+    let text = format!("USER a\n{blank}USER b\nUSER c\n");
+    assert_eq!(place.read("log").unwrap(), text);
+    directory.append_lines(&[mailbox("user.d")]).unwrap();
+    assert_eq!(place.read("log").unwrap(), text + "MAILBOX user.d\n");
 }
 
 #[test]
