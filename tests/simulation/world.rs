@@ -1,10 +1,10 @@
 //! Everything around the core: clients, lanes, the disk, time, and what goes wrong.
 
 mod checks;
-mod disk;
+mod journal;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,10 +15,12 @@ use bytes::Bytes;
 use syncmux::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
 };
+use syncmux::io::sync_directory::SyncDirectory;
 use syncmux::protocol::{Body, Site};
 
 use self::checks::{Ack, AckState};
 use super::client::{Client, Master, Wire};
+use super::disk::{SharedDisk, State, Write};
 use super::replica::{Done, Process, Replica, parse};
 
 #[derive(Debug, Default, Clone)]
@@ -33,6 +35,9 @@ pub(crate) struct Counts {
     pub(crate) vanished: u64,
     pub(crate) barriers: u64,
     pub(crate) healed: u64,
+    pub(crate) power_losses: u64,
+    pub(crate) starts_cut: u64,
+    pub(crate) disk_faults: u64,
 }
 
 impl Counts {
@@ -47,6 +52,9 @@ impl Counts {
         self.vanished += other.vanished;
         self.barriers += other.barriers;
         self.healed += other.healed;
+        self.power_losses += other.power_losses;
+        self.starts_cut += other.starts_cut;
+        self.disk_faults += other.disk_faults;
     }
 }
 
@@ -70,9 +78,16 @@ pub(crate) struct World {
     endpoints: Vec<Endpoint>,
     next_session: u64,
     replica: Replica,
-    disk: VecDeque<Action>,
-    links: BTreeMap<u64, Vec<String>>,
-    owed: Vec<String>,
+    /// For the thread of the sync directory.
+    orders: VecDeque<Action>,
+    directory: Option<SyncDirectory>,
+    disk: SharedDisk,
+    /// Links whose run was not seen to be gone.
+    linked: BTreeSet<RunId>,
+    /// The power is cut now and then.
+    loses_power: bool,
+    /// Cyrus has lost lines of its own, which nobody can bring back.
+    cyrus_loses: bool,
     acks: Vec<Ack>,
     faults: bool,
     draining: bool,
@@ -103,8 +118,13 @@ impl World {
             limits,
             seed,
         };
+        let mut state = State::default();
+        (state.links, state.ours) = (random.u8(0..4) > 0, random.bool());
+        state.cyrus.between = Some(random.fork());
+        let disk = SharedDisk::new(state);
+        let loses_power = random.bool();
         let master = Rc::new(RefCell::new(Master {
-            next_inode: 100,
+            disk: disk.clone(),
             ..Master::default()
         }));
         let mut endpoints = Vec::new();
@@ -129,18 +149,21 @@ impl World {
                 number: 0,
             });
         }
-        World {
+        let mut world = World {
             now: Duration::from_secs(1),
-            core: Some(Core::new(setup.clone())),
+            core: None,
             setup,
             random,
             master,
             endpoints,
             next_session: 0,
             replica: Replica::default(),
-            disk: VecDeque::new(),
-            links: BTreeMap::new(),
-            owed: Vec::new(),
+            orders: VecDeque::new(),
+            directory: None,
+            disk,
+            linked: BTreeSet::new(),
+            loses_power,
+            cyrus_loses: false,
             acks: Vec::new(),
             faults: true,
             draining: false,
@@ -149,7 +172,9 @@ impl World {
             traced: std::env::var("SYNCMUX_SEED").is_ok(),
             early: false,
             counts: Counts::default(),
-        }
+        };
+        world.start();
+        world
     }
 
     pub(crate) fn run(&mut self) {
@@ -171,6 +196,7 @@ impl World {
         }
         // No more faults: everything heals by itself.
         self.faults = false;
+        self.disk.state().cyrus.between = None;
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
         self.replica.unreadable = None;
@@ -187,6 +213,11 @@ impl World {
         }
         let snapshot = self.core.as_ref().unwrap().snapshot();
         assert_eq!(snapshot.probation_subjects, 0, "probation without end");
+        if self.cyrus_loses {
+            // What Cyrus lost of its own, the next change of the same mailbox brings.
+            self.log_everything();
+            self.rest();
+        }
         let master = self.master.borrow();
         for (name, version) in &master.mailboxes {
             let there = self.replica.mailboxes.get(name.as_bytes());
@@ -215,12 +246,7 @@ impl World {
 
     /// For whoever looks into a failed seed.
     fn show(&self) {
-        let master = self.master.borrow();
-        println!("log {:?} run {:?}", master.log, master.run);
-        println!(
-            "links {:?} owed {:?} disk {:?}",
-            self.links, self.owed, self.disk
-        );
+        println!("{:#?} orders {:?}", self.disk.state(), self.orders);
         for endpoint in &self.endpoints {
             let wire = endpoint.wire.borrow();
             println!(
@@ -232,15 +258,15 @@ impl World {
     }
 
     fn quiet(&self) -> bool {
-        let master = self.master.borrow();
+        let disk = self.disk.state();
         let Some(core) = &self.core else { return false };
         let snapshot = core.snapshot();
         !self.draining
-            && master.log.is_empty()
-            && master.run.is_none()
-            && self.links.is_empty()
-            && self.owed.is_empty()
-            && self.disk.is_empty()
+            && self.linked.is_empty()
+            // What a disk that fails did not let go of goes at the next start.
+            && ["log", "log-run", "syncmux-owed"].iter().all(|name| disk.read(name).is_none())
+            && (self.counts.disk_faults > 0 || disk.names("").next().is_none())
+            && self.orders.is_empty()
             && snapshot.unconfirmed_users == 0
             && snapshot.owed_lines
                 == snapshot
@@ -260,17 +286,22 @@ impl World {
             80..=84 => self.wake_clients(),
             85..=88 => self.pass_time(),
             89 if self.faults && self.random.u8(0..6) == 0 => self.lane_breaks(),
-            90 if self.faults && self.random.u8(0..8) == 0 => self.kill(),
+            90 if self.faults && self.random.u8(0..8) == 0 => {
+                let power = self.loses_power && self.random.bool();
+                self.kill(power);
+            }
             91..=93 => self.look_at_run(),
             94 if self.faults && self.random.u8(0..4) == 0 => self.vanish(),
             95 if self.faults && self.random.u8(0..8) == 0 && !self.draining => {
                 self.draining = true;
                 self.tell(Event::Drain);
             }
-            96 if self.drained && self.disk.is_empty() => {
+            96 if self.drained && self.orders.is_empty() => {
                 self.counts.drains += 1;
-                self.kill();
+                self.kill(false);
             }
+            97 => self.disk.state().imapd_ends(),
+            98..=99 => self.disk.state().client_unlinks(),
             _ => {}
         }
         self.check();
@@ -312,39 +343,68 @@ impl World {
     }
 
     fn change_master(&mut self) {
-        let mut master = self.master.borrow_mut();
         let name = match self.random.u8(0..12) {
             0 => "shared.a".to_owned(),
             1 => "shared.b".to_owned(),
             n @ 2..=6 => format!("user.u{}", n - 2),
             n => format!("user.u{}.sub", n - 7),
         };
-        *master.mailboxes.entry(name.clone()).or_default() += 1;
-        master.log.push(format!("APPEND {name}"));
+        let mut lines = vec![format!("APPEND {name}")];
+        let mut master = self.master.borrow_mut();
+        *master.mailboxes.entry(name).or_default() += 1;
         if self.random.u8(0..4) == 0 {
             let user = format!("u{}", self.random.u8(0..5));
-            *master
-                .seen
-                .entry((user.clone(), "id.shared.a".into()))
-                .or_default() += 1;
-            master.log.push(format!("SEEN {user} id.shared.a"));
+            lines.push(format!("SEEN {user} id.shared.a"));
+            let pair = (user, "id.shared.a".into());
+            *master.seen.entry(pair).or_default() += 1;
         }
+        drop(master);
         if self.random.u8(0..8) == 0 {
-            let user = self.random.u8(0..5);
-            master.log.push(format!("UNMAILBOX user.u{user}.gone"));
+            lines.push(format!("UNMAILBOX user.u{}.gone", self.random.u8(0..5)));
         }
         if self.random.u8(0..12) == 0 {
-            let user = format!("u{}", self.random.u8(0..5));
-            master.log.push(format!("USER {user}"));
+            lines.push(format!("USER u{}", self.random.u8(0..5)));
+        }
+        if self.random.u8(0..4) == 0 {
+            // The client has nothing to do for it, but it is quoted.
+            lines.push("QUOTA \"user.u1.sent mail\"".to_owned());
+        }
+        for line in lines {
+            self.log(&line);
+        }
+    }
+
+    /// An imapd logs a line.
+    fn log(&mut self, line: &str) {
+        let how = match self.random.u8(0..40) {
+            0 if self.faults && self.loses_power => Write::Torn,
+            1..=5 if self.faults => Write::Unsynced,
+            _ => Write::Whole,
+        };
+        self.cyrus_loses |= how == Write::Torn;
+        let mut disk = self.disk.state();
+        assert!(disk.imapd_begins(line, how));
+        if !self.faults || self.random.u8(0..4) > 0 {
+            disk.imapd_ends();
+        }
+    }
+
+    fn log_everything(&mut self) {
+        let master = self.master.borrow();
+        let appends = master.mailboxes.keys().map(|name| format!("APPEND {name}"));
+        let seens = master
+            .seen
+            .keys()
+            .map(|(user, id)| format!("SEEN {user} {id}"));
+        let lines: Vec<String> = appends.chain(seens).collect();
+        drop(master);
+        for line in lines {
+            self.log(&line);
         }
     }
 
     fn run_now(&self) -> Option<RunId> {
-        self.master
-            .borrow()
-            .run
-            .as_ref()
-            .map(|(inode, _)| RunId(*inode))
+        self.disk.state().inode("log-run").map(RunId)
     }
 
     fn client_speaks(&mut self) {
@@ -493,13 +553,14 @@ impl World {
         self.tell(Event::Tick);
     }
 
-    /// `kill -9`, and a new start.
-    fn kill(&mut self) {
+    /// `kill -9`, or a power loss, and a new start.
+    fn kill(&mut self, power: bool) {
         self.counts.kills += 1;
         (self.draining, self.drained) = (false, false);
         self.orphans.clear();
         self.core = None;
-        self.disk.clear();
+        self.directory = None;
+        self.orders.clear();
         let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
         for lane in lanes {
             for _ in 0..self.random.usize(0..4) {
@@ -521,16 +582,13 @@ impl World {
                 ack.state = AckState::Failed;
             }
         }
-        self.check();
-        // The start: everything left over goes back into the log.
-        let mut master = self.master.borrow_mut();
-        for lines in std::mem::take(&mut self.links).into_values() {
-            master.log.extend(lines);
+        if power {
+            self.lose_power();
+        } else {
+            self.disk.state().kill();
         }
-        master.log.append(&mut self.owed);
-        drop(master);
-        self.setup.seed += 1;
-        self.core = Some(Core::new(self.setup.clone()));
+        self.check();
+        self.start();
     }
 
     fn tell(&mut self, event: Event) {
@@ -587,7 +645,7 @@ impl World {
                     assert!(!open, "a session outlives the drain");
                     self.drained = true;
                 }
-                action => self.disk.push_back(action),
+                action => self.orders.push_back(action),
             }
         }
     }
