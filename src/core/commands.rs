@@ -533,14 +533,11 @@ impl Asked {
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
             Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
             Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
-            Kind::Apply(Apply::Annotation { .. }) => Asked::Fatal,
+            Kind::Apply(Apply::Annotation { .. } | Apply::Quota { .. } | Apply::Unquota { .. }) => {
+                Asked::Fatal
+            }
             Kind::Apply(
-                Apply::Seen { .. }
-                | Apply::Sub { .. }
-                | Apply::Unsub { .. }
-                | Apply::Quota { .. }
-                | Apply::Unquota { .. }
-                | Apply::Sieve { .. },
+                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
             ) => Asked::Never,
             _ => Asked::Other,
         }

@@ -111,9 +111,10 @@ pub(super) enum Asked {
     Rename,
     /// UNMAILBOX, UNUSER: a refusal ends the client's run.
     Removal,
-    /// Annotations: likewise.
+    /// Annotations, quotas: likewise. The client promotes them to USER of nobody (`GET USER NIL`),
+    /// which the replica's process does not survive.
     Fatal,
-    /// SEEN, SUB, QUOTA, sieve, GET META: LOCKED would stick.
+    /// SEEN, SUB, sieve, GET META: LOCKED would stick.
     Never,
     /// Anything else.
     Other,

@@ -292,6 +292,11 @@ fn what_would_end_the_clients_run_is_answered_ok_and_owed() {
             "APPLY ANNOTATION %(MBOXNAME \"\" ENTRY /x USERID \"\" VALUE b)\r\n",
             "write [Annotation(b\"\")]",
         ),
+        (
+            "APPLY QUOTA %(ROOT user.a LIMIT 1)\r\n",
+            "write [Quota(b\"user.a\")]",
+        ),
+        ("APPLY UNQUOTA user.a\r\n", "write [Quota(b\"user.a\")]"),
     ];
     for (text, line) in rows {
         let (answer, d) = refused(true, "GET MAILBOXES (user.z)\r\n", text, NO);
@@ -305,7 +310,6 @@ fn locked_never_reaches_what_it_would_stick_to() {
     for text in [
         "APPLY SEEN %(USERID a UNIQUEID id LASTREAD 1 LASTUID 1 LASTCHANGE 1 SEENUIDS 1)\r\n",
         "APPLY SUB %(USERID a MBOXNAME user.a)\r\n",
-        "APPLY QUOTA %(ROOT user.a LIMIT 1)\r\n",
         "APPLY SIEVE %(USERID a FILENAME x LAST_UPDATE 1 CONTENT y)\r\n",
     ] {
         let (answer, _) = refused(true, "GET META z\r\n", text, locked);
