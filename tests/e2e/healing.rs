@@ -3,12 +3,14 @@
 //! that it never acknowledges early because no line of the log could bring them back. The rolling
 //! client goes on, nobody helps, and both ends agree.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::support::client::{leftovers, put_log, take_log};
 use crate::support::csync::Csync;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
+use crate::support::relay::{Direction, Piece};
 use crate::support::traps::{Deed, Trap};
 use crate::support::wait_for;
 
@@ -276,4 +278,77 @@ fn expunge(way: Way) {
             .append("INBOX", "", &message("there"));
         lab.master.login(user).append("INBOX", "", &message("here"));
     });
+}
+
+/// A client that is told NO to a QUOTA promotes it to USER of nobody and ends its run (`answers`): it is
+/// not told.
+#[test]
+fn refused_quota() {
+    let mut lab = lab(Way::FanOut, 4).start();
+    lab.add_user("alice");
+    lab.settle();
+    lab.relay
+        .set_traps(vec![Trap::new("APPLY QUOTA", "user.alice", REFUSED)]);
+    lab.relay.open_traps();
+    lab.master.admin().set_quota("user.alice", "STORAGE 70000");
+    lab.settle();
+    assert_eq!(lab.relay.caught().len(), 1);
+    assert!(lab.client_has_lived());
+    assert!(!lab.rolling().output().contains("GET USER NIL"));
+}
+
+/// What the replica has locked for a moment is asked again, and nobody is put on probation.
+#[test]
+fn locked_for_a_moment() {
+    let mut lab = lab(Way::FanOut, 4).start();
+    lab.add_user("alice");
+    lab.settle();
+    let locked = Deed::Refuse("NO IMAP_MAILBOX_LOCKED Mailbox locked");
+    for verb in ["APPLY MAILBOX", "GET MAILBOXES"] {
+        lab.step(verb);
+        let trap = Trap::new(verb, "user.alice", locked).times(3);
+        lab.relay.set_traps(vec![trap]);
+        lab.relay.open_traps();
+        lab.master
+            .login("alice")
+            .append("INBOX", "", &message(verb, 1000));
+        lab.settle();
+        assert_eq!(lab.relay.caught().len(), 3);
+    }
+    let log = lab.mux().log_text();
+    assert!(!log.contains("on probation"), "{log}");
+    assert!(!lab.rolling().output().contains("LOCKED"));
+}
+
+/// The real thing: a replica that can't take its locks says so, until it can.
+#[test]
+fn locked_on_the_replica() {
+    let mut lab = lab(Way::FanOut, 4).start();
+    for user in ["alice", "bob"] {
+        lab.add_user(user);
+    }
+    lab.settle();
+    lab.step("the replica can't take its locks");
+    let locks = lab.replica.path("lock");
+    set_mode(&locks, 0);
+    lab.relay.record();
+    for user in ["alice", "bob"] {
+        let text = message(&format!("{user} 2"), 1000);
+        lab.master.login(user).append("INBOX", "", &text);
+    }
+    lab.rolling();
+    wait_for("the replica to say that it is locked", || {
+        let tape = lab.relay.tape();
+        let said = tape.iter().filter(|p| p.direction == Direction::Down);
+        let locked = |p: &&Piece| String::from_utf8_lossy(&p.bytes).contains("IMAP_MAILBOX_LOCKED");
+        (said.filter(locked).count() >= 2).then_some(())
+    });
+    lab.step("it can again");
+    set_mode(&locks, 0o755);
+    lab.settle();
+    assert!(lab.client_has_lived());
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }

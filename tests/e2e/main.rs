@@ -22,11 +22,13 @@ macro_rules! ways {
 
 mod support;
 
+mod answers;
 mod bad_user;
 mod channels;
 mod faults;
 mod folders;
 mod harness;
+mod healing;
 mod lanes;
 mod mail;
 mod modes;

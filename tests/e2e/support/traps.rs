@@ -42,8 +42,8 @@ impl Trap {
         }
     }
 
-    pub fn always(mut self) -> Self {
-        self.times = u32::MAX;
+    pub fn times(mut self, times: u32) -> Self {
+        self.times = times;
         self
     }
 }
