@@ -229,8 +229,8 @@ fn locked_outside_a_user_sync() {
     lab.assert_same();
 }
 
-/// A plain NO to these is promoted to META or USER. To UNMAILBOX and UNUSER it ends the run; and so does
-/// one to QUOTA: it is promoted to USER of nobody, which the replica does not survive.
+/// A plain NO to these is promoted to META or USER. To UNMAILBOX and UNUSER it ends the run. QUOTA is
+/// promoted to USER of nobody, and the client does not survive the replica's OK to that.
 #[test]
 fn no_outside_a_user_sync() {
     no_outside_a_user_sync_of("");
@@ -255,6 +255,9 @@ fn no_outside_a_user_sync_of(channel: &str) {
         let ends = matches!(what.0, "APPLY UNMAILBOX" | "APPLY UNUSER" | "APPLY QUOTA");
         assert_eq!(after.again, ends, "{what:?}: {said:#?}");
         assert!(promoted.is_none_or(|next| after.says(next)), "{said:#?}");
+        if what.0 == "APPLY QUOTA" {
+            assert!(!lab.client_has_lived(), "{said:#?}");
+        }
     }
     lab.assert_same();
 }
