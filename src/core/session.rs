@@ -149,8 +149,8 @@ pub(super) enum Asked {
     Rename([Bytes; 2]),
     /// UNMAILBOX, UNUSER: a refusal ends the client's run.
     Removal,
-    /// Annotations, quotas: likewise. The client promotes them to USER of nobody (`GET USER NIL`),
-    /// which the replica's process does not survive.
+    /// Annotations, quotas: likewise. The client promotes them to USER of nobody (`GET USER NIL`)
+    /// and does not survive the answer.
     Fatal,
     /// SEEN, SUB, sieve, GET META: LOCKED would stick.
     Never,

@@ -2,7 +2,7 @@
 //! (and `src/core/policy.rs`) stand on. The link gives one command another answer than the replica's,
 //! which has not done it then; what the client says next is read off the link.
 
-use crate::support::client::put_log;
+use crate::support::client::{put_log, take_log};
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::relay::Direction;
@@ -66,8 +66,10 @@ fn answer(
     lab.relay.set_traps(vec![trap]);
     lab.relay.open_traps();
     lab.relay.record();
-    let before = lab.relay.counters().connections;
+    // All that is done is one run.
+    lab.end_rolling();
     act(lab);
+    let before = lab.relay.counters().connections;
     lab.rolling();
     wait_for("the command", || {
         (lab.relay.caught().len() >= times as usize).then_some(())
@@ -86,7 +88,7 @@ fn answer(
         .map(str::to_owned);
     After {
         said: commands.collect(),
-        again: lab.relay.counters().connections > before,
+        again: lab.relay.counters().connections > before + 1,
     }
 }
 
@@ -99,13 +101,14 @@ fn mail(lab: &Lab) {
 fn whole_user(lab: &Lab) {
     mail(lab);
     lab.master.login("alice").subscribe("INBOX");
-    let directory = lab.sync_directory();
-    let _ = std::fs::remove_file(directory.join("log"));
-    put_log(&directory, &["USER alice".to_owned()]);
+    line(lab, "USER alice");
 }
 
+/// A run with nothing but this line.
 fn line(lab: &Lab, line: &str) {
-    put_log(&lab.sync_directory(), &[line.to_owned()]);
+    let directory = lab.sync_directory();
+    drop(take_log(&directory));
+    put_log(&directory, &[line.to_owned()]);
 }
 
 const MAILBOX: (&str, &str) = ("APPLY MAILBOX", "MBOXNAME user.alice ");
@@ -157,29 +160,30 @@ fn checksum() {
     lab.assert_same();
 }
 
-/// Inside a USER sync LOCKED defers on a named channel; anything else, there or on the default one,
-/// ends the run.
+/// Inside a USER sync LOCKED defers on a named channel; anything else ends the run.
+#[test]
+fn inside_a_user_sync_in_a_named_channel() {
+    inside_a_user_sync_of("second", &[(LOCKED, false), (NO, true)]);
+}
+
+/// On the default channel everything does.
 #[test]
 fn inside_a_user_sync() {
-    for (channel, no, ends) in [
-        ("second", LOCKED, false),
-        ("second", NO, true),
-        ("", LOCKED, true),
-        ("", NO, true),
-    ] {
-        let mut lab = start(channel);
+    inside_a_user_sync_of("", &[(LOCKED, true), (NO, true)]);
+}
+
+fn inside_a_user_sync_of(channel: &str, rows: &[(&'static str, bool)]) {
+    let mut lab = start(channel);
+    for (no, ends) in rows {
         for what in [("GET USER", "alice"), MAILBOX, ("APPLY SUB", "alice")] {
             let after = answer(&mut lab, what, no, 1, whole_user);
-            assert_eq!(
-                after.again, ends,
-                "{channel:?} {what:?} {no}: {:#?}",
-                after.said
-            );
+            assert_eq!(after.again, *ends, "{what:?} {no}: {:#?}", after.said);
             assert!(after.count("GET USER alice") >= 2, "{:#?}", after.said);
             lab.master.login("alice").unsubscribe("INBOX");
-            lab.settle();
+            lab.replicate();
         }
     }
+    lab.assert_same();
 }
 
 /// The rows outside a USER sync: what is refused, and what makes the client say it.
@@ -221,31 +225,41 @@ fn locked_outside_a_user_sync() {
     for (what, act) in ROWS {
         let after = answer(&mut lab, what, LOCKED, 1, act);
         assert!(after.again, "{what:?}: {:#?}", after.said);
-        lab.assert_same();
     }
+    lab.assert_same();
 }
 
-/// A plain NO to these is promoted to META or USER. To UNMAILBOX and UNUSER it ends the run; and so does
-/// one to QUOTA: it is promoted to USER of nobody, which the replica does not survive.
+/// A plain NO to these is promoted to META or USER. To UNMAILBOX and UNUSER it ends the run. QUOTA is
+/// promoted to USER of nobody, and the client does not survive the replica's OK to that.
 #[test]
 fn no_outside_a_user_sync() {
-    for channel in ["", "second"] {
-        let mut lab = start(channel);
-        for (what, act) in ROWS {
-            let after = answer(&mut lab, what, NO, 1, act);
-            let said = &after.said;
-            let promoted = match what.0 {
-                "APPLY SEEN" | "APPLY SUB" => Some("GET META alice"),
-                "GET META" => Some("GET USER alice"),
-                "APPLY QUOTA" => Some("GET USER NIL"),
-                _ => None,
-            };
-            let ends = matches!(what.0, "APPLY UNMAILBOX" | "APPLY UNUSER" | "APPLY QUOTA");
-            assert_eq!(after.again, ends, "{what:?}: {said:#?}");
-            assert!(promoted.is_none_or(|next| after.says(next)), "{said:#?}");
-            lab.assert_same();
+    no_outside_a_user_sync_of("");
+}
+
+#[test]
+fn no_outside_a_user_sync_in_a_named_channel() {
+    no_outside_a_user_sync_of("second");
+}
+
+fn no_outside_a_user_sync_of(channel: &str) {
+    let mut lab = start(channel);
+    for (what, act) in ROWS {
+        let after = answer(&mut lab, what, NO, 1, act);
+        let said = &after.said;
+        let promoted = match what.0 {
+            "APPLY SEEN" | "APPLY SUB" => Some("GET META alice"),
+            "GET META" => Some("GET USER alice"),
+            "APPLY QUOTA" => Some("GET USER NIL"),
+            _ => None,
+        };
+        let ends = matches!(what.0, "APPLY UNMAILBOX" | "APPLY UNUSER" | "APPLY QUOTA");
+        assert_eq!(after.again, ends, "{what:?}: {said:#?}");
+        assert!(promoted.is_none_or(|next| after.says(next)), "{said:#?}");
+        if what.0 == "APPLY QUOTA" {
+            assert!(!lab.client_has_lived(), "{said:#?}");
         }
     }
+    lab.assert_same();
 }
 
 /// NO to one of several shared mailboxes fails those behind it too: they are not sent. Where theirs was
@@ -273,9 +287,11 @@ fn no_to_a_shared_mailbox() {
     });
     let refused = |said: &String| said.contains(first.1);
     let at = after.said.iter().position(refused).unwrap();
-    let is_last = !after.said[at..]
+    // The client introduces itself again before it does the run again.
+    let mut same_run = after.said[at..]
         .iter()
-        .any(|said| said.starts_with("GET MAILBOXES (user."));
+        .take_while(|said| !said.starts_with("APPLY CAPABILITIES"));
+    let is_last = !same_run.any(|said| said.starts_with("GET MAILBOXES (user."));
     let found = lab.differences().join("\n");
     assert_eq!(after.again, is_last, "{:#?}", after.said);
     for name in SHARED {
