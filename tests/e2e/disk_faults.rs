@@ -289,7 +289,7 @@ fn full_spill(way: Way) {
     lab.end_rolling();
     lab.step("a message that finds no room");
     mail(&lab, &users[..3], "small", 1000);
-    mail(&lab, &users[3..], "large", 1_500_000);
+    mail(&lab, &users[3..], "large", 1_200_000);
     fill(&spill.join("filler"));
     lab.rolling();
     wait_for("it to be refused", || {
