@@ -1,9 +1,10 @@
 //! A session: one client, command by command.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::conversation::{Conversation, Ended};
 use super::login::{Login, UNKNOWN, connection_answer};
@@ -11,6 +12,9 @@ use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutp
 use super::stream::{self, BoxStream};
 use crate::core::event::{Event, Identity, SessionId};
 use crate::protocol::{Command, Kind};
+
+/// Before a command that found no room is answered.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves a client until it is gone.
 pub(super) async fn serve(
@@ -165,6 +169,13 @@ impl Session<'_> {
                 self.client.say(answer).await
             }
             Kind::Starttls => self.client.say(UNKNOWN).await,
+            // There was no room for it (what is malformed gets BAD). The stock client comes again at
+            // once, with all of the message, a hundred times a second.
+            Kind::Bad { answer } if answer.starts_with("NO ") => {
+                stream::count_failure(&self.context.channel, "disk", "no_room");
+                sleep(NO_ROOM_PAUSE).await;
+                self.client.say(&answer).await
+            }
             Kind::Noop | Kind::Compress { .. } | Kind::ImapProbe { .. } | Kind::Bad { .. } => {
                 self.client.say(&connection_answer(&command.kind)).await
             }

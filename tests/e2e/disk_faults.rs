@@ -44,8 +44,8 @@ fn early(lab: &mut Lab) -> f64 {
     lab.mux().metric("syncmux_commands_total", &labels)
 }
 
-fn not_covered(lab: &mut Lab) -> f64 {
-    let labels = [("side", "disk"), ("kind", "not_covered")];
+fn disk_failures(lab: &mut Lab, kind: &str) -> f64 {
+    let labels = [("side", "disk"), ("kind", kind)];
     lab.mux().metric("syncmux_failures_total", &labels)
 }
 
@@ -82,7 +82,7 @@ fn no_room_for_a_link() {
         fill_names(&directory);
         lab.settle();
         assert_eq!(early(&mut lab), before, "acknowledged without a cover");
-        assert!(not_covered(&mut lab) > 0.0);
+        assert!(disk_failures(&mut lab, "not_covered") > 0.0);
         assert_eq!(complaints(&mut lab), 1);
         free_names(&directory, 10);
     }
@@ -107,8 +107,7 @@ fn no_room_for_owed_lines() {
     lab.rolling();
     wait_for("a line that can't be written", || {
         lab.rolling().keep_alive();
-        let said = lab.mux().log_text();
-        said.contains("no space left").then_some(())
+        (disk_failures(&mut lab, "not_written") > 0.0).then_some(())
     });
     let is_link = |name: &String| name.starts_with("syncmux-run-");
     let stands = |what: &str| {
@@ -164,7 +163,7 @@ fn not_ours(take: impl FnOnce(&Path) -> Option<Mount>, give_back: impl FnOnce(&P
         users.iter().all(count).then_some(())
     });
     assert_eq!(early(&mut lab), before, "acknowledged without a cover");
-    assert!(not_covered(&mut lab) > 0.0);
+    assert!(disk_failures(&mut lab, "not_covered") > 0.0);
     assert_eq!(complaints(&mut lab), 1);
     lab.step("it is ours again");
     drop(mount);
@@ -192,17 +191,18 @@ fn read_only() {
 
 /// A run that was there before syncmux was, all of it acknowledged and nothing confirmed when
 /// syncmux is killed.
-fn covered(environment: impl FnOnce(&Lab) -> Vec<(String, String)>, links: u64) {
+fn covered(environment: impl FnOnce(&Lab) -> Vec<(String, String)>, hard_links: bool) {
     let mut setup = Setup::new(Way::FanOut);
     setup.tls = false;
     let mut lab = setup.start();
     let directory = lab.sync_directory();
-    let users = users(&lab, 6);
+    let users = users(&lab, 3);
     mail(&lab, &users, "1", 1000);
     lab.settle();
     lab.mux().stop();
     lab.end_rolling();
-    mail(&lab, &users, "left", 1000);
+    // One: no GET of another one must meet the lane whose answers are held back.
+    mail(&lab, &users[..1], "left", 1000);
     // As a client leaves it that was killed.
     std::fs::rename(directory.join("log"), directory.join("log-run")).unwrap();
     lab.step("started with log-run there");
@@ -211,20 +211,16 @@ fn covered(environment: impl FnOnce(&Lab) -> Vec<(String, String)>, links: u64) 
     lab.relay.hold_answers_to(Some("APPLY MAILBOX"));
     lab.rolling();
     let run = |left: &[String]| left.iter().find(|n| n.starts_with("syncmux-run-")).cloned();
-    let link = wait_for("the run to be covered", || {
-        assert!(directory.join("log-run").exists(), "unlinked without cover");
-        run(&leftovers(&directory))
-    });
-    assert_eq!(directory.join(&link).metadata().unwrap().nlink(), links);
+    let link = wait_for("the run to be covered", || run(&leftovers(&directory)));
+    let inode = directory.join(&link).metadata().unwrap().ino();
+    let is_link = link == format!("syncmux-run-{inode}");
+    assert_eq!(is_link, hard_links, "{link} is {inode}");
     wait_for("the client to be done", || {
         (!directory.join("log-run").exists()).then_some(())
     });
     let text = std::fs::read_to_string(directory.join(&link)).unwrap();
-    assert!(
-        users.iter().all(|user| text.contains(user.as_str())),
-        "{text}"
-    );
-    assert!(early(&mut lab) >= 6.0);
+    assert!(text.contains(&users[0]), "{text}");
+    assert_eq!(early(&mut lab), 1.0);
     lab.step("killed with nothing confirmed");
     lab.mux().kill();
     lab.relay.hold_answers_to(None);
@@ -235,7 +231,7 @@ fn covered(environment: impl FnOnce(&Lab) -> Vec<(String, String)>, links: u64) 
 
 #[test]
 fn run_that_is_there_at_the_start() {
-    covered(|_| Vec::new(), 2);
+    covered(|_| Vec::new(), true);
 }
 
 /// No file system without hard links can be mounted everywhere, so the call says what it says there
@@ -247,7 +243,7 @@ fn without_hard_links() {
             let library = without_link(&folder(&lab.path("no-links")));
             vec![("LD_PRELOAD".to_owned(), library.display().to_string())]
         },
-        1,
+        false,
     );
 }
 
@@ -281,7 +277,7 @@ fn full_spill(way: Way) {
     lab.settle();
     lab.mux().stop();
     let spill = folder(&lab.path("spill"));
-    let _mount = Mount::tmpfs(&spill, "size=1m");
+    let _mount = Mount::tmpfs(&spill, "size=8m");
     let mut options = lab.mux_options();
     options.extra = format!(
         "[limits]\nstaged_memory = \"64KiB\"\nspill_directory = \"{}\"\n",
@@ -292,14 +288,12 @@ fn full_spill(way: Way) {
     lab.end_rolling();
     lab.step("a message that finds no room");
     mail(&lab, &users[..3], "small", 1000);
-    mail(&lab, &users[3..], "large", 5_000_000);
+    mail(&lab, &users[3..], "large", 1_200_000);
     fill(&spill.join("filler"));
     lab.rolling();
     wait_for("it to be refused", || {
         lab.rolling().keep_alive();
-        let labels = [("verb", "APPLY MESSAGE"), ("answer", "no")];
-        let no = lab.mux().metric("syncmux_commands_total", &labels);
-        (no > 0.0).then_some(())
+        (disk_failures(&mut lab, "no_room") > 0.0).then_some(())
     });
     lab.step("there is room again");
     std::fs::remove_file(spill.join("filler")).unwrap();

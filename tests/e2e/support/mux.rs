@@ -192,7 +192,7 @@ impl Mux {
     pub fn memory(&self, what: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(what));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        let number = line.and_then(|line| line.split_whitespace().next());
         number
             .unwrap_or_else(|| panic!("no {what} in {text}"))
             .parse()
