@@ -53,7 +53,7 @@ fn comes_back(line: &Line) {
     let (items, torn) = read(&out, 0);
     assert_eq!(torn, None);
     assert_eq!(items.len(), 3, "one line");
-    assert_eq!(items[1].lines(), [line.clone()]);
+    assert_eq!(items[1].lines(), std::slice::from_ref(line));
 }
 
 /// The items, and where it is torn.
