@@ -79,7 +79,7 @@ impl SyncDirectory {
             file.map_err(Error::io("open", &self.at(link)))
         };
         let copy = |work: &mut Work| {
-            let (original, copy) = self.copy(run, link)?;
+            let [original, copy] = self.copy(run, link)?;
             work.originals.insert(run, original);
             Ok((copy, true))
         };
@@ -112,11 +112,7 @@ impl SyncDirectory {
     }
 
     /// The original and its copy, which has its name but whose name is not fsynced.
-    fn copy(
-        &self,
-        run: RunId,
-        link: &str,
-    ) -> Result<(Box<dyn DiskFile>, Box<dyn DiskFile>), Error> {
+    fn copy(&self, run: RunId, link: &str) -> Result<[Box<dyn DiskFile>; 2], Error> {
         let log_run = self.at("log-run");
         let original = self.disk.open("log-run", Mode::Read);
         let original = original.map_err(|error| match error.kind() {
@@ -132,7 +128,7 @@ impl SyncDirectory {
             .and_then(|()| copy.sync())
             .and_then(|()| self.disk.rename(&temp, link));
         match copied {
-            Ok(()) => Ok((original, copy)),
+            Ok(()) => Ok([original, copy]),
             Err(error) => {
                 let _ = self.disk.remove(&temp);
                 Err(Error::io("copy", &log_run)(error))
