@@ -201,8 +201,11 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         let started = Journal::start(directory, config.site.clone(), events.clone());
         journal = Some(started.map_err(|error| setup(&error))?);
     }
-    let replica = Replica::new(settings::replica(channel), Arc::clone(&shared.spill))
-        .map_err(|error| setup(&error))?;
+    let replica = Replica::new(
+        settings::replica(channel, &config.limits),
+        Arc::clone(&shared.spill),
+    )
+    .map_err(|error| setup(&error))?;
     let learner = Arc::clone(&replica);
     tokio::spawn(async move { learner.learn_greeting().await });
     let registry = Arc::new(SessionRegistry::default());

@@ -18,7 +18,7 @@ use crate::protocol::ReaderLimits;
 
 /// What a lane is told about the replica of this channel.
 #[must_use]
-pub fn replica(channel: &Channel) -> ReplicaSettings {
+pub fn replica(channel: &Channel, limits: &Limits) -> ReplicaSettings {
     let replica = &channel.replica;
     let identity = replica.identity.as_ref();
     ReplicaSettings {
@@ -44,7 +44,7 @@ pub fn replica(channel: &Channel) -> ReplicaSettings {
         compress: replica.compress,
         connect_timeout: Duration::from_secs(10),
         login_timeout: Duration::from_secs(30),
-        linger: Duration::from_secs(30),
+        linger: limits.answer_timeout.min(Duration::from_secs(30)),
         exit_wait: Duration::from_secs(2),
         reply_memory: 1 << 20,
     }

@@ -57,7 +57,7 @@ struct Shared {
 struct Loss {
     why: String,
     orderly: bool,
-    /// The replica's end of file was seen.
+    /// The replica's end of file was seen, or waited for in vain.
     ended: bool,
 }
 
@@ -240,9 +240,15 @@ impl Lane {
                 orderly: polite || self.idle(),
                 ended: loss.ended,
             },
-            Err(_) => Loss {
+            Err(_) if !polite || self.idle() => Loss {
                 why,
                 orderly: self.idle(),
+                // It has been waited for.
+                ended: true,
+            },
+            Err(_) => Loss {
+                why,
+                orderly: false,
                 ended: false,
             },
         }
