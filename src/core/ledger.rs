@@ -76,6 +76,9 @@ enum Taken {
     /// Not in this one, which may have been renamed before the line was written: a run is first
     /// seen only when a command comes under it.
     After(RunId),
+    /// Not known to be in any, and such a run is gone. The next one may have its number: inodes
+    /// come again.
+    Later,
     /// In this one.
     In(RunId),
 }
@@ -399,7 +402,10 @@ impl Ledger {
             if at >= seen {
                 continue;
             }
-            let second = matches!(by, Taken::After(first) if first != run);
+            let second = match by {
+                Taken::After(first) => first != run,
+                by => by == Taken::Later,
+            };
             if covered(&owed.line, coverage, site) || (second && !can_be_covered(&owed.line)) {
                 owed.place = Place::Logged(at, Taken::In(run));
                 taken.push(*id);
@@ -422,6 +428,14 @@ impl Ledger {
     /// by now, the rest of the run's lines is done with.
     pub(super) fn run_gone(&mut self, run: RunId) -> Settled {
         let mut settled = Settled::default();
+        for id in &self.logged {
+            if let Some(owed) = self.lines.get_mut(id)
+                && let Place::Logged(at, Taken::After(after)) = owed.place
+                && after == run
+            {
+                owed.place = Place::Logged(at, Taken::Later);
+            }
+        }
         let held =
             |owed: &Owed| matches!(owed.place, Place::Logged(_, Taken::In(held)) if held == run);
         let done: Vec<_> = self
