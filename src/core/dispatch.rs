@@ -217,7 +217,8 @@ impl Core {
 
     /// Empties the lane's staging on the replica where it has grown large or the lane is idle.
     pub(super) fn restart(&mut self, id: LaneId, idle: bool) {
-        if let Some(lane) = self.lanes.all.get_mut(&id) {
+        let lane = self.lanes.all.get_mut(&id);
+        if let Some(lane) = lane.filter(|lane| lane.state != LaneState::Closing) {
             let output = burst::restart(lane, &self.setup.limits, idle, self.now);
             self.send(id, output);
         }

@@ -6,7 +6,7 @@ use super::Core;
 use super::burst::{self, Progress};
 use super::event::{Action, LaneId, Note, SessionId};
 use super::job::{Acked, Job, State, Work};
-use super::lanes::What;
+use super::lanes::{State as LaneState, What};
 use super::ledger::Settled;
 use super::left_alone::nothing_there;
 use super::limits::pause;
@@ -36,7 +36,10 @@ impl Core {
         let job = sent
             .job
             .and_then(|job| Some((job, self.jobs.get_mut(&job)?)));
+        let closing = lane.state == LaneState::Closing;
         match (job, &sent.what) {
+            // What follows would not go out: `LaneLost` gives the job to another lane.
+            (Some(_), What::Reserve { .. } | What::Message { .. }) if closing => {}
             (Some((job_id, job)), _) => {
                 let (output, progress) = burst::answered(lane, job_id, job, sent, reply, self.now);
                 self.send(id, output);

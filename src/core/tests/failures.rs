@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, limits, mailbox, message, rolling};
-use crate::core::{Event, Note, RunId, SessionId};
+use super::driver::{Driver, RUN, limits, mailbox, message, rolling, strict};
+use crate::core::{Event, Mode, Note, RunId, SessionId};
 
 const OK: &str = "OK success\r\n";
 const NO: &str = "NO Unknown error\r\n";
@@ -379,4 +379,25 @@ fn a_disk_that_takes_no_owed_line_sends_the_client_away_with_its_log_kept() {
     });
     let told = |note: &&Note| matches!(note, Note::NotWritten { .. });
     assert_eq!(d.notes.iter().filter(told).count(), 1, "once is enough");
+}
+
+#[test]
+fn a_failing_lane_is_sent_nothing_more_and_its_unit_goes_elsewhere() {
+    let (mut d, s) = strict();
+    // What came as NIL is asked for first.
+    d.ask(s, "APPLY MESSAGE (NIL)\r\n");
+    d.say(s, &mailbox("user.a", Some(1)));
+    let lane = d.lane_with("APPLY RESERVE");
+    d.event(Event::LaneFailing { lane });
+    d.reply(lane, OK);
+    assert_eq!(d.count("APPLY MAILBOX"), 0);
+    // Nothing new either, although it is not lost yet.
+    let other = d.open(2, Mode::Strict);
+    d.say(other, "GET USER joe\r\n");
+    assert!(d.lane_with("GET USER") != lane);
+    d.lose(lane);
+    d.reply_to("GET USER", OK);
+    d.reply_to("APPLY RESERVE", OK);
+    d.reply_to("APPLY MAILBOX", OK);
+    assert_eq!(d.answer(s).unwrap(), OK);
 }
