@@ -103,6 +103,25 @@ fn a_line_for_which_the_client_sends_nothing_is_done_with_its_run() {
 }
 
 #[test]
+fn a_run_whose_inode_comes_again_is_another_run() {
+    let (mut d, s) = rolling("MAILBOX user.z\n", false);
+    d.say(s, "APPLY UNMAILBOX user.a.x\r\n");
+    d.reply_to("APPLY UNMAILBOX", NO);
+    assert_eq!(d.answer(s).unwrap(), OK);
+    // Which run holds the line coverage can't tell: the next one, or the one after.
+    d.log = "UNMAILBOX user.a.x\n";
+    for left in [1, 1, 0] {
+        d.event(Event::RunGone { run: RUN });
+        assert_eq!(d.core.snapshot().owed_lines, left);
+        d.pass(Duration::from_secs(1));
+        get(&mut d, s, "GET META z\r\n");
+        d.ask(s, "RESTART\r\n");
+        d.log = "MAILBOX user.z\n";
+    }
+    assert!(d.core.snapshot().probation.is_empty());
+}
+
+#[test]
 fn only_the_oldest_unit_of_a_lost_lane_counts_as_refused() {
     let (mut d, s) = rolling("MAILBOX user.a\nMAILBOX user.b\n", false);
     get(&mut d, s, "GET MAILBOXES (user.a user.b)\r\n");
