@@ -184,6 +184,14 @@ impl Rolling {
         self.guard.as_mut().is_some_and(|g| g.exited().is_none())
     }
 
+    /// It does nothing until it is told to go on: its log can be filled meanwhile.
+    pub fn pause(&mut self, on: bool) {
+        use rustix::process::Signal;
+        if let Some(guard) = &mut self.guard {
+            guard.signal(if on { Signal::STOP } else { Signal::CONT });
+        }
+    }
+
     /// The conversation so far, of the last start.
     pub fn output(&self) -> String {
         self.output.as_deref().map(read).unwrap_or_default()
