@@ -153,8 +153,8 @@ fn million_lines() {
     let users = users(&lab, 20);
     lab.settle();
     let idle = lab.mux().memory("VmRSS:");
-    mail(&lab, &users, "1");
     lab.end_rolling();
+    mail(&lab, &users, "1");
     let directory = lab.sync_directory();
     take_log(&directory);
     let mut text = String::new();
@@ -162,6 +162,7 @@ fn million_lines() {
         writeln!(text, "MAILBOX user.{}", users[i % users.len()]).unwrap();
     }
     lab.relay.hold_answers_to(Some("APPLY MAILBOX"));
+    let size = text.len() as u64;
     write(&directory.join("log"), text);
     let start = Instant::now();
     lab.rolling();
@@ -171,6 +172,7 @@ fn million_lines() {
         left.pop()
     };
     let link = wait_for("the run to be linked", links);
+    assert_eq!(directory.join(&link).metadata().unwrap().len(), size);
     wait_for("an early answer", || {
         let status = lab.mux().status();
         (status["unconfirmed_users"].as_u64() > Some(0)).then_some(())

@@ -27,6 +27,8 @@ pub struct Counters {
     pub down: u64,
     /// How often the client spoke after the replica did: the round trips of the stream.
     pub turns: u64,
+    /// Connections that the client has closed from its side.
+    pub ends: u64,
 }
 
 /// Some bytes as they were read, in the order of [`Relay::tape`].
@@ -59,6 +61,7 @@ struct Shared {
     up: AtomicU64,
     down: AtomicU64,
     turns: AtomicU64,
+    ends: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -115,6 +118,7 @@ impl Relay {
             up: self.shared.up.load(SeqCst),
             down: self.shared.down.load(SeqCst),
             turns: self.shared.turns.load(SeqCst),
+            ends: self.shared.ends.load(SeqCst),
         }
     }
 
@@ -350,7 +354,12 @@ impl Pump {
         // Cyrus writes with Nagle on, and 40 ms of a delayed ACK are not part of this link.
         let _ = rustix::net::sockopt::set_tcp_quickack(&self.from, true);
         match self.from.read(buffer) {
-            Ok(0) => None,
+            Ok(0) => {
+                if self.direction == Direction::Up {
+                    self.shared.ends.fetch_add(1, SeqCst);
+                }
+                None
+            }
             Err(_) => {
                 abort(&self.to);
                 None
