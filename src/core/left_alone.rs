@@ -79,9 +79,12 @@ impl Core {
 
     /// Until when one of these is left alone, in the eyes of this session.
     fn paused(&self, session: &Session, subjects: &[Subject]) -> Option<Duration> {
-        let rolling = session.fans_out() && session.under_run;
-        let subjects = subjects.iter().filter(|_| rolling);
-        let probation = subjects.filter_map(|subject| self.ledger.probation(subject));
+        if !session.fans_out() || !session.under_run {
+            return None;
+        }
+        let probation = subjects
+            .iter()
+            .filter_map(|subject| self.ledger.probation(subject));
         let until = probation.map(|probation| probation.until).max();
         until.filter(|until| *until > self.now)
     }
@@ -331,7 +334,9 @@ impl Group {
         if let (true, Some((_, key))) = (self.user_left_alone, &self.user) {
             let his = |subject: &Subject| matches!(subject, Subject::User(user) if user == key);
             let placeholder = matches!(apply, Apply::Unmailbox(name) if name == print::PLACEHOLDER);
-            return placeholder || plan.subjects.iter().all(his);
+            // What names nobody is not understood, and concerns everybody.
+            let only_his = !plan.subjects.is_empty() && plan.subjects.iter().all(his);
+            return placeholder || only_his;
         }
         matches!(apply, Apply::Mailbox(mailbox) if self.left_alone.contains(&mailbox.name))
     }

@@ -54,6 +54,11 @@ fn what_the_client_sends_for_a_user_goes_nowhere_and_his_line_is_owed() {
     assert_eq!(d.count("APPLY UNMAILBOX user.b.x"), 1);
     d.reply_to("APPLY UNMAILBOX", OK);
     d.answer(s);
+    // Nor is what is not understood: no line brings it back.
+    d.say(s, "APPLY NOVELTY %(USERID a)\r\n");
+    assert_eq!(d.answer(s), None);
+    d.reply_to("APPLY NOVELTY", OK);
+    d.answer(s);
     d.ask(s, "RESTART\r\n");
     d.say(s, &mailbox("user.a", None));
     assert_eq!(d.count("APPLY MAILBOX"), 1, "RESTART ends it");
