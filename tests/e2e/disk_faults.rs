@@ -6,26 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::client::leftovers;
-use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::mount::{Mount, fill, fill_names, free_names};
 use crate::support::process::{folder, give};
 use crate::support::wait_for;
-
-fn users(lab: &Lab, count: usize) -> Vec<String> {
-    let users: Vec<String> = (0..count).map(|i| format!("u{i:03}")).collect();
-    for user in &users {
-        lab.add_user(user);
-    }
-    users
-}
-
-fn mail(lab: &Lab, users: &[String], what: &str, size: usize) {
-    for user in users {
-        let text = message(&format!("{user} {what}"), size);
-        lab.master.login(user).append("INBOX", "", &text);
-    }
-}
 
 /// A lab whose sync directory is a file system of its own. It can be read on the wire.
 fn on_tmpfs(options: &str) -> (Lab, Mount) {
@@ -61,7 +45,7 @@ fn complaints(lab: &mut Lab) -> usize {
 fn assert_early_again(lab: &mut Lab, users: &[String]) {
     lab.step("it is as before");
     let before = early(lab);
-    mail(lab, users, "afterwards", 1000);
+    lab.mail(users, "afterwards", 1000);
     lab.settle();
     assert!(early(lab) > before, "still strict");
 }
@@ -70,15 +54,15 @@ fn assert_early_again(lab: &mut Lab, users: &[String]) {
 fn no_room_for_a_link() {
     let (mut lab, _mount) = on_tmpfs("nr_inodes=40");
     let directory = lab.sync_directory();
-    let users = users(&lab, 6);
-    mail(&lab, &users, "1", 1000);
+    let users = lab.add_users(6);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     let before = early(&mut lab);
     for round in 0..2 {
         lab.step(&format!("full, round {round}"));
         lab.end_rolling();
         // In a full one Cyrus itself can't make `log`.
-        mail(&lab, &users, "full", 1000);
+        lab.mail(&users, "full", 1000);
         fill_names(&directory);
         lab.settle();
         assert_eq!(early(&mut lab), before, "acknowledged without a cover");
@@ -94,15 +78,15 @@ fn no_room_for_a_link() {
 fn no_room_for_owed_lines() {
     let (mut lab, _mount) = on_tmpfs("size=64k");
     let directory = lab.sync_directory();
-    let users = users(&lab, 6);
-    mail(&lab, &users, "1", 1000);
+    let users = lab.add_users(6);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     lab.step("full while one user is refused");
     lab.end_rolling();
     let bad = lab.replica.mailbox_folder("user.u002");
     let mode = |mode| std::fs::set_permissions(&bad, PermissionsExt::from_mode(mode)).unwrap();
     mode(0o555);
-    mail(&lab, &users, "2", 1000);
+    lab.mail(&users, "2", 1000);
     fill(&directory.join("filler"));
     lab.rolling();
     wait_for("a line that can't be written", || {
@@ -133,11 +117,11 @@ fn no_room_for_owed_lines() {
 fn not_ours(take: impl FnOnce(&Path) -> Option<Mount>, give_back: impl FnOnce(&Path)) {
     let mut lab = Setup::new(Way::FanOut).start();
     let directory = lab.sync_directory();
-    let users = users(&lab, 6);
-    mail(&lab, &users, "1", 1000);
+    let users = lab.add_users(6);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     lab.end_rolling();
-    mail(&lab, &users, "2", 1000);
+    lab.mail(&users, "2", 1000);
     lab.step("it is not ours any more, just after the client has begun its run");
     let before = early(&mut lab);
     // The client can't even open the file later.
@@ -196,13 +180,13 @@ fn covered(environment: impl FnOnce(&Lab) -> Vec<(String, String)>, hard_links: 
     setup.tls = false;
     let mut lab = setup.start();
     let directory = lab.sync_directory();
-    let users = users(&lab, 3);
-    mail(&lab, &users, "1", 1000);
+    let users = lab.add_users(3);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     lab.mux().stop();
     lab.end_rolling();
     // One: no GET of another one must meet the lane whose answers are held back.
-    mail(&lab, &users[..1], "left", 1000);
+    lab.mail(&users[..1], "left", 1000);
     // As a client leaves it that was killed.
     std::fs::rename(directory.join("log"), directory.join("log-run")).unwrap();
     lab.step("started with log-run there");
@@ -272,8 +256,8 @@ ways!(full_spill: strict, fan_out);
 
 fn full_spill(way: Way) {
     let mut lab = Setup::new(way).start();
-    let users = users(&lab, 4);
-    mail(&lab, &users, "1", 1000);
+    let users = lab.add_users(4);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     lab.mux().stop();
     let spill = folder(&lab.path("spill"));
@@ -287,8 +271,8 @@ fn full_spill(way: Way) {
     lab.mux().start();
     lab.end_rolling();
     lab.step("a message that finds no room");
-    mail(&lab, &users[..3], "small", 1000);
-    mail(&lab, &users[3..], "large", 1_200_000);
+    lab.mail(&users[..3], "small", 1000);
+    lab.mail(&users[3..], "large", 1_200_000);
     fill(&spill.join("filler"));
     lab.rolling();
     wait_for("it to be refused", || {

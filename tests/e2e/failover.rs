@@ -14,21 +14,6 @@ use crate::support::wait_for;
 
 ways!(planned: strict, fan_out);
 
-fn users(lab: &Lab, count: usize) -> Vec<String> {
-    let users: Vec<String> = (0..count).map(|i| format!("u{i:03}")).collect();
-    for user in &users {
-        lab.add_user(user);
-    }
-    users
-}
-
-fn mail(lab: &Lab, users: &[String], what: &str) {
-    for user in users {
-        let text = message(&format!("{user} {what}"), 3000);
-        lab.master.login(user).append("INBOX", "", &text);
-    }
-}
-
 fn is_safe(lab: &mut Lab) -> bool {
     lab.mux().status()["safe_to_promote"].as_bool().unwrap()
 }
@@ -50,13 +35,13 @@ fn backwards(lab: &Lab) -> Client {
 /// README, "Fail-over", the planned switch.
 fn planned(way: Way) {
     let mut lab = Setup::new(way).start();
-    let users = users(&lab, 8);
-    mail(&lab, &users, "1");
+    let users = lab.add_users(8);
+    lab.mail(&users, "1", 3000);
     assert!(!is_safe(&mut lab), "nobody has taken the log");
     lab.settle();
     lab.step("the replica answers nothing");
     lab.relay.stall(true);
-    mail(&lab, &users, "2");
+    lab.mail(&users, "2", 3000);
     lab.rolling();
     wait_for("the client to be in need of the replica", || {
         lab.sync_directory().join("log-run").exists().then_some(())
@@ -115,19 +100,19 @@ fn unplanned() {
     let mut setup = Setup::new(Way::FanOut);
     setup.tls = false;
     let mut lab = setup.start();
-    let mut users = users(&lab, 8);
+    let mut users = lab.add_users(8);
     let slow = [String::from("slow")];
     lab.add_user(&slow[0]);
     users.extend_from_slice(&slow);
     lab.master.login("slow").create("INBOX.sub");
-    mail(&lab, &users, "1");
+    lab.mail(&users, "1", 3000);
     lab.settle();
     let directory = lab.sync_directory();
     lab.step("a user whom the replica refuses: owed");
     let folder = lab.replica.mailbox_folder("user.u000");
     let mode = |mode| std::fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).unwrap();
     mode(0o555);
-    mail(&lab, &users[..1], "2");
+    lab.mail(&users[..1], "2", 3000);
     lab.rolling();
     wait_for("a line that waits out its pause", || {
         lab.rolling().keep_alive();
@@ -140,7 +125,7 @@ fn unplanned() {
     lab.open_lanes(&["u001", "u002"]);
     lab.relay.hold_answers_to(Some("MBOXNAME user.slow"));
     // The second unit of a user does not leave before the first one is confirmed.
-    mail(&lab, &slow, "2");
+    lab.mail(&slow, "2", 3000);
     let text = message("behind it", 3000);
     lab.master.login("slow").append("INBOX.sub", "", &text);
     lab.rolling();
@@ -151,11 +136,11 @@ fn unplanned() {
     });
     lab.step("a client in the middle of its run, and changes that it has not yet seen");
     lab.relay.stall(true);
-    mail(&lab, &users[2..4], "2");
+    lab.mail(&users[2..4], "2", 3000);
     wait_for("log-run", || {
         directory.join("log-run").exists().then_some(())
     });
-    mail(&lab, &users[5..6], "2");
+    lab.mail(&users[5..6], "2", 3000);
     assert!(!is_safe(&mut lab));
     lab.step("the master is lost");
     lab.mux().kill();

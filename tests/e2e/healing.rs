@@ -3,13 +3,13 @@
 //! that it never acknowledges early because no line of the log could bring them back. The rolling
 //! client goes on, nobody helps, and both ends agree.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::support::client::{leftovers, put_log, take_log};
 use crate::support::csync::Csync;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
+use crate::support::process::set_mode;
 use crate::support::relay::{Direction, Piece};
 use crate::support::traps::{Deed, Trap};
 use crate::support::wait_for;
@@ -347,8 +347,4 @@ fn locked_on_the_replica() {
     set_mode(&locks, 0o755);
     lab.settle();
     assert!(lab.client_has_lived());
-}
-
-fn set_mode(path: &std::path::Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }

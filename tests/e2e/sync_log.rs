@@ -6,32 +6,17 @@ use std::time::Instant;
 
 use crate::support::client::{leftovers, take_log};
 use crate::support::imap::message;
-use crate::support::lab::{Lab, Setup, Way};
+use crate::support::lab::{Setup, Way};
 use crate::support::process::write;
 use crate::support::wait_for;
-
-fn users(lab: &Lab, count: usize) -> Vec<String> {
-    let users: Vec<String> = (0..count).map(|i| format!("u{i:03}")).collect();
-    for user in &users {
-        lab.add_user(user);
-    }
-    users
-}
-
-fn mail(lab: &Lab, users: &[String], what: &str) {
-    for user in users {
-        let text = message(&format!("{user} {what}"), 1000);
-        lab.master.login(user).append("INBOX", "", &text);
-    }
-}
 
 /// The stock client takes many of these for the end of the file, and forgets what is behind them:
 /// so this is for fan-out alone.
 #[test]
 fn hostile_lines_cost_nobody_anything() {
     let mut lab = Setup::new(Way::FanOut).start();
-    let users = users(&lab, 4);
-    mail(&lab, &users, "1");
+    let users = lab.add_users(4);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     let long = [b"MAILBOX ".as_slice(), &[b'y'; 1000]].concat();
     let lines: [(&[u8], bool); 14] = [
@@ -56,7 +41,7 @@ fn hostile_lines_cost_nobody_anything() {
         let shown = line.escape_ascii().to_string();
         lab.step(&format!("after {shown:.60}"));
         lab.end_rolling();
-        mail(&lab, &users[..3], &shown);
+        lab.mail(&users[..3], &shown, 1000);
         let mut log = take_log(&directory);
         log.sort();
         log.dedup();
@@ -86,7 +71,7 @@ fn odd_names_come_back() {
     let mut setup = Setup::new(Way::FanOut);
     setup.tls = false;
     let mut lab = setup.start();
-    let users = users(&lab, 2);
+    let users = lab.add_users(2);
     lab.settle();
     let long = format!("INBOX.{}", "x".repeat(400));
     let names = [
@@ -150,11 +135,11 @@ fn million_lines() {
     let mut setup = Setup::new(Way::FanOut);
     setup.tls = false;
     let mut lab = setup.start();
-    let users = users(&lab, 20);
+    let users = lab.add_users(20);
     lab.settle();
     let idle = lab.mux().memory("VmRSS:");
     lab.end_rolling();
-    mail(&lab, &users, "1");
+    lab.mail(&users, "1", 1000);
     let directory = lab.sync_directory();
     take_log(&directory);
     let mut text = String::new();

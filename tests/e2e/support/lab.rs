@@ -10,6 +10,7 @@ use super::certs::{Certs, SERVER_NAME};
 use super::client::{Client, Rolling, wait_until_drained};
 use super::compare;
 use super::cyrus::{Instance, Options, PASSWORD, REPL};
+use super::imap::message;
 use super::mux::{Mux, MuxOptions, Tls, right_password};
 use super::process::{folder, give};
 use super::relay::Relay;
@@ -350,6 +351,21 @@ impl Lab {
             self.step
         );
         self.assert_same();
+    }
+
+    /// So many of them, by name.
+    pub fn add_users(&self, count: usize) -> Vec<String> {
+        let users: Vec<String> = (0..count).map(|i| format!("u{i:03}")).collect();
+        users.iter().for_each(|user| self.add_user(user));
+        users
+    }
+
+    /// A message of about `size` bytes into the INBOX of each.
+    pub fn mail(&self, users: &[impl AsRef<str>], what: &str, size: usize) {
+        for user in users.iter().map(AsRef::as_ref) {
+            let text = message(&format!("{user} {what}"), size);
+            self.master.login(user).append("INBOX", "", &text);
+        }
     }
 
     /// A user with an INBOX on the master.

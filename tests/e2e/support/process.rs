@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -88,6 +89,11 @@ pub fn as_cyrus(program: impl AsRef<OsStr>) -> Command {
         .stdin(Stdio::null())
         .process_group(0);
     command
+}
+
+/// `chmod`
+pub fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A running child; dropping it ends its whole process group.
