@@ -3,9 +3,9 @@
 
 use syncmux::protocol::{Apply, Command, CommandReader, Kind};
 
-use super::{SpillFile, limits, pieces, split};
+use super::{SpillFile, check, limits, pieces, split};
 
-const LOGGED_IN: u8 = 1;
+pub const LOGGED_IN: u8 = 1;
 const SMALL: u8 = 2;
 
 pub fn run(data: &[u8]) {
@@ -26,7 +26,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// What they are read as, in words.
-fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
+pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
     let mut reader = CommandReader::new(limits(flags & SMALL != 0));
     reader.set_authenticated(flags & LOGGED_IN != 0);
     let mut file = SpillFile::default();
@@ -46,15 +46,8 @@ fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
                 }
             }
         }
-        assert!(
-            piece.is_empty(),
-            "bytes are left although nothing is complete"
-        );
-        // At most the bytes themselves and a table of what they name.
-        let held = reader.held();
-        assert!(held <= fed * 40 + 4096, "{held} of {fed}");
-        assert!(reader.spillable() <= held);
-        assert!(reader.scanned_bytes() <= fed, "a byte is looked at twice");
+        let (held, spillable) = (reader.held(), reader.spillable());
+        check(&piece, held, spillable, reader.scanned_bytes(), fed);
         if spill && nth % 3 == 1 {
             reader.spill(&mut |run| file.write(run)).unwrap();
             assert_eq!(reader.spillable(), 0);

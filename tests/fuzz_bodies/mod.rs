@@ -57,6 +57,18 @@ pub fn pieces(bytes: &[u8], seed: u64) -> Vec<Bytes> {
     pieces
 }
 
+/// What holds of a reader that has taken in a piece of `fed` bytes in all.
+pub fn check(left: &Bytes, held: u64, spillable: u64, scanned: u64, fed: u64) {
+    assert!(
+        left.is_empty(),
+        "bytes are left although nothing is complete"
+    );
+    // At most the bytes themselves and a table of what they name.
+    assert!(held <= fed * 40 + 4096, "{held} of {fed}");
+    assert!(spillable <= held);
+    assert!(scanned <= fed, "a byte is looked at twice");
+}
+
 /// Limits that an input of a few hundred bytes can reach.
 pub fn limits(small: bool) -> ReaderLimits {
     if !small {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use syncmux::protocol::reply_reader::Line;
 use syncmux::protocol::{Greeting, ReplyReader};
 
-use super::{SpillFile, limits, pieces, split};
+use super::{SpillFile, check, limits, pieces, split};
 
 const SMALL: u8 = 2;
 
@@ -48,7 +48,7 @@ fn greeting(bytes: &[u8]) -> Option<Greeting> {
     None
 }
 
-fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
+pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
     let mut reader = ReplyReader::new(limits(flags & SMALL != 0));
     let mut file = SpillFile::default();
     let mut out = Vec::new();
@@ -76,14 +76,8 @@ fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
                 }
             }
         }
-        assert!(
-            piece.is_empty(),
-            "bytes are left although nothing is complete"
-        );
-        let held = reader.held();
-        assert!(held <= fed * 40 + 4096, "{held} of {fed}");
-        assert!(reader.spillable() <= held);
-        assert!(reader.scanned_bytes() <= fed, "a byte is looked at twice");
+        let (held, spillable) = (reader.held(), reader.spillable());
+        check(&piece, held, spillable, reader.scanned_bytes(), fed);
         if spill && nth % 3 == 1 {
             reader.spill(&mut |run| file.write(run)).unwrap();
             assert_eq!(reader.spillable(), 0);

@@ -57,7 +57,7 @@ fn comes_back(line: &Line) {
 }
 
 /// The items, and where it is torn.
-fn read(bytes: &[u8], seed: u64) -> (Vec<Item>, Option<u64>) {
+pub fn read(bytes: &[u8], seed: u64) -> (Vec<Item>, Option<u64>) {
     let mut reader = LineReader::new();
     let mut items = Vec::new();
     for mut piece in pieces(bytes, seed) {

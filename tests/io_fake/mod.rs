@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod program;
+pub mod site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
