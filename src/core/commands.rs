@@ -387,14 +387,7 @@ impl Core {
     fn send_real(&mut self, id: SessionId, plan: Plan, command: Asked, work: Work) {
         self.push_job(id, 0, &plan, work, None);
         if let Some(session) = self.sessions.get_mut(&id) {
-            let waiting = Waiting {
-                plan,
-                command,
-                parts: vec![None],
-                missing: 1,
-                held: 0,
-                order: Vec::new(),
-            };
+            let waiting = Waiting::new(plan, command, 1, Vec::new());
             session.pending = Some(Pending::Jobs(waiting));
         }
     }

@@ -18,10 +18,10 @@ use bytes::Bytes;
 
 use super::Core;
 use super::event::SessionId;
-use super::job::Work;
-use super::outcome::{TOO_MUCH, body_of, merge, outcome};
+use super::mailboxes::merge;
+use super::outcome::{TOO_MUCH, body_of, outcome};
 use super::plan::{self, Plan, Subject};
-use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
+use super::session::{Asked, AskedMailboxes, Group, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Apply, Body, Command, Get, Kind, Reply, StatusKind, print};
 
@@ -99,14 +99,7 @@ impl Core {
             singly: false,
         };
         if asked.names.is_empty() {
-            let waiting = Waiting {
-                plan,
-                command: Asked::Mailboxes(asked),
-                parts: Vec::new(),
-                missing: 0,
-                held: 0,
-                order: Vec::new(),
-            };
+            let waiting = Waiting::new(plan, Asked::Mailboxes(asked), 0, Vec::new());
             let _ = self.mailboxes_done(id, waiting);
             return;
         }
@@ -255,67 +248,6 @@ impl Core {
             lines += 1;
         }
         lines
-    }
-
-    /// The answer goes out when so many lines are durable.
-    pub(super) fn wait_for_lines(
-        &mut self,
-        id: SessionId,
-        lines: usize,
-        verb: &'static str,
-        outcome: &'static str,
-        body: Body,
-    ) {
-        if lines == 0 {
-            return self.answer(id, verb, outcome, body, false);
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Durable {
-                lines,
-                body,
-                outcome,
-                verb,
-            });
-        }
-    }
-
-    /// Sends GET MAILBOXES: a part for each user, or for each name.
-    pub(super) fn send_mailboxes(&mut self, id: SessionId, plan: Plan, asked: AskedMailboxes) {
-        let mut parts: Vec<Vec<Bytes>> = Vec::new();
-        let mut order = Vec::with_capacity(asked.names.len());
-        let mut index = hashbrown::HashMap::new();
-        for name in &asked.names {
-            let new = parts.len();
-            let key = || self.setup.site.key_of_mailbox(name);
-            let part = if asked.singly {
-                new
-            } else {
-                *index.entry(key()).or_insert(new)
-            };
-            if part == new {
-                parts.push(Vec::new());
-            }
-            parts[part].push(name.clone());
-            order.push((name.clone(), part));
-        }
-        let missing = parts.len();
-        for (part, names) in parts.into_iter().enumerate() {
-            // Only its own subjects: the cost of many users must not be that of their square.
-            let (keys, subjects) = plan::all(&names, &self.setup.site);
-            let part_plan = Plan::new(plan.verb, plan.class, keys, subjects);
-            let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
-            self.push_job(id, part, &part_plan, work, None);
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Jobs(Waiting {
-                plan,
-                command: Asked::Mailboxes(asked),
-                parts: (0..missing).map(|_| None).collect(),
-                missing,
-                held: 0,
-                order,
-            }));
-        }
     }
 }
 

@@ -19,6 +19,7 @@ mod ledger;
 mod left_alone;
 mod limits;
 mod locked;
+mod mailboxes;
 mod outcome;
 mod plan;
 mod policy;

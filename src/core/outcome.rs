@@ -10,6 +10,7 @@ use super::lanes::{State as LaneState, What};
 use super::ledger::Settled;
 use super::left_alone::nothing_there;
 use super::limits::pause;
+use super::mailboxes::merge;
 use super::plan::Subject;
 use super::policy::{self, Answer};
 use super::queue::JobId;
@@ -297,16 +298,31 @@ impl Core {
         if user.is_some() {
             self.ledger.leave_alone(&subject, due);
         }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Durable {
-                lines: 1,
-                body,
-                outcome,
-                verb: plan.verb,
-            });
-        }
+        self.wait_for_lines(id, 1, plan.verb, outcome, body);
         self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
         self.drop_behind(&subject, due);
+    }
+
+    /// The answer goes out when so many lines are durable.
+    pub(super) fn wait_for_lines(
+        &mut self,
+        id: SessionId,
+        lines: usize,
+        verb: &'static str,
+        outcome: &'static str,
+        body: Body,
+    ) {
+        if lines == 0 {
+            return self.answer(id, verb, outcome, body, false);
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.pending = Some(Pending::Durable {
+                lines,
+                body,
+                outcome,
+                verb,
+            });
+        }
     }
 
     /// Whether no further line may be owed but of what was acknowledged.
@@ -508,30 +524,4 @@ pub(super) fn body_of(reply: Reply) -> Body {
     }
     body.append(line_of(&reply.status));
     body
-}
-
-/// One answer from those of the parts: MAILBOX lines in the order in which the names were asked
-/// for, as the replica gives them, and the first refusal if there is one.
-pub(super) fn merge(parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
-    if let (1, Some(only)) = (parts.len(), parts.first()) {
-        return only.clone();
-    }
-    let refused = parts.iter().find(|part| part.status.kind != StatusKind::Ok);
-    let ok = || Status {
-        kind: StatusKind::Ok,
-        text: "success".into(),
-    };
-    let status = refused.map_or_else(ok, |part| part.status.clone());
-    let mut lines: Vec<_> = parts
-        .into_iter()
-        .map(|part| part.untagged.into_iter().peekable())
-        .collect();
-    let mut untagged = Vec::new();
-    for (name, part) in order {
-        if let Some(lines) = lines.get_mut(*part) {
-            untagged.extend(lines.next_if(|line| line.mailbox.as_ref() == Some(name)));
-        }
-    }
-    untagged.extend(lines.into_iter().flatten());
-    Reply { untagged, status }
 }

@@ -132,6 +132,25 @@ pub(super) struct Waiting {
     pub(super) order: Vec<(Bytes, usize)>,
 }
 
+impl Waiting {
+    /// So many answers are to come.
+    pub(super) fn new(
+        plan: Plan,
+        command: Asked,
+        missing: usize,
+        order: Vec<(Bytes, usize)>,
+    ) -> Self {
+        Waiting {
+            plan,
+            command,
+            parts: (0..missing).map(|_| None).collect(),
+            missing,
+            held: 0,
+            order,
+        }
+    }
+}
+
 /// What is still to be known of a command after it went out.
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
