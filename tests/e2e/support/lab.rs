@@ -285,6 +285,14 @@ impl Lab {
         wait_until_drained(&directory, self.rolling.as_mut().unwrap());
     }
 
+    /// By fan-out whatever happened has not ended the client. Otherwise it may have, as stock to
+    /// stock.
+    pub fn one_client_was_enough(&mut self) {
+        if self.setup.way == Way::FanOut {
+            assert!(self.client_has_lived(), "the client ended");
+        }
+    }
+
     /// Whether the first rolling client still runs.
     pub fn client_has_lived(&mut self) -> bool {
         self.rolling.as_mut().is_some_and(Rolling::has_lived)
