@@ -189,7 +189,7 @@ fn inside_a_user_sync_of(channel: &str, rows: &[(&'static str, bool)]) {
 /// The rows outside a USER sync: what is refused, and what makes the client say it.
 type Row = ((&'static str, &'static str), fn(&Lab));
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 7] = [
     (("APPLY SEEN", "alice"), |lab| {
         let mut alice = lab.master.login("alice");
         alice.select("user.bob");
@@ -202,6 +202,13 @@ const ROWS: [Row; 6] = [
     (("GET META", "alice"), |lab| line(lab, "META alice")),
     (("APPLY QUOTA", "alice"), |lab| {
         lab.master.admin().set_quota("user.alice", "STORAGE 70000")
+    }),
+    (("APPLY ANNOTATION", "user.alice"), |lab| {
+        let mut admin = lab.master.admin();
+        let value = fastrand::u32(..).to_string();
+        admin.set_metadata("user.alice", "/shared/comment", Some(value.as_bytes()));
+        // It logs MAILBOX by itself.
+        line(lab, "ANNOTATION user.alice");
     }),
     (("APPLY UNMAILBOX", "alice"), |lab| {
         lab.master.login("alice").delete("INBOX.old")
@@ -229,8 +236,8 @@ fn locked_outside_a_user_sync() {
     lab.assert_same();
 }
 
-/// A plain NO to these is promoted to META or USER. To UNMAILBOX and UNUSER it ends the run. QUOTA is
-/// promoted to USER of nobody, and the client does not survive the replica's OK to that.
+/// A plain NO to these is promoted to META or USER. To UNMAILBOX and UNUSER it ends the run. QUOTA and
+/// ANNOTATION are promoted to USER of nobody, and the client does not survive the replica's OK to that.
 #[test]
 fn no_outside_a_user_sync() {
     no_outside_a_user_sync_of("");
@@ -249,17 +256,93 @@ fn no_outside_a_user_sync_of(channel: &str) {
         let promoted = match what.0 {
             "APPLY SEEN" | "APPLY SUB" => Some("GET META alice"),
             "GET META" => Some("GET USER alice"),
-            "APPLY QUOTA" => Some("GET USER NIL"),
+            "APPLY QUOTA" | "APPLY ANNOTATION" => Some("GET USER NIL"),
             _ => None,
         };
-        let ends = matches!(what.0, "APPLY UNMAILBOX" | "APPLY UNUSER" | "APPLY QUOTA");
+        let of_nobody = promoted == Some("GET USER NIL");
+        let ends = of_nobody || matches!(what.0, "APPLY UNMAILBOX" | "APPLY UNUSER");
         assert_eq!(after.again, ends, "{what:?}: {said:#?}");
         assert!(promoted.is_none_or(|next| after.says(next)), "{said:#?}");
-        if what.0 == "APPLY QUOTA" {
+        if of_nobody {
             assert!(!lab.client_has_lived(), "{said:#?}");
         }
     }
     lab.assert_same();
+}
+
+/// A refused annotation of the server: the run is done again, or it is forgotten where something comes
+/// behind it.
+#[test]
+fn refused_annotation_of_the_server() {
+    let mut lab = start("");
+    for alone in [true, false] {
+        let act: fn(&Lab) = if alone {
+            site_comment
+        } else {
+            site_comment_and_seen
+        };
+        let after = answer(&mut lab, ("APPLY ANNOTATION", "MBOXNAME \"\""), NO, 1, act);
+        assert_eq!(after.again, alone, "{:#?}", after.said);
+        let found = lab.differences().join("\n");
+        assert_eq!(found.is_empty(), alone, "{found}");
+    }
+}
+
+fn site_comment(lab: &Lab) {
+    let value = fastrand::u32(..).to_string();
+    let mut admin = lab.master.admin();
+    admin.set_metadata("", "/shared/comment", Some(value.as_bytes()));
+}
+
+fn site_comment_and_seen(lab: &Lab) {
+    site_comment(lab);
+    (ROWS[0].1)(lab);
+}
+
+/// RENAME inside a USER sync: the run is done again, LOCKED in a named channel defers.
+#[test]
+fn rename_inside_a_user_sync() {
+    for (channel, no, ends) in [
+        ("", NO, true),
+        ("second", NO, true),
+        ("second", LOCKED, false),
+    ] {
+        let mut lab = start(channel);
+        let what = ("APPLY RENAME", "user.alice.box");
+        let after = answer(&mut lab, what, no, 1, |lab| {
+            lab.master.login("alice").rename("INBOX.box", "INBOX.new");
+            line(lab, "USER alice");
+        });
+        assert_eq!(after.again, ends, "{channel} {no}: {:#?}", after.said);
+        assert_eq!(after.count("APPLY RENAME"), 2, "{:#?}", after.said);
+        lab.assert_same();
+    }
+}
+
+/// With -O (no copyback) the client sends MAILBOX again after one IMAP_SYNC_CHECKSUM, and gives up
+/// after two: it never reads FULLMAILBOX.
+#[test]
+fn checksum_without_copyback() {
+    let mut lab = start("");
+    for times in [1, 2] {
+        lab.step(&format!("{times}"));
+        mail(&lab);
+        let (verb, about) = MAILBOX;
+        let trap = Trap::new(verb, about, Deed::Refuse(CHECKSUM)).times(times);
+        lab.relay.set_traps(vec![trap]);
+        lab.relay.open_traps();
+        let arguments = ["-v", "-v", "-o", "-O", "-u", "alice"];
+        let outcome = lab.link_client().run(&arguments);
+        assert_eq!(outcome.code == Some(0), times == 1, "{}", outcome.output);
+        assert_eq!(lab.relay.caught().len(), times as usize);
+        assert!(
+            !outcome.output.contains("FULLMAILBOX"),
+            "{}",
+            outcome.output
+        );
+        lab.replicate();
+        lab.assert_same();
+    }
 }
 
 /// NO to one of several shared mailboxes fails those behind it too: they are not sent. Where theirs was

@@ -280,21 +280,41 @@ fn expunge(way: Way) {
     });
 }
 
-/// A client that is told NO to a QUOTA promotes it to USER of nobody and ends its run (`answers`): it is
-/// not told.
+/// A client that is told NO to a QUOTA or an ANNOTATION promotes it to USER of nobody and ends its run, or
+/// forgets it where it is the server's own (`answers`): it is not told, and the line brings it back.
 #[test]
-fn refused_quota() {
+fn refused_quota_and_annotations() {
     let mut lab = lab(Way::FanOut, 4).start();
     lab.add_user("alice");
     lab.settle();
-    lab.relay
-        .set_traps(vec![Trap::new("APPLY QUOTA", "user.alice", REFUSED)]);
-    lab.relay.open_traps();
-    lab.master.admin().set_quota("user.alice", "STORAGE 70000");
-    lab.settle();
-    assert_eq!(lab.relay.caught().len(), 1);
-    assert!(lab.client_has_lived());
-    assert!(!lab.rolling().output().contains("GET USER NIL"));
+    let acts: [((&str, &str), fn(&Lab)); 3] = [
+        (("APPLY QUOTA", "user.alice"), |lab| {
+            lab.master.admin().set_quota("user.alice", "STORAGE 70000");
+        }),
+        (("APPLY ANNOTATION", "user.alice"), |lab| {
+            let mut admin = lab.master.admin();
+            admin.set_metadata("user.alice", "/shared/comment", Some(b"a comment"));
+            // It logs MAILBOX by itself.
+            let directory = lab.sync_directory();
+            drop(take_log(&directory));
+            put_log(&directory, &["ANNOTATION user.alice".to_owned()]);
+        }),
+        (("APPLY ANNOTATION", "MBOXNAME \"\""), |lab| {
+            let mut admin = lab.master.admin();
+            admin.set_metadata("", "/shared/comment", Some(b"the whole site"));
+        }),
+    ];
+    for ((verb, about), act) in acts {
+        lab.step(&format!("{verb} {about}"));
+        lab.relay.set_traps(vec![Trap::new(verb, about, REFUSED)]);
+        lab.relay.open_traps();
+        lab.end_rolling();
+        act(&lab);
+        lab.settle();
+        assert_eq!(lab.relay.caught().len(), 1, "{verb} {about}");
+        assert!(lab.client_has_lived());
+        assert!(!lab.rolling().output().contains("GET USER NIL"));
+    }
 }
 
 /// What the replica has locked for a moment is asked again, and nobody is put on probation.
