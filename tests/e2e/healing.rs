@@ -198,16 +198,18 @@ fn local_mailbox() {
     assert!(lab.client_has_lived());
 }
 
-/// Everything around a command that no line could bring back: the connection is cut, or syncmux is
-/// killed, before the replica has seen it and after it has done it.
+/// Everything around a command that no line could bring back: the connection is cut, or the client,
+/// the replica or syncmux is killed, before the replica has seen it and after it has done it.
 fn around(way: Way, verb: &'static str, about: &str, immediate: bool, act: fn(&Lab, &str)) {
     let mut setup = lab(way, 4);
     setup.both.immediate = immediate;
     let mut lab = setup.start();
-    let mut moments = vec![("cut", Deed::CutBefore), ("cut", Deed::CutAfter)];
+    let mut what_dies = vec!["the link", "the client", "the replica"];
     if way != Way::Direct {
-        moments.extend([("kill -9", Deed::CutBefore), ("kill -9", Deed::CutAfter)]);
+        what_dies.push("syncmux");
     }
+    let both = |what| [(what, Deed::CutBefore), (what, Deed::CutAfter)];
+    let moments: Vec<_> = what_dies.into_iter().flat_map(both).collect();
     let users: Vec<String> = (0..moments.len()).map(|i| format!("u{i:02}")).collect();
     for user in &users {
         lab.add_user(user);
@@ -219,19 +221,27 @@ fn around(way: Way, verb: &'static str, about: &str, immediate: bool, act: fn(&L
     }
     lab.settle();
     for (user, (what, deed)) in users.iter().zip(moments) {
-        lab.step(&format!("{verb}: {what} {deed:?}"));
+        lab.step(&format!("{verb}: {what} dies, {deed:?}"));
         lab.relay.set_traps(vec![trap((verb, about), user, deed)]);
         act(&lab, user);
         lab.rolling().keep_alive();
         wait_for(&format!("{verb} to be on its way"), || {
             (!lab.relay.caught().is_empty()).then_some(())
         });
-        if what == "cut" {
-            lab.relay.open_traps();
-        } else {
-            lab.mux().kill();
-            lab.relay.open_traps();
-            lab.mux().start();
+        match what {
+            "the client" => lab.rolling().kill(),
+            "the replica" => lab.replica.kill(),
+            "syncmux" => lab.mux().kill(),
+            _ => {}
+        }
+        lab.relay.open_traps();
+        match what {
+            "the replica" => {
+                lab.replica.resume();
+                lab.replica.ready();
+            }
+            "syncmux" => lab.mux().start(),
+            _ => {}
         }
         lab.settle();
     }

@@ -126,6 +126,11 @@ impl Instance {
     /// Starts it (again).
     pub fn resume(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
+        // The processes of one that was killed may take a moment to be gone, and hold its ports.
+        for port in self.ports() {
+            let free = || std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+            drop(wait_for(&format!("port {port} of {}", self.name), free));
+        }
         let log = std::fs::File::create(self.path("master.out")).unwrap();
         give(&self.path("master.out"));
         let mut command = as_cyrus(format!("{BIN}/master"));
@@ -143,10 +148,7 @@ impl Instance {
 
     /// Waits until every service answers.
     pub fn ready(&mut self) {
-        let mut ports = vec![self.imap.number, self.sieve.number];
-        if self.replica {
-            ports.push(self.csync.number);
-        }
+        let ports = self.ports();
         let name = self.name.clone();
         let out = self.path("master.out");
         let process = self.process.as_mut().unwrap();
@@ -161,6 +163,14 @@ impl Instance {
                 TcpStream::connect(("127.0.0.1", port)).ok()
             });
         }
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        let csync = self.replica.then_some(self.csync.number);
+        [self.imap.number, self.sieve.number]
+            .into_iter()
+            .chain(csync)
+            .collect()
     }
 
     /// SIGTERM, as an operator would; and SIGKILL after a while, as systemd would: Cyrus's `master`
