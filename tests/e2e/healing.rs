@@ -297,7 +297,8 @@ fn refused_quota_and_annotations() {
     let mut lab = lab(Way::FanOut, 4).start();
     lab.add_user("alice");
     lab.settle();
-    let acts: [((&str, &str), fn(&Lab)); 3] = [
+    type Row = ((&'static str, &'static str), fn(&Lab));
+    let acts: [Row; 3] = [
         (("APPLY QUOTA", "user.alice"), |lab| {
             lab.master.admin().set_quota("user.alice", "STORAGE 70000");
         }),
