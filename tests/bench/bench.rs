@@ -1,20 +1,24 @@
-//! The demo and the benchmark: `bench demo`, `bench matrix` (see `--help`).
+//! The demo and the benchmark (see `--help`, and README.md beside this).
 
 #![allow(clippy::unwrap_used, unreachable_pub, missing_docs)]
 
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
+mod contender;
+mod lag;
 mod measure;
+mod report;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use measure::{Bench, Contender, median};
+use contender::{Contender, Load};
+use measure::{Bench, median};
+use report::{Csv, Row, charts, table};
 
 #[derive(Parser)]
 struct Arguments {
@@ -24,49 +28,93 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The stock client alone beside syncmux, once each, and proof that both ends agree.
-    Demo {
-        #[arg(long, default_value_t = 200)]
-        users: usize,
-        /// Round-trip time of the link in milliseconds.
-        #[arg(long, default_value_t = 20.0)]
-        rtt: f64,
-        #[arg(long, default_value_t = 8)]
-        lanes: usize,
-        /// The stock client alone, without syncmux.
-        #[arg(long)]
-        stock_only: bool,
-        #[command(flatten)]
-        expect: Expect,
-    },
-    /// All contenders at several round-trip times; medians, ratios and CSV.
-    Matrix {
-        #[arg(long, default_value_t = 200)]
-        users: usize,
-        #[arg(long, value_delimiter = ',', default_value = "0,20,100")]
-        rtt: Vec<f64>,
-        #[arg(long, value_delimiter = ',', default_value = "4,8,16")]
-        lanes: Vec<usize>,
-        /// Stock clients that share the users by hand.
-        #[arg(long, value_delimiter = ',', default_value = "4,8,16")]
-        shards: Vec<usize>,
-        #[arg(long, default_value_t = 3)]
-        repeats: usize,
-        #[arg(long)]
-        csv: Option<PathBuf>,
-        /// 40 users, 0 and 20 ms, once each.
-        #[arg(long)]
-        quick: bool,
-        /// Without syncmux.
-        #[arg(long)]
-        stock_only: bool,
-        #[command(flatten)]
-        expect: Expect,
-    },
+    Demo(Demo),
+    Matrix(Matrix),
+    Lag(Lag),
+    Beside(Beside),
+}
+
+/// The stock client alone beside syncmux, once each, and proof that both ends agree.
+#[derive(Args)]
+struct Demo {
+    #[arg(long, default_value_t = 200)]
+    users: usize,
+    /// Round-trip time of the link in milliseconds.
+    #[arg(long, default_value_t = 20.0)]
+    rtt: f64,
+    #[arg(long, default_value_t = 8)]
+    lanes: usize,
+    /// The stock client alone, without syncmux.
+    #[arg(long)]
+    stock_only: bool,
+    #[command(flatten)]
+    expect: Expect,
+}
+
+/// All contenders at several round-trip times, for each load; medians, ratios, CSV and charts.
+#[derive(Args)]
+struct Matrix {
+    #[arg(long, value_delimiter = ',', default_value = "append")]
+    load: Vec<Load>,
+    /// Users; where not given 200, and 50 for a first copy.
+    #[arg(long)]
+    users: Option<usize>,
+    #[arg(long, value_delimiter = ',', default_value = "0,5,20,50,100")]
+    rtt: Vec<f64>,
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16")]
+    lanes: Vec<usize>,
+    /// Stock clients that share the users by hand.
+    #[arg(long, value_delimiter = ',', default_value = "4,8,16")]
+    shards: Vec<usize>,
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// A file for every single run.
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// A folder for SVG files.
+    #[arg(long)]
+    charts: Option<PathBuf>,
+    /// 40 users, 0 and 20 ms, 8 lanes and shards, once each.
+    #[arg(long)]
+    quick: bool,
+    /// Without syncmux.
+    #[arg(long)]
+    stock_only: bool,
+    #[command(flatten)]
+    expect: Expect,
+}
+
+/// From append on the master to visible on the replica, under a steady load.
+#[derive(Args)]
+struct Lag {
+    #[arg(long, default_value_t = 200)]
+    users: usize,
+    #[arg(long, default_value_t = 20.0)]
+    rtt: f64,
+    #[arg(long, default_value_t = 8)]
+    lanes: usize,
+    /// Appends a second: one that the stock client can carry, and one that it can't.
+    #[arg(long, value_delimiter = ',', default_value = "5,40")]
+    rates: Vec<f64>,
+    #[arg(long, default_value_t = 30.0)]
+    seconds: f64,
+}
+
+/// One user with a lot of new mail beside many small ones: when are these done?
+#[derive(Args)]
+struct Beside {
+    #[arg(long, default_value_t = 200)]
+    users: usize,
+    #[arg(long, default_value_t = 20.0)]
+    rtt: f64,
+    #[arg(long, default_value_t = 8)]
+    lanes: usize,
+    #[arg(long, default_value_t = 500)]
+    megabytes: usize,
 }
 
 /// Fails the run where a ratio to the stock client alone is smaller.
-#[derive(clap::Args, Clone, Copy)]
+#[derive(Args, Clone, Copy, Default)]
 struct Expect {
     #[arg(long)]
     expect_fan_out: Option<f64>,
@@ -83,47 +131,30 @@ impl Expect {
         };
         least.is_none_or(|least| ratio >= least)
     }
+
+    fn all_met(self, rows: &[Row]) -> bool {
+        let met = |row: &Row| self.met(row.contender, rows[0].seconds / row.seconds);
+        rows.iter().all(met)
+    }
+
+    fn table(self, rows: &[Row]) -> bool {
+        table(rows, |row, ratio| {
+            if self.met(row.contender, ratio) {
+                ""
+            } else {
+                "  less than expected"
+            }
+        });
+        self.all_met(rows)
+    }
 }
 
 fn main() -> ExitCode {
     let ok = match Arguments::parse().command {
-        Command::Demo {
-            users,
-            rtt,
-            lanes,
-            stock_only,
-            expect,
-        } => {
-            let mut contenders = vec![Contender::Stock { clients: 1 }];
-            if !stock_only {
-                contenders.extend([Contender::Strict { lanes }, Contender::FanOut { lanes }]);
-            }
-            demo(users, rtt, &contenders, expect)
-        }
-        Command::Matrix {
-            users,
-            rtt,
-            lanes,
-            shards,
-            repeats,
-            csv,
-            quick,
-            stock_only,
-            expect,
-        } => {
-            let mut contenders = vec![Contender::Stock { clients: 1 }];
-            contenders.extend(shards.iter().map(|n| Contender::Stock { clients: *n }));
-            if !stock_only {
-                contenders.extend(lanes.iter().map(|n| Contender::Strict { lanes: *n }));
-                contenders.extend(lanes.iter().map(|n| Contender::FanOut { lanes: *n }));
-            }
-            let (users, rtt, repeats) = if quick {
-                (40, vec![0.0, 20.0], 1)
-            } else {
-                (users, rtt, repeats)
-            };
-            matrix(users, &rtt, &contenders, repeats, csv, expect)
-        }
+        Command::Demo(demo) => demo.run(),
+        Command::Matrix(matrix) => matrix.run(),
+        Command::Lag(lag) => lag.run(),
+        Command::Beside(beside) => beside.run(),
     };
     if ok {
         ExitCode::SUCCESS
@@ -136,84 +167,179 @@ fn milliseconds(value: f64) -> Duration {
     Duration::from_secs_f64(value / 1e3)
 }
 
-fn demo(users: usize, rtt: f64, contenders: &[Contender], expect: Expect) -> bool {
-    println!("Starting a master and a replica, delivering mail to {users} users ...");
-    let mut bench = Bench::start(users, 4096, milliseconds(rtt), false);
-    let mut rows = Vec::new();
-    for contender in contenders {
-        println!("Replicating one new message for each of {users} users: {contender} ...");
-        let seconds = bench.run(*contender);
-        println!("  {seconds:.2} s");
-        rows.push((*contender, seconds));
-    }
-    println!("Comparing both ends ...");
-    let differences = bench.differences();
-    drop(bench);
-    println!("\n{users} users, one message of 4 KB each, a link of {rtt} ms\n");
-    let ok = table(&rows, expect);
-    if differences.is_empty() {
-        println!(
-            "\nBoth ends hold the same: a direct stock sync_client (-A, -u) has nothing to send,\n\
-             and mailboxes, messages, flags, annotations, subscriptions are equal over IMAP."
-        );
-    } else {
-        println!("\nTHE ENDS DIFFER:\n{}", differences.join("\n"));
-    }
-    ok && differences.is_empty()
-}
-
-/// Prints seconds and ratios to the first row; whether they are what was expected.
-fn table(rows: &[(Contender, f64)], expect: Expect) -> bool {
-    println!("{:34} {:>9} {:>12}", "", "seconds", "times faster");
-    let base = rows[0].1;
-    let mut ok = true;
-    for (contender, seconds) in rows {
-        let ratio = base / seconds;
-        let met = expect.met(*contender, ratio);
-        let remark = if met { "" } else { "  less than expected" };
-        println!("{contender:34} {seconds:>9.2} {ratio:>12.1}{remark}");
-        ok &= met;
-    }
-    ok
-}
-
-fn matrix(
-    users: usize,
-    rtts: &[f64],
-    contenders: &[Contender],
-    repeats: usize,
-    csv: Option<PathBuf>,
-    expect: Expect,
-) -> bool {
-    let mut csv = csv.map(|path| std::fs::File::create(path).unwrap());
-    if let Some(csv) = &mut csv {
-        writeln!(csv, "rtt_ms,users,contender,run,seconds").unwrap();
-    }
-    let mut bench = Bench::start(users, 4096, Duration::ZERO, true);
-    let mut ok = true;
-    for rtt in rtts {
-        bench.set_round_trip(milliseconds(*rtt));
+impl Demo {
+    fn run(self) -> bool {
+        let Demo {
+            users, rtt, lanes, ..
+        } = self;
+        println!("Starting a master and a replica, delivering mail to {users} users ...");
+        let mut bench = Bench::start(Load::Append, users, milliseconds(rtt), false);
+        let mut contenders = vec![Contender::ALONE];
+        if !self.stock_only {
+            let known = false;
+            contenders.push(Contender::Strict { lanes, known });
+            contenders.push(Contender::FanOut { lanes, known });
+        }
         let mut rows = Vec::new();
         for contender in contenders {
-            let mut times = Vec::new();
-            for run in 0..repeats {
-                let seconds = bench.run(*contender);
-                times.push(seconds);
-                if let Some(csv) = &mut csv {
-                    writeln!(csv, "{rtt},{users},\"{contender}\",{run},{seconds:.4}").unwrap();
-                }
-            }
-            rows.push((*contender, median(times)));
+            println!("Replicating one new message for each of {users} users: {contender} ...");
+            let seconds = bench.run(contender).seconds;
+            println!("  {seconds:.2} s");
+            let load = Load::Append;
+            rows.push(Row {
+                load,
+                rtt,
+                contender,
+                seconds,
+            });
         }
-        println!("\n{rtt} ms, {users} users, one message of 4 KB each, median of {repeats}");
-        // What is expected is said of a link with a distance; at 0 ms see the ratios.
-        let none = Expect {
-            expect_fan_out: None,
-            expect_strict: None,
-        };
-        ok &= table(&rows, if *rtt > 0.0 { expect } else { none });
+        println!("Comparing both ends ...");
+        let differences = bench.differences();
+        drop(bench);
+        println!("\n{users} users, one message of 4 KB each, a link of {rtt} ms\n");
+        let ok = self.expect.table(&rows);
+        if differences.is_empty() {
+            println!(
+                "\nBoth ends hold the same: a direct stock sync_client (-A, -u) has nothing to send,\n\
+                 and mailboxes, messages, flags, annotations, subscriptions are equal over IMAP."
+            );
+        } else {
+            println!("\nTHE ENDS DIFFER:\n{}", differences.join("\n"));
+        }
+        ok && differences.is_empty()
     }
-    let differences = bench.differences();
-    println!("\n{} differences between both ends", differences.len());
-    ok && differences.is_empty()
+}
+
+impl Matrix {
+    fn run(mut self) -> bool {
+        if self.quick {
+            self.users = self.users.or(Some(40));
+            self.rtt = vec![0.0, 20.0];
+            (self.lanes, self.shards, self.repeats) = (vec![8], vec![8], 1);
+        }
+        let mut csv = self.csv.as_deref().map(Csv::create);
+        let mut all = Vec::new();
+        let mut ok = true;
+        for load in &self.load {
+            ok &= self.load(*load, &mut csv, &mut all);
+        }
+        if let Some(folder) = &self.charts {
+            charts(folder, &all);
+        }
+        ok
+    }
+
+    fn contenders(&self, load: Load) -> Vec<Contender> {
+        let mut all = vec![Contender::ALONE];
+        all.extend(self.shards.iter().map(|n| Contender::Stock { clients: *n }));
+        if !self.stock_only {
+            for known in [false, true] {
+                let strict = |n: &usize| Contender::Strict { lanes: *n, known };
+                let fan_out = |n: &usize| Contender::FanOut { lanes: *n, known };
+                // What is known does not depend on how many lanes there are.
+                let lanes = || self.lanes.iter().filter(|n| !known || **n == 8);
+                all.extend(lanes().map(strict));
+                all.extend(lanes().map(fan_out));
+            }
+        }
+        all.retain(|contender| load.is_for(*contender));
+        all
+    }
+
+    fn load(&self, load: Load, csv: &mut Option<Csv>, all: &mut Vec<Row>) -> bool {
+        let users = self.users.unwrap_or(load.users());
+        let mut bench = Bench::start(load, users, Duration::ZERO, true);
+        let mut ok = true;
+        for rtt in self.rtt.iter().copied() {
+            bench.set_round_trip(milliseconds(rtt));
+            let mut rows = Vec::new();
+            for contender in self.contenders(load) {
+                let mut row = Row {
+                    load,
+                    rtt,
+                    contender,
+                    seconds: 0.0,
+                };
+                let mut times = Vec::new();
+                for run in 0..self.repeats {
+                    let measured = bench.run(contender);
+                    times.push(measured.seconds);
+                    if let Some(csv) = csv {
+                        csv.row(&row, users, run, measured);
+                    }
+                }
+                row.seconds = median(times);
+                rows.push(row);
+            }
+            let repeats = self.repeats;
+            println!("\n{rtt} ms, {}, median of {repeats}", load.describe(users));
+            // What is expected is said of a link with a distance; at 0 ms see the ratios.
+            let expect = if rtt > 0.0 {
+                self.expect
+            } else {
+                Expect::default()
+            };
+            ok &= expect.table(&rows);
+            all.extend(rows);
+        }
+        let differences = bench.differences();
+        println!("\n{} differences between both ends", differences.len());
+        ok && differences.is_empty()
+    }
+}
+
+impl Lag {
+    fn run(self) -> bool {
+        let Lag {
+            users,
+            rtt,
+            lanes,
+            seconds,
+            ..
+        } = self;
+        let mut bench = Bench::start(Load::Append, users, milliseconds(rtt), true);
+        println!(
+            "{rtt} ms, {users} users, messages of 4 KB for {seconds} s, seconds until each was seen"
+        );
+        println!(
+            "{:42} {:>9} {:>9} {:>9} {:>9}",
+            "", "per s", "p50", "p99", "longest"
+        );
+        for rate in self.rates {
+            let known = false;
+            for contender in [Contender::ALONE, Contender::FanOut { lanes, known }] {
+                let lags = lag::steady(&mut bench, contender, rate, seconds);
+                let [p50, p99, most] = [50.0, 99.0, 100.0].map(|p| lags.percentile(p));
+                println!("{contender:42} {rate:>9} {p50:>9.2} {p99:>9.2} {most:>9.2}");
+            }
+        }
+        let differences = bench.differences();
+        println!("\n{} differences between both ends", differences.len());
+        differences.is_empty()
+    }
+}
+
+impl Beside {
+    fn run(self) -> bool {
+        let Beside {
+            users,
+            rtt,
+            lanes,
+            megabytes,
+        } = self;
+        let small = users - 1;
+        let mut bench = Bench::start(Load::Append, users, milliseconds(rtt), true);
+        println!("{rtt} ms, seconds until the new message of each of {small} users was seen");
+        println!("{:42} {:>9} {:>12} {:>7}", "", "alone", "beside", "ratio");
+        let known = false;
+        for contender in [Contender::ALONE, Contender::FanOut { lanes, known }] {
+            let alone = lag::beside(&mut bench, contender, 0);
+            let beside = lag::beside(&mut bench, contender, megabytes << 20);
+            let ratio = beside / alone;
+            println!("{contender:42} {alone:>9.2} {beside:>9.2} ({megabytes} MB) {ratio:>7.2}");
+        }
+        let differences = bench.differences();
+        println!("\n{} differences between both ends", differences.len());
+        differences.is_empty()
+    }
 }

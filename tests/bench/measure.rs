@@ -1,9 +1,12 @@
-//! One lab, many contenders, one after another: how long until a round of new mail is replicated.
+//! One lab, many contenders, one after another: how long until a round of work is replicated.
 
+use std::collections::HashSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::contender::{Contender, Load};
 use super::support::client::{Client, Rolling, leftovers, put_log, take_log, wait_until_drained};
 use super::support::compare;
 use super::support::cyrus::ADMIN;
@@ -11,103 +14,141 @@ use super::support::imap::{Imap, message};
 use super::support::lab::{Lab, Setup, Way};
 use super::support::process::folder;
 
-/// Who replicates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contender {
-    /// Stock clients without syncmux; more than one share the users by a hash, as sites do today.
-    Stock {
-        clients: usize,
-    },
-    Strict {
-        lanes: usize,
-    },
-    FanOut {
-        lanes: usize,
-    },
+/// Bytes of a message.
+const SIZE: usize = 4096;
+
+/// Users whose mail goes before what is measured: connections and lanes stand in real life.
+const WARM_UP: usize = 16;
+
+/// What one run took.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    pub seconds: f64,
+    /// Bytes on the link, towards the replica and back.
+    pub up: u64,
+    pub down: u64,
 }
 
-impl std::fmt::Display for Contender {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = match self {
-            Self::Stock { clients: 1 } => "stock client alone".to_owned(),
-            Self::Stock { clients } => format!("{clients} stock clients, sharded by hand"),
-            Self::Strict { lanes } => format!("syncmux strict, {lanes} lanes"),
-            Self::FanOut { lanes } => format!("syncmux fan-out, {lanes} lanes"),
-        };
-        f.pad(&text)
-    }
-}
-
-/// A lab with users whose mailboxes the replica knows.
+/// A lab with users.
 pub struct Bench {
-    lab: Lab,
-    users: Vec<String>,
+    pub lab: Lab,
+    pub load: Load,
+    pub users: Vec<String>,
+    warm_up: Vec<String>,
     admin: Imap,
     round: usize,
-    size: usize,
-    lanes: Option<usize>,
+    /// Users whose messages are flagged.
+    flagged: HashSet<String>,
     quiet: bool,
 }
 
 impl Bench {
-    pub fn start(users: usize, size: usize, round_trip: Duration, quiet: bool) -> Self {
+    /// Users with their mail, which the replica has too where the load does not begin with nothing.
+    pub fn start(load: Load, users: usize, round_trip: Duration, quiet: bool) -> Self {
         let mut setup = Setup::new(Way::Direct);
         setup.round_trip = round_trip;
         setup.log_level = "info".to_owned();
-        let lab = setup.start();
+        setup.both.immediate = true;
+        let mut lab = setup.start();
+        if load.is_first() {
+            lab.replica.stop();
+            copy(&lab.replica.folder, &empty(&lab));
+            lab.replica.resume();
+            lab.replica.ready();
+        }
         let users: Vec<String> = (0..users).map(|i| format!("u{i:04}")).collect();
+        let warm_up = if load.is_first() { 0 } else { WARM_UP };
+        let warm_up: Vec<String> = (0..warm_up).map(|i| format!("w{i:04}")).collect();
         let mut admin = lab.master.admin();
-        for user in &users {
+        for user in users.iter().chain(&warm_up) {
             let inbox = format!("user.{user}");
             admin.create(&inbox);
             admin.set_acl(&inbox, ADMIN, "lrswipkxtecdan");
+            let text = |n| message(&format!("{user} {n}"), SIZE);
+            let messages: Vec<Vec<u8>> = (0..load.messages()).map(text).collect();
+            admin.append_many(&inbox, &messages);
         }
-        let mut bench = Self {
+        if !load.is_first() {
+            let first = lab.direct_client().all();
+            first.expect_ok("-A, the first time");
+        }
+        Self {
             lab,
+            load,
             users,
+            warm_up,
             admin,
             round: 0,
-            size,
-            lanes: None,
+            flagged: HashSet::new(),
             quiet,
-        };
-        bench.deliver(bench.users.len());
-        let first = bench.lab.direct_client().all();
-        first.expect_ok("-A, the first time");
-        bench
+        }
     }
 
     /// From now on, for every contender alike.
     pub fn set_round_trip(&mut self, round_trip: Duration) {
         self.lab.relay.set_round_trip(round_trip);
-        // Connections keep the time that they were made with.
-        self.lab.mux = None;
-        self.lanes = None;
     }
 
-    /// Seconds from the moment a client takes the lines of one new message for every user (its
-    /// `log-run` appears) until `log-run` and syncmux's link of it are gone.
-    pub fn run(&mut self, contender: Contender) -> f64 {
-        // Connections and lanes stand in real life, so a small round goes before.
-        let warm_up = self.deliver(16.min(self.users.len()));
-        let mut clients = self.clients(contender);
-        self.replicate(&mut clients, &warm_up, &contender.to_string());
-        // Or a client would take lines while others are still being written.
-        clients
-            .iter_mut()
-            .for_each(|(_, client)| client.pause(true));
-        let lines = self.deliver(self.users.len());
-        clients
-            .iter_mut()
-            .for_each(|(_, client)| client.pause(false));
-        let appended = lines.iter().filter(|line| line.starts_with("APPEND "));
-        assert_eq!(appended.count(), self.users.len(), "{lines:?}");
-        let seconds = self.replicate(&mut clients, &lines, &contender.to_string());
-        drop(clients);
+    /// One round by this contender. Panics where the ends differ afterwards.
+    pub fn run(&mut self, contender: Contender) -> Measured {
+        self.lab.mux = None;
+        let measured = match self.load {
+            Load::Append | Load::Flags => self.run_changes(contender),
+            Load::Copy | Load::CopyAll => self.run_first_copy(contender),
+        };
         let users = self.users.iter().cloned().collect();
         let left = compare::unsent(&self.lab.direct_client(), &users);
         assert!(left.is_empty(), "after {contender}: {}", left.join("\n"));
-        seconds
+        measured
+    }
+
+    /// From the moment a client takes the lines (its `log-run` appears) until `log-run` and syncmux's
+    /// link of it are gone.
+    fn run_changes(&mut self, contender: Contender) -> Measured {
+        let name = contender.to_string();
+        let warm_up = self.work(&self.warm_up.clone());
+        let users = self.users.clone();
+        // Before syncmux and the clients are there, so that nobody has seen it.
+        let mut lines = self.work(&users);
+        let mut clients = self.clients(contender);
+        self.replicate(&mut clients, &warm_up, &name);
+        if contender.known() {
+            self.replicate(&mut clients, &lines, &name);
+            // Or a client would take lines while others are still being written.
+            let pause = |on| move |(_, client): &mut (_, Rolling)| client.pause(on);
+            clients.iter_mut().for_each(pause(true));
+            lines = self.work(&users);
+            clients.iter_mut().for_each(pause(false));
+        }
+        self.replicate(&mut clients, &lines, &name)
+    }
+
+    /// The replica has nothing and has just been started, and so have lanes; clients are connected.
+    fn run_first_copy(&mut self, contender: Contender) -> Measured {
+        self.lab.replica.stop();
+        std::fs::remove_dir_all(&self.lab.replica.folder).unwrap();
+        copy(&empty(&self.lab), &self.lab.replica.folder);
+        self.lab.replica.resume();
+        self.lab.replica.ready();
+        drop(take_log(&self.lab.master.sync_directory("")));
+        if self.load == Load::CopyAll {
+            let client = self.client(contender);
+            let before = self.lab.relay.counters();
+            let outcome = client.all().expect_ok("-A");
+            let after = self.lab.relay.counters();
+            return Measured {
+                seconds: outcome.seconds,
+                up: after.up - before.up,
+                down: after.down - before.down,
+            };
+        }
+        let lines: Vec<String> = self
+            .users
+            .iter()
+            .map(|user| format!("USER {user}"))
+            .collect();
+        let mut clients = self.clients(contender);
+        self.replicate(&mut clients, &lines, &contender.to_string())
     }
 
     /// What differs between both ends.
@@ -115,62 +156,88 @@ impl Bench {
         self.lab.differences()
     }
 
-    /// One message for each of the first `count` users; the lines that Cyrus wrote about it.
-    fn deliver(&mut self, count: usize) -> Vec<String> {
+    /// One round of work for these users; the lines that Cyrus wrote about it.
+    pub fn work(&mut self, users: &[String]) -> Vec<String> {
         let directory = self.lab.master.sync_directory("");
         drop(take_log(&directory));
         self.round += 1;
-        for user in &self.users[..count] {
-            let text = message(&format!("{user} round {}", self.round), self.size);
-            self.admin.append(&format!("user.{user}"), "", &text);
-        }
-        take_log(&directory)
-    }
-
-    fn clients(&mut self, contender: Contender) -> Vec<(PathBuf, Rolling)> {
-        let (client, count) = match contender {
-            Contender::Stock { clients } => (self.lab.link_client(), clients),
-            Contender::Strict { lanes } => {
-                self.mux(lanes);
-                (self.lab.strict_client(), 1)
+        for user in users {
+            let inbox = format!("user.{user}");
+            if self.load == Load::Flags {
+                let is_new = self.flagged.insert(user.clone());
+                let how = if is_new { "+" } else { "-" };
+                if !is_new {
+                    self.flagged.remove(user);
+                }
+                self.admin.select(&inbox);
+                for number in 1..=self.load.messages() {
+                    let what = format!("{how}FLAGS.SILENT (\\Flagged)");
+                    self.admin.store(&number.to_string(), &what);
+                }
+            } else {
+                let text = message(&format!("{user} round {}", self.round), SIZE);
+                self.admin.append(&inbox, "", &text);
             }
-            Contender::FanOut { lanes } => {
-                self.mux(lanes);
-                (self.lab.client(), 1)
-            }
-        };
-        (0..count)
-            .map(|i| self.rolling(&client, i, count))
-            .collect()
-    }
-
-    fn rolling(&self, client: &Client, index: usize, count: usize) -> (PathBuf, Rolling) {
-        let mut client = client.clone();
-        client.verbose = false;
-        if count > 1 {
-            client.channel = format!("shard{index}");
         }
-        (
-            folder(&self.lab.master.sync_directory(&client.channel)),
-            client.rolling(),
-        )
+        if self.load == Load::Flags {
+            self.admin.run("UNSELECT");
+        }
+        let lines = take_log(&directory);
+        for user in users {
+            let is_named = |line: &String| line.ends_with(&format!(" user.{user}"));
+            assert!(lines.iter().any(is_named), "{user} is not in {lines:?}");
+        }
+        lines
     }
 
-    fn mux(&mut self, lanes: usize) {
-        if self.lanes != Some(lanes) {
+    fn client(&mut self, contender: Contender) -> Client {
+        if let Some(lanes) = contender.lanes() {
             self.lab.setup.lanes = lanes;
-            self.lab.setup.way = Way::FanOut;
+            self.lab.setup.way = match contender {
+                Contender::Strict { .. } => Way::Strict,
+                _ => Way::FanOut,
+            };
             self.lab.add_mux();
-            self.lanes = Some(lanes);
+        }
+        match contender {
+            Contender::Stock { .. } => self.lab.link_client(),
+            _ if self.load == Load::CopyAll => self.lab.strict_client(),
+            _ => self.lab.client(),
         }
     }
 
-    fn replicate(&self, clients: &mut [(PathBuf, Rolling)], lines: &[String], name: &str) -> f64 {
+    /// The rolling clients of a contender with their sync directories, and its syncmux.
+    pub fn clients(&mut self, contender: Contender) -> Vec<(PathBuf, Rolling)> {
+        let client = self.client(contender);
+        let count = match contender {
+            Contender::Stock { clients } => clients,
+            _ => 1,
+        };
+        let rolling = |index| {
+            let mut client = client.clone();
+            client.verbose = false;
+            if count > 1 {
+                client.channel = format!("shard{index}");
+            }
+            let directory = folder(&self.lab.master.sync_directory(&client.channel));
+            (directory, client.rolling())
+        };
+        (0..count).map(rolling).collect()
+    }
+
+    /// Gives these lines to the clients and waits until nothing is left of them.
+    pub fn replicate(
+        &self,
+        clients: &mut [(PathBuf, Rolling)],
+        lines: &[String],
+        name: &str,
+    ) -> Measured {
         let count = clients.len();
         let mut shards = vec![Vec::new(); count];
         for line in lines {
             shards[shard(line, count)].push(line.clone());
         }
+        let before = self.lab.relay.counters();
         for ((directory, _), lines) in clients.iter().zip(&shards) {
             if !lines.is_empty() {
                 put_log(directory, lines);
@@ -180,7 +247,6 @@ impl Bench {
         let put = Instant::now();
         let mut begun = None;
         let mut shown = Instant::now();
-        let up = self.lab.relay.counters().up;
         loop {
             let left = directories.iter().any(|d| !leftovers(d).is_empty());
             if begun.is_none() && directories.iter().any(|d| d.join("log-run").exists()) {
@@ -190,7 +256,7 @@ impl Bench {
                 break;
             }
             if shown.elapsed() > Duration::from_secs(1) && !self.quiet {
-                let sent = self.lab.relay.counters().up - up;
+                let sent = self.lab.relay.counters().up - before.up;
                 let seconds = put.elapsed().as_secs_f64();
                 print!("\r  {name}: {seconds:3.0} s, {:5} KB sent ", sent / 1024);
                 let _ = std::io::stdout().flush();
@@ -206,6 +272,7 @@ impl Bench {
             std::thread::sleep(Duration::from_micros(500));
         }
         let seconds = begun.unwrap_or(put).elapsed().as_secs_f64();
+        let after = self.lab.relay.counters();
         for (directory, rolling) in clients {
             wait_until_drained(directory, rolling);
         }
@@ -213,7 +280,11 @@ impl Bench {
             print!("\r{:70}\r", "");
             let _ = std::io::stdout().flush();
         }
-        seconds
+        Measured {
+            seconds,
+            up: after.up - before.up,
+            down: after.down - before.down,
+        }
     }
 }
 
@@ -223,6 +294,16 @@ fn shard(line: &str, count: usize) -> usize {
     let mut hasher = DefaultHasher::new();
     line.rsplit(' ').next().hash(&mut hasher);
     usize::try_from(hasher.finish() % count as u64).unwrap()
+}
+
+/// Where the replica's folder is kept as it was when it was empty.
+fn empty(lab: &Lab) -> PathBuf {
+    lab.path("replica.empty")
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(status.unwrap().success(), "cp -a {from:?} {to:?}");
 }
 
 /// The middle one.

@@ -1,11 +1,18 @@
 #!/bin/sh
-# The benchmark: stock clients (alone, and sharded by hand), syncmux strict and fan-out, at several
-# round-trip times, side by side in one run.
+# The benchmark: stock clients (alone, and sharded by hand), syncmux strict and fan-out, side by side in
+# one run. README.md beside this says what is measured.
 #
-#   tests/bench/run.sh [--rtt 0,20,100] [--users 200] [--lanes 4,8,16] [--shards 4,8,16]
-#                      [--repeats 3] [--csv FILE] [--quick] [--expect-fan-out X] [--expect-strict X]
+#   tests/bench/run.sh [--quick] [--load append,flags,copy,copy-all] [--rtt 0,5,20,50,100] [--users N]
+#                      [--lanes 1,2,4,8,16] [--shards 4,8,16] [--repeats 3] [--csv FILE] [--charts FOLDER]
+#                      [--expect-fan-out X] [--expect-strict X]
+#   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
+#   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
 set -eu
 cd "$(dirname "$0")/../.."
 . tests/install.sh
 cargo build --release --bin syncmux --example bench
-exec "${CARGO_TARGET_DIR:-target}/release/examples/bench" matrix "$@"
+case "${1:-}" in
+lag | beside) ;;
+*) set -- matrix "$@" ;;
+esac
+exec "${CARGO_TARGET_DIR:-target}/release/examples/bench" "$@"
