@@ -7,12 +7,18 @@
 #                      [--expect-fan-out X] [--expect-strict X]
 #   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
 #   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
+#   tests/bench/run.sh cost
 set -eu
 cd "$(dirname "$0")/../.."
-. tests/install.sh
-cargo build --release --bin syncmux --example bench
+examples="${CARGO_TARGET_DIR:-target}/release/examples"
 case "${1:-}" in
+cost)
+    cargo build --release --example cost
+    exec "$examples/cost"
+    ;;
 lag | beside) ;;
 *) set -- matrix "$@" ;;
 esac
-exec "${CARGO_TARGET_DIR:-target}/release/examples/bench" "$@"
+. tests/install.sh
+cargo build --release --bin syncmux --example bench
+exec "$examples/bench" "$@"
