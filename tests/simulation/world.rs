@@ -17,6 +17,7 @@ use syncmux::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
 };
 use syncmux::io::sync_directory::SyncDirectory;
+use syncmux::protocol::synclog::Item;
 use syncmux::protocol::{Body, Site};
 
 use self::checks::{Ack, AckState};
@@ -90,6 +91,8 @@ pub(crate) struct World {
     /// Cyrus has lost lines of its own, which nobody can bring back.
     cyrus_loses: bool,
     acks: Vec<Ack>,
+    /// What the disk remembers, after so many changes of it.
+    remembered: (u64, Vec<Item>),
     faults: bool,
     draining: bool,
     drained: bool,
@@ -166,6 +169,7 @@ impl World {
             loses_power,
             cyrus_loses: false,
             acks: Vec::new(),
+            remembered: (0, Vec::new()),
             faults: true,
             draining: false,
             drained: false,
