@@ -286,10 +286,14 @@ impl Core {
             }
         };
         let subject = user.clone().or_else(|| plan.subjects.first().cloned());
-        let (Some(line), Some(subject)) = (verdict.owe, subject) else {
+        let Some(subject) = subject else {
             return self.answer(id, plan.verb, outcome, body, false);
         };
-        if self.owes_too_much() {
+        let deferred = verdict.defers && self.ledger.has_logged(&subject);
+        if verdict.owe.is_none() && !deferred {
+            return self.answer(id, plan.verb, outcome, body, false);
+        }
+        if verdict.owe.is_some() && self.owes_too_much() {
             return self.end_session(id, TOO_MUCH.into());
         }
         // What the replica refuses is owed before the answer goes out: the client forgets some
@@ -298,8 +302,15 @@ impl Core {
         if user.is_some() {
             self.ledger.leave_alone(&subject, due);
         }
-        self.wait_for_lines(id, 1, plan.verb, outcome, body);
-        self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
+        let mut lines = 0;
+        if deferred {
+            lines += self.ledger.owe_logged(&subject, due, id);
+        }
+        if let Some(line) = verdict.owe {
+            lines += 1;
+            self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
+        }
+        self.wait_for_lines(id, lines, plan.verb, outcome, body);
         self.drop_behind(&subject, due);
     }
 
