@@ -245,35 +245,6 @@ impl Ledger {
         self.dirty = true;
     }
 
-    /// Whether a line of this subject is known to stand in `log` or a run.
-    pub(super) fn has_logged(&self, subject: &Subject) -> bool {
-        self.logged_of(subject).next().is_some()
-    }
-
-    /// Owes again what of this subject stands in `log` or a run; returns how many lines that is.
-    pub(super) fn owe_logged(
-        &mut self,
-        subject: &Subject,
-        due: Duration,
-        waiting: SessionId,
-    ) -> usize {
-        let lines: Vec<Line> = self.logged_of(subject).cloned().collect();
-        for line in &lines {
-            self.owe(subject, line, due, Vec::new(), Some(waiting));
-        }
-        lines.len()
-    }
-
-    fn logged_of(&self, subject: &Subject) -> impl Iterator<Item = &Line> {
-        let probation = self.subjects.get(subject);
-        let lines = probation.into_iter().flat_map(|one| &one.lines);
-        let logged = |id: &LineId| {
-            let owed = self.lines.get(id);
-            owed.is_some_and(|owed| matches!(owed.place, Place::Logged(..)))
-        };
-        lines.filter_map(move |(line, id)| logged(id).then_some(line))
-    }
-
     /// What to write now. One batch of each kind is under way at a time.
     pub(super) fn next_batch(&mut self, now: Duration) -> Option<Batch> {
         if self.retry_at.is_some_and(|at| now < at) {

@@ -1,5 +1,6 @@
 //! The replica's answers, and what becomes of those that are refusals or never come.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Core;
@@ -286,32 +287,38 @@ impl Core {
             }
         };
         let subject = user.clone().or_else(|| plan.subjects.first().cloned());
-        let Some(subject) = subject else {
-            return self.answer(id, plan.verb, outcome, body, false);
-        };
-        let deferred = verdict.defers && self.ledger.has_logged(&subject);
-        if verdict.owe.is_none() && !deferred {
+        let mut owed: Vec<(Subject, Line)> = Vec::new();
+        if verdict.defers {
+            owed = session.group.deferred(&command, &self.setup.site);
+        }
+        owed.extend(subject.zip(verdict.owe));
+        if owed.is_empty() {
             return self.answer(id, plan.verb, outcome, body, false);
         }
-        if verdict.owe.is_some() && self.owes_too_much() {
+        if self.owes_too_much() {
             return self.end_session(id, TOO_MUCH.into());
         }
         // What the replica refuses is owed before the answer goes out: the client forgets some
         // refusals.
-        let due = self.fail(&subject, &words, true);
-        if user.is_some() {
-            self.ledger.leave_alone(&subject, due);
-        }
-        let mut lines = 0;
-        if deferred {
-            lines += self.ledger.owe_logged(&subject, due, id);
-        }
-        if let Some(line) = verdict.owe {
-            lines += 1;
+        self.wait_for_lines(id, owed.len(), plan.verb, outcome, body);
+        let mut failed = BTreeMap::new();
+        for (subject, line) in owed {
+            let due = match failed.get(&subject) {
+                Some(due) => *due,
+                None => {
+                    let due = self.fail(&subject, &words, true);
+                    failed.insert(subject.clone(), due);
+                    due
+                }
+            };
             self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
         }
-        self.wait_for_lines(id, lines, plan.verb, outcome, body);
-        self.drop_behind(&subject, due);
+        for (subject, due) in failed {
+            if user.is_some() {
+                self.ledger.leave_alone(&subject, due);
+            }
+            self.drop_behind(&subject, due);
+        }
     }
 
     /// The answer goes out when so many lines are durable.

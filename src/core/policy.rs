@@ -13,9 +13,9 @@ pub(super) struct Verdict {
     pub(super) answer: Answer,
     /// The line to be owed before the answer goes out.
     pub(super) owe: Option<Line>,
-    /// The client writes all of the group back into its log by itself and calls it done
+    /// The client writes the group's mailboxes back into its log by itself and calls them done
     /// (`do_mailboxes` in `sync_support.c`). It does not look whether that succeeded, nor whether
-    /// the name of a new `log` is on disk: what is owed of the subject is owed again.
+    /// the name of a new `log` is on disk: their lines are owed as well.
     pub(super) defers: bool,
 }
 

@@ -264,3 +264,32 @@ fn what_a_named_client_defers_by_itself_is_still_owed() {
     d.event(Event::RunGone { run: RunId(9) });
     assert_eq!(d.core.snapshot().owed_lines, 2);
 }
+
+/// After a start nothing is known of what its lines were for.
+#[test]
+fn what_a_named_client_defers_by_itself_is_owed_whatever_was_before() {
+    let (mut d, s) = rolling("USER a\n", true);
+    d.say(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    for _ in 0..limits().locked_retries {
+        d.reply_to("GET", LOCKED);
+        d.wait_for("GET");
+    }
+    d.reply_to("GET", LOCKED);
+    assert_eq!(d.answer(s).unwrap(), LOCKED);
+    let both = "write [Mailbox(b\"user.a\"), Mailbox(b\"user.a.x\")]";
+    assert_eq!(d.disk.last().unwrap(), both);
+    // Its own channel's client alone does that.
+    for (named, mode) in [(false, Mode::FanOut), (true, Mode::Strict)] {
+        let mut d = driver(limits(), named);
+        (d.run, d.log) = (Some(super::driver::RUN), "USER a\n");
+        let s = d.open(1, mode);
+        d.say(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+        for _ in 0..limits().locked_retries {
+            d.reply_to("GET", LOCKED);
+            d.wait_for("GET");
+        }
+        d.reply_to("GET", LOCKED);
+        assert_eq!(d.answer(s).unwrap(), LOCKED);
+        assert_eq!(d.core.snapshot().owed_lines, 0);
+    }
+}
