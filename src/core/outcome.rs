@@ -295,7 +295,10 @@ impl Core {
         if owed.is_empty() {
             return self.answer(id, plan.verb, outcome, body, false);
         }
-        if self.owes_too_much() {
+        if !owed
+            .iter()
+            .all(|(subject, line)| self.may_owe(subject, line))
+        {
             return self.end_session(id, TOO_MUCH.into());
         }
         // What the replica refuses is owed before the answer goes out: the client forgets some
@@ -346,6 +349,12 @@ impl Core {
     /// Whether no further line may be owed but of what was acknowledged.
     pub(super) fn owes_too_much(&self) -> bool {
         self.ledger.len() >= self.setup.limits.owed_lines
+    }
+
+    /// Whether this line may be owed. One that is owed already may be once more: without that
+    /// nobody who is refused again would get on, and nothing could ever heal.
+    pub(super) fn may_owe(&self, subject: &Subject, line: &Line) -> bool {
+        !self.owes_too_much() || self.ledger.owes(subject, line)
     }
 
     /// Passes on what lines reaching the disk, or being done with, brought about.
