@@ -201,21 +201,25 @@ impl Core {
             return;
         };
         waiting.held += reply.memory();
+        self.partial_bytes += reply.memory();
         if let Some(part) = waiting.parts.get_mut(job.part)
             && part.replace(reply).is_none()
         {
             waiting.missing -= 1;
         }
         if waiting.missing > 0 {
-            let held = self.sessions.values().map(Session::partial_answer);
-            if held.sum::<u64>() > self.setup.limits.partial_answers {
+            if self.partial_bytes > self.setup.limits.partial_answers {
                 let bye = "BYE The replica's answers are too large for memory\r\n";
                 self.end_session(job.session, bye.into());
             }
             return;
         }
         match session.pending.take() {
-            Some(Pending::Jobs(waiting)) => self.command_done(job.session, waiting),
+            Some(Pending::Jobs(waiting)) => {
+                self.partial_bytes -= waiting.held;
+                self.command_done(job.session, waiting);
+                self.count_noted(job.session);
+            }
             other => session.pending = other,
         }
     }

@@ -23,6 +23,8 @@ pub(super) struct Session {
     pub(super) pending: Option<Pending>,
     /// When the pending command came.
     pub(super) arrived: Duration,
+    /// As much of what is noted of it is in the sum over all sessions.
+    pub(super) counted: u64,
     /// Units acknowledged to this session and not confirmed.
     pub(super) unconfirmed: usize,
     /// The client has a cache of its own: nothing is acknowledged early any more.
@@ -204,6 +206,7 @@ impl Session {
             group: Group::default(),
             pending: None,
             arrived: now,
+            counted: 0,
             unconfirmed: 0,
             has_cache: false,
             under_run: false,

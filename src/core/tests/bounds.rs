@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, limits, mailbox};
+use super::driver::{Driver, RUN, driver, hex, limits, mailbox, message};
 use crate::core::{Limits, Mode, RunId, SessionId};
 
 const OK: &str = "OK success\r\n";
@@ -134,4 +134,40 @@ fn parts_of_answers_are_kept_up_to_a_bound() {
     d.reply_to("GET MAILBOXES (user.a)", &answer(9000));
     d.reply_to("GET MAILBOXES (user.b)", OK);
     assert!(d.answer(s).unwrap().ends_with(OK));
+}
+
+#[test]
+fn what_is_noted_of_all_sessions_together_is_bounded() {
+    let limits = Limits {
+        noted_bytes: 10_000,
+        ..limits()
+    };
+    let mut d = driver(limits, false);
+    let reserve = |guid: u8| {
+        format!(
+            "APPLY RESERVE %(PARTITION default MBOXNAME (user.a) GUID ({}))\r\n",
+            hex(guid)
+        )
+    };
+    let sessions: Vec<_> = (1..=10).map(|id| d.open(id, Mode::Strict)).collect();
+    // Beyond the limit by what can't be forgotten: messages.
+    while d.ask(sessions[0], &message(1)) == OK {
+        let guid = d.core.snapshot().staged_bytes as u8;
+        if d.ask(sessions[1], &message(guid)) != OK {
+            break;
+        }
+    }
+    let held = d.core.snapshot().noted_bytes;
+    assert!(held > 10_000 && held < 11_000, "{held}");
+    for guid in 1..=20 {
+        for s in &sessions {
+            assert!(d.ask(*s, &reserve(guid)).ends_with(OK));
+            let noted = d.core.snapshot().noted_bytes;
+            assert!(noted < held + 1000, "{noted}");
+        }
+    }
+    for s in &sessions {
+        d.ask(*s, "RESTART\r\n");
+    }
+    assert_eq!(d.core.snapshot().noted_bytes, 0);
 }
