@@ -356,6 +356,38 @@ async fn what_the_pool_asks_for_is_sent() {
 }
 
 #[tokio::test]
+async fn capabilities_and_greetings_without_end_are_refused() {
+    let line = format!(
+        "* ENABLED ({})\r\n",
+        "SIEVE-MAILBOX ".repeat(400).trim_end()
+    );
+    let fake = Fake::bind().await;
+    let mut wanted = pool();
+    wanted.capabilities = vec![Bytes::from("SIEVE-MAILBOX")];
+    let mut lane = Lane::open_pool(settings(&fake.address), wanted);
+    let mut peer = fake.accept().await;
+    peer.greet_and_login().await;
+    peer.expect("NOOP\r\nAPPLY CAPABILITIES (SIEVE-MAILBOX)\r\n")
+        .await;
+    peer.send(b"OK Noop completed\r\n").await;
+    while peer.0.write_all(line.as_bytes()).await.is_ok() {}
+    let why = lane.refused().await;
+    assert!(why.contains("more than was ever asked for"), "{why}");
+    let mut lane = Lane::open(settings(&fake.address));
+    let mut peer = fake.accept().await;
+    while peer.0.write_all(b"* SIEVE-MAILBOX\r\n").await.is_ok() {}
+    let why = lane.refused().await;
+    assert!(why.contains("greeting does not end"), "{why}");
+    // Nor one line of it.
+    let mut lane = Lane::open(settings(&fake.address));
+    let mut peer = fake.accept().await;
+    peer.send(b"* SASL ").await;
+    while peer.0.write_all(b"PLAIN ").await.is_ok() {}
+    let why = lane.refused().await;
+    assert!(why.contains("the line is too long"), "{why}");
+}
+
+#[tokio::test]
 async fn logins_that_fail_say_why() {
     for (login, noop, wanted) in [
         (

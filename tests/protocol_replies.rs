@@ -117,6 +117,55 @@ fn garbage_is_fatal() {
 }
 
 #[test]
+fn limits_hold() {
+    let limits = ReaderLimits {
+        text: 1000,
+        elements: 3,
+        names: 3,
+        depth: 3,
+        line: 200,
+        ..ReaderLimits::default()
+    };
+    let read = |input: &[u8]| {
+        let mut reader = ReplyReader::new(limits.clone());
+        let mut input = Bytes::copy_from_slice(input);
+        while !input.is_empty() {
+            let _ = reader.feed(&mut input)?;
+        }
+        assert!(reader.held() < 3000, "{}", reader.held());
+        Ok::<_, Fatal>(())
+    };
+    let text = |start: &str, len| [start.as_bytes(), &vec![b'x'; len]].concat();
+    let guids = |count: u8| {
+        let all: Vec<_> = (0..count).map(|n| Guid([n; 20]).to_string()).collect();
+        format!("* MISSING ({})\r\n", all.join(" ")).into_bytes()
+    };
+    for (good, bad) in [
+        (text("OK ", 190), text("OK ", 210)),
+        (text("* BANNER ", 190), text("* BANNER ", 210)),
+        (
+            b"* SEEN (((a)))\r\n".to_vec(),
+            b"* SEEN ((((a))))\r\n".to_vec(),
+        ),
+        (text("* SEEN ", 900), text("* SEEN ", 1100)),
+        (
+            b"* SEEN {900+}\r\n".to_vec(),
+            b"* SEEN {2000+}\r\n".to_vec(),
+        ),
+        (guids(3), guids(4)),
+        (
+            b"* ENABLED (a b c)\r\n".to_vec(),
+            b"* ENABLED (a b c d)\r\n".to_vec(),
+        ),
+        (text("* ", 1000), text("* ", 1030)),
+    ] {
+        read(&good).unwrap_or_else(|fatal| panic!("{}: {fatal}", good.escape_ascii()));
+        let fatal = read(&bad).expect_err(&bad.escape_ascii().to_string());
+        assert!(!fatal.to_string().is_empty());
+    }
+}
+
+#[test]
 fn greetings() {
     let sent: &[u8] = b"* SASL plain SCRAM-SHA-256\r\n* STARTTLS\r\n* COMPRESS DEFLATE\r\n\
         * SIEVE-MAILBOX\r\n* REPLICATION-ARCHIVE\r\n* OK name Cyrus sync server 3.10.2\r\n";

@@ -41,6 +41,9 @@ impl Core {
             return;
         };
         self.staged_bytes -= session.staging.clear();
+        self.noted_bytes -= session.counted;
+        self.noting.remove(&id);
+        self.partial_bytes -= session.partial_answer();
         self.room.retain(|waiting| *waiting != id);
         let not_sent = |job: &Job| {
             job.session == id && job.acked.is_none() && !matches!(job.state, State::Running(_))
@@ -124,7 +127,7 @@ impl Core {
                 let size: u64 = files.iter().map(|file| file.content.len()).sum();
                 let limits = &self.setup.limits;
                 let room = self.staged_bytes.saturating_add(size) <= limits.staged_bytes
-                    && self.noted_bytes() <= limits.noted_bytes;
+                    && self.noted_bytes <= limits.noted_bytes;
                 if !room {
                     if let Some(session) = self.sessions.get_mut(&id)
                         && !session.group.left_alone.is_empty()
@@ -477,17 +480,34 @@ impl Core {
         }
     }
 
-    /// What is noted of all sessions costs so much memory.
-    pub(super) fn noted_bytes(&self) -> u64 {
-        self.sessions.values().map(Session::noted).sum()
+    /// What is noted of a session may have changed.
+    pub(super) fn count_noted(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let noted = session.noted();
+        self.noted_bytes -= session.counted;
+        self.noted_bytes += noted;
+        session.counted = noted;
+        if noted > 0 {
+            self.noting.insert(id);
+        }
     }
 
     /// Forgets what is noted of sessions where it is too much. The limit is exceeded by what one
-    /// command notes, and by no more.
+    /// command notes, and by no more. No session is looked at twice for the same.
     fn note_less(&mut self) {
-        if self.noted_bytes() > self.setup.limits.noted_bytes {
-            self.sessions.values_mut().for_each(Session::forget);
+        if self.noted_bytes <= self.setup.limits.noted_bytes {
+            return;
         }
+        for id in std::mem::take(&mut self.noting) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.forget();
+            }
+            self.count_noted(id);
+        }
+        // What is left can't be forgotten.
+        self.noting.clear();
     }
 
     fn unstage(&mut self, id: SessionId) {

@@ -155,6 +155,12 @@ impl Ledger {
         self.lines.len()
     }
 
+    /// Whether this is one of them.
+    pub(super) fn owes(&self, subject: &Subject, line: &Line) -> bool {
+        let probation = self.subjects.get(subject);
+        probation.is_some_and(|probation| probation.lines.contains_key(line))
+    }
+
     /// Whether the disk has just refused a write.
     pub(super) fn disk_fails(&self) -> bool {
         self.retry_at.is_some()

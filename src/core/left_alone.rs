@@ -40,13 +40,14 @@ impl Core {
                 let Some(due) = self.paused(session, &plan.subjects) else {
                     return Some(command);
                 };
-                if self.owes_too_much() {
-                    self.end_session(id, TOO_MUCH.into());
-                    return None;
-                }
                 let line = Line::User(user.clone());
                 if line.check().is_err() {
                     return Some(command);
+                }
+                let subject = plan.subjects.first();
+                if !subject.is_some_and(|subject| self.may_owe(subject, &line)) {
+                    self.end_session(id, TOO_MUCH.into());
+                    return None;
                 }
                 if let Some(subject) = plan.subjects.first() {
                     self.ledger.owe(subject, &line, due, Vec::new(), Some(id));
@@ -142,11 +143,15 @@ impl Core {
             let words = String::from_utf8_lossy(&part.status.line()).into_owned();
             refused.push((name.clone(), words));
         }
-        if self.owes_too_much() {
+        let left_out = asked.left_out.clone();
+        let mut owed = left_out.iter().chain(refused.iter().map(|(name, _)| name));
+        if !owed.all(|name| {
+            let subject = Subject::of_mailbox(&self.setup.site, name);
+            self.may_owe(&subject, &Line::Mailbox(name.clone()))
+        }) {
             self.end_session(id, TOO_MUCH.into());
             return None;
         }
-        let left_out = asked.left_out.clone();
         let verb = waiting.plan.verb;
         let good: Vec<Reply> = waiting
             .parts

@@ -82,6 +82,12 @@ pub struct Core {
     unconfirmed: HashMap<UserKey, usize>,
     queued_bytes: u64,
     staged_bytes: u64,
+    /// What is noted of all sessions costs so much memory.
+    noted_bytes: u64,
+    /// Sessions of which something was noted since all was forgotten that can be.
+    noting: BTreeSet<SessionId>,
+    /// Bytes of parts of answers that others are still to come for, of all sessions.
+    partial_bytes: u64,
     /// Sessions whose acknowledgement waits for room, in order.
     room: VecDeque<SessionId>,
     /// Early acknowledgement is suspended.
@@ -113,6 +119,9 @@ impl Core {
             unconfirmed: HashMap::new(),
             queued_bytes: 0,
             staged_bytes: 0,
+            noted_bytes: 0,
+            noting: BTreeSet::new(),
+            partial_bytes: 0,
             room: VecDeque::new(),
             not_covered: false,
             not_written: false,
@@ -139,7 +148,10 @@ impl Core {
                 session,
                 command,
                 run,
-            } => self.command(session, command, run),
+            } => {
+                self.command(session, command, run);
+                self.count_noted(session);
+            }
             Event::SessionClosed { session } => self.session_closed(session),
             Event::LaneOpened { lane, enabled } => self.lane_opened(lane, enabled),
             Event::LaneRefused { lane, why } => self.lane_refused(lane, &why),

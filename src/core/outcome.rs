@@ -1,5 +1,6 @@
 //! The replica's answers, and what becomes of those that are refusals or never come.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Core;
@@ -200,21 +201,25 @@ impl Core {
             return;
         };
         waiting.held += reply.memory();
+        self.partial_bytes += reply.memory();
         if let Some(part) = waiting.parts.get_mut(job.part)
             && part.replace(reply).is_none()
         {
             waiting.missing -= 1;
         }
         if waiting.missing > 0 {
-            let held = self.sessions.values().map(Session::partial_answer);
-            if held.sum::<u64>() > self.setup.limits.partial_answers {
+            if self.partial_bytes > self.setup.limits.partial_answers {
                 let bye = "BYE The replica's answers are too large for memory\r\n";
                 self.end_session(job.session, bye.into());
             }
             return;
         }
         match session.pending.take() {
-            Some(Pending::Jobs(waiting)) => self.command_done(job.session, waiting),
+            Some(Pending::Jobs(waiting)) => {
+                self.partial_bytes -= waiting.held;
+                self.command_done(job.session, waiting);
+                self.count_noted(job.session);
+            }
             other => session.pending = other,
         }
     }
@@ -286,21 +291,41 @@ impl Core {
             }
         };
         let subject = user.clone().or_else(|| plan.subjects.first().cloned());
-        let (Some(line), Some(subject)) = (verdict.owe, subject) else {
+        let mut owed: Vec<(Subject, Line)> = Vec::new();
+        if verdict.defers {
+            owed = session.group.deferred(&command, &self.setup.site);
+        }
+        owed.extend(subject.zip(verdict.owe));
+        if owed.is_empty() {
             return self.answer(id, plan.verb, outcome, body, false);
-        };
-        if self.owes_too_much() {
+        }
+        if !owed
+            .iter()
+            .all(|(subject, line)| self.may_owe(subject, line))
+        {
             return self.end_session(id, TOO_MUCH.into());
         }
         // What the replica refuses is owed before the answer goes out: the client forgets some
         // refusals.
-        let due = self.fail(&subject, &words, true);
-        if user.is_some() {
-            self.ledger.leave_alone(&subject, due);
+        self.wait_for_lines(id, owed.len(), plan.verb, outcome, body);
+        let mut failed = BTreeMap::new();
+        for (subject, line) in owed {
+            let due = match failed.get(&subject) {
+                Some(due) => *due,
+                None => {
+                    let due = self.fail(&subject, &words, true);
+                    failed.insert(subject.clone(), due);
+                    due
+                }
+            };
+            self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
         }
-        self.wait_for_lines(id, 1, plan.verb, outcome, body);
-        self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
-        self.drop_behind(&subject, due);
+        for (subject, due) in failed {
+            if user.is_some() {
+                self.ledger.leave_alone(&subject, due);
+            }
+            self.drop_behind(&subject, due);
+        }
     }
 
     /// The answer goes out when so many lines are durable.
@@ -328,6 +353,12 @@ impl Core {
     /// Whether no further line may be owed but of what was acknowledged.
     pub(super) fn owes_too_much(&self) -> bool {
         self.ledger.len() >= self.setup.limits.owed_lines
+    }
+
+    /// Whether this line may be owed. One that is owed already may be once more: without that
+    /// nobody who is refused again would get on, and nothing could ever heal.
+    pub(super) fn may_owe(&self, subject: &Subject, line: &Line) -> bool {
+        !self.owes_too_much() || self.ledger.owes(subject, line)
     }
 
     /// Passes on what lines reaching the disk, or being done with, brought about.

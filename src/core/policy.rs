@@ -13,6 +13,21 @@ pub(super) struct Verdict {
     pub(super) answer: Answer,
     /// The line to be owed before the answer goes out.
     pub(super) owe: Option<Line>,
+    /// The client writes the group's mailboxes back into its log by itself and calls them done
+    /// (`do_mailboxes` in `sync_support.c`). It does not look whether that succeeded, nor whether
+    /// the name of a new `log` is on disk: their lines are owed as well.
+    pub(super) defers: bool,
+}
+
+impl Verdict {
+    fn new(answer: Answer, owe: Option<Line>) -> Self {
+        let defers = false;
+        Verdict {
+            answer,
+            owe,
+            defers,
+        }
+    }
 }
 
 /// What goes to the client.
@@ -55,43 +70,32 @@ pub(super) fn refused(
         let again = group.full.contains(name) || (force && group.checksums.contains(name));
         if !again {
             // Two of these in a row make the client fetch FULLMAILBOX and copy back.
-            return Verdict {
-                answer: Answer::AsIs,
-                owe: None,
-            };
+            return Verdict::new(Answer::AsIs, None);
         }
     }
     if let Some((user, _)) = &group.user {
         // Any refusal here, or a dead lane, would end the client.
         let owe = writable(Line::User(user.clone()));
         return match (named, is_read, asked) {
-            (true, ..) => Verdict {
-                answer: Answer::Locked,
-                owe,
-            },
-            (false, _, Asked::User) if owe.is_some() && session.under_run => Verdict {
-                answer: Answer::Nothing,
-                owe,
-            },
+            (true, ..) => Verdict::new(Answer::Locked, owe),
+            (false, _, Asked::User) if owe.is_some() && session.under_run => {
+                Verdict::new(Answer::Nothing, owe)
+            }
             // A RENAME is looked at again by the client's next GET; what else is read in a USER
             // sync can't be made up: it ends this run, and the next GET USER is left alone.
-            (false, true, _) | (false, _, Asked::Rename(_)) => Verdict {
-                answer: Answer::AsIs,
-                owe,
-            },
-            (false, false, _) => Verdict {
-                answer: told_ok(&owe),
-                owe,
-            },
+            (false, true, _) | (false, _, Asked::Rename(_)) => Verdict::new(Answer::AsIs, owe),
+            (false, false, _) => Verdict::new(told_ok(&owe), owe),
         };
     }
     let locked = token == Some(b"IMAP_MAILBOX_LOCKED");
+    let deferred = |verdict: Verdict| Verdict {
+        defers: named && locked && verdict.answer == Answer::AsIs,
+        ..verdict
+    };
     if is_read {
         let sticks = locked && matches!(asked, Asked::Never);
-        return Verdict {
-            answer: if sticks { Answer::Plain } else { Answer::AsIs },
-            owe: None,
-        };
+        let answer = if sticks { Answer::Plain } else { Answer::AsIs };
+        return deferred(Verdict::new(answer, None));
     }
     let owe = plan.line.clone().and_then(writable);
     let answer = match asked {
@@ -104,7 +108,7 @@ pub(super) fn refused(
         Asked::Fatal | Asked::Removal | Asked::Never if locked => Answer::Plain,
         _ => Answer::AsIs,
     };
-    Verdict { answer, owe }
+    deferred(Verdict::new(answer, owe))
 }
 
 /// A line that can't stand in the sync log brings nothing back.

@@ -1,6 +1,7 @@
 //! One connection from a client: what it has staged, what it is in the middle of, and what its
 //! answer waits for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use hashbrown::HashSet;
 use super::event::{Identity, Mode, Pool, RunId};
 use super::plan::{Plan, Subject};
 use super::staging::Staging;
+use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Command, Reply, Site, UserKey};
 
 /// A session.
@@ -21,6 +23,8 @@ pub(super) struct Session {
     pub(super) pending: Option<Pending>,
     /// When the pending command came.
     pub(super) arrived: Duration,
+    /// As much of what is noted of it is in the sum over all sessions.
+    pub(super) counted: u64,
     /// Units acknowledged to this session and not confirmed.
     pub(super) unconfirmed: usize,
     /// The client has a cache of its own: nothing is acknowledged early any more.
@@ -202,6 +206,7 @@ impl Session {
             group: Group::default(),
             pending: None,
             arrived: now,
+            counted: 0,
             unconfirmed: 0,
             has_cache: false,
             under_run: false,
@@ -257,6 +262,29 @@ impl Group {
             self.names.insert(name.clone());
             self.keys.insert(site.key_of_mailbox(name));
         }
+    }
+
+    /// The lines of what the client writes back by itself when one of its group is locked: of the
+    /// mailboxes that it asked about, and of the one that is locked. Where they are not known any
+    /// more the whole user's.
+    pub(super) fn deferred(&self, asked: &Asked, site: &Site) -> Vec<(Subject, Line)> {
+        let own = match asked {
+            Asked::Mailboxes(asked) => &asked.names[..],
+            Asked::FullMailbox(name) | Asked::Mailbox(name) => std::slice::from_ref(name),
+            Asked::Rename(names) => &names[..],
+            _ => &[],
+        };
+        let mut lines = BTreeSet::new();
+        for name in self.names.set.iter().chain(own) {
+            let subject = Subject::of_mailbox(site, name);
+            if let (true, Subject::User(key)) = (self.countless, &subject) {
+                let user = Bytes::copy_from_slice(key.as_bytes());
+                lines.insert((subject.clone(), Line::User(user)));
+            }
+            lines.insert((subject, Line::Mailbox(name.clone())));
+        }
+        lines.retain(|(_, line)| line.check().is_ok());
+        lines.into_iter().collect()
     }
 
     /// Whether the client has asked the replica nothing that it could go on.

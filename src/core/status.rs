@@ -99,7 +99,7 @@ impl Core {
             unconfirmed_users: self.unconfirmed.len(),
             queued_bytes: self.queued_bytes,
             staged_bytes: self.staged_bytes,
-            noted_bytes: self.noted_bytes(),
+            noted_bytes: self.noted_bytes,
             runs_linked: self.runs.len(),
             owed_lines: self.ledger.len(),
             probation: shown.collect(),
@@ -225,6 +225,10 @@ impl Core {
             .map(|session| session.staging.bytes())
             .sum();
         debug_assert_eq!(self.staged_bytes, staged);
+        let noted = self.sessions.values().map(super::Session::noted);
+        debug_assert_eq!(self.noted_bytes, noted.sum::<u64>());
+        let partial = self.sessions.values().map(super::Session::partial_answer);
+        debug_assert_eq!(self.partial_bytes, partial.sum::<u64>());
         for lane in self.lanes.all.values() {
             debug_assert_eq!(
                 lane.bytes,

@@ -352,3 +352,79 @@ impl std::fmt::Display for Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    /// More than anybody may have.
+    const ALL: u64 = 1 << 40;
+
+    fn conversation(spill: &Arc<Spill>, memory: &Arc<MemoryGauge>) -> (Conversation, BoxStream) {
+        let limits = SessionLimits {
+            command_memory: 1000,
+            ..SessionLimits::default()
+        };
+        let (here, there) = tokio::io::duplex(1 << 20);
+        let writer = spill.writer();
+        let meter = Meter::new("", "client");
+        let conversation =
+            Conversation::new(Box::new(here), &limits, writer, Arc::clone(memory), meter);
+        (conversation, Box::new(there))
+    }
+
+    fn full() -> (Arc<Spill>, Arc<MemoryGauge>) {
+        let spill = Spill::new(&std::env::temp_dir(), 0).unwrap();
+        let memory = MemoryGauge::new(1000, Arc::clone(&spill));
+        (spill, memory)
+    }
+
+    #[tokio::test]
+    async fn an_answer_for_which_there_is_no_room_anywhere_ends_the_session() {
+        let (spill, memory) = full();
+        let (mut session, _client) = conversation(&spill, &memory);
+        let (mut slow, _slow_client) = conversation(&spill, &memory);
+        let mut others = spill.writer().answers();
+        others.set(ALL);
+        let answer = || Body::from("x".repeat(2000));
+        let refused = session.pass_on(answer()).await;
+        let Err(Ended::Here(why)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(why.starts_with("no room for the answer"));
+        // A small one needs none, and one that is alone has all there is.
+        slow.pass_on(Body::from("OK success\r\n")).await.unwrap();
+        others.set(0);
+        slow.pass_on(answer()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_no_answers_is_given_up() {
+        let (spill, memory) = full();
+        let (mut session, _client) = conversation(&spill, &memory);
+        session.write_timeout = Duration::from_millis(50);
+        let answer = Body::from("x".repeat(4 << 20));
+        assert!(session.answer(&answer).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn lists_that_are_too_long_all_together_end_the_session() {
+        let (spill, memory) = full();
+        let (mut session, mut client) = conversation(&spill, &memory);
+        session.logged_in();
+        let mut others = memory.lists();
+        others.set(ALL);
+        let names = |count| format!("GET MAILBOXES ({})\r\n", vec!["user.joe"; count].join(" "));
+        // Short ones are taken whatever others hold.
+        client.write_all(names(100).as_bytes()).await.unwrap();
+        session.next().await.unwrap();
+        client.write_all(names(20_000).as_bytes()).await.unwrap();
+        let refused = session.next().await;
+        let Err(Ended::Here(why)) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(why.starts_with("no room for so long a list"));
+    }
+}

@@ -180,3 +180,80 @@ impl Replies {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::io::spill::Spill;
+
+    const MEMORY: u64 = 1000;
+    const LINE: &[u8] = b"* SEEN %(USERID joe UNIQUEID abc)\r\n";
+
+    fn spill(limit: u64) -> Arc<Spill> {
+        Spill::new(&std::env::temp_dir(), limit).unwrap()
+    }
+
+    fn feed(replies: &mut Replies, text: &[u8]) -> Result<Option<Reply>, Broken> {
+        replies.feed(&mut Bytes::copy_from_slice(text))
+    }
+
+    fn is_too_large(result: &Result<Option<Reply>, Broken>) -> bool {
+        matches!(result, Err(Broken::Garbage(why)) if why.ends_with("too large for memory"))
+    }
+
+    #[test]
+    fn an_answer_of_more_lines_than_memory_takes_is_not_read_on() {
+        let mut replies = Replies::new(MEMORY, spill(1 << 20).writer());
+        let mut most = 0;
+        let broken = (0..10_000).map(|_| feed(&mut replies, LINE)).find(|done| {
+            most += 1;
+            done.is_err()
+        });
+        assert!(is_too_large(&broken.unwrap()));
+        assert!(most < MEMORY * MOST / 256, "{most}");
+    }
+
+    #[test]
+    fn all_large_answers_together_are_bounded() {
+        let spill = spill(1 << 20);
+        let mut others = spill.writer().answers();
+        others.set(u64::from(u32::MAX));
+        let mut replies = Replies::new(MEMORY, spill.writer());
+        // What any answer may take does not depend on others.
+        assert!(feed(&mut replies, LINE).unwrap().is_none());
+        let broken = (0..100).map(|_| feed(&mut replies, LINE));
+        assert!(is_too_large(&broken.take(10).find(Result::is_err).unwrap()));
+        drop(replies);
+        // With the end of an answer, or of its lane, its part of that memory is free again.
+        others.set(1);
+        let mut replies = Replies::new(MEMORY, spill.writer());
+        for _ in 0..20 {
+            for _ in 0..20 {
+                assert!(feed(&mut replies, LINE).unwrap().is_none());
+            }
+            assert!(replies.partial() && replies.held > MEMORY);
+            let reply = feed(&mut replies, b"OK success\r\n").unwrap().unwrap();
+            assert_eq!((reply.untagged.len(), replies.held), (20, 0));
+        }
+    }
+
+    #[test]
+    fn one_line_without_end_goes_to_disk_and_where_that_is_full_no_further() {
+        let header = b"* MESSAGE %{default 0101010101010101010101010101010101010101 50000000}\r\n";
+        for (room, most) in [(1 << 30, 1000), (0, MEMORY * MOST / 512)] {
+            let spill = spill(room);
+            let mut replies = Replies::new(MEMORY, spill.writer());
+            assert!(feed(&mut replies, header).unwrap().is_none());
+            let mut pieces = 0;
+            let broken = (0..1000).map(|_| feed(&mut replies, &[b'x'; 512]));
+            let broken = broken.inspect(|_| pieces += 1).find(Result::is_err);
+            assert!(pieces <= most, "{pieces}");
+            assert_eq!(broken.as_ref().is_some_and(is_too_large), room == 0);
+            assert!(replies.reader.held() <= MEMORY * (MOST + 1));
+        }
+    }
+}

@@ -44,6 +44,18 @@ pub struct SyncDirectory {
     disk: Box<dyn Disk>,
     /// Whoever works holds this: see the rule about POSIX locks above.
     work: Mutex<Work>,
+    /// What is known of `log` since it was last locked.
+    looked: Mutex<Option<Looked>>,
+}
+
+/// `log` as it was left. It is kept open, so that the next `log` can't get the same inode and be
+/// taken for this one.
+#[derive(Debug)]
+struct Looked {
+    _file: Arc<dyn DiskFile>,
+    id: (u64, u64),
+    /// Up to there are whole lines, none of which the client stops at.
+    good: u64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +87,7 @@ impl SyncDirectory {
         SyncDirectory {
             disk,
             work: Mutex::default(),
+            looked: Mutex::default(),
         }
     }
 

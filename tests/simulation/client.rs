@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use syncmux::protocol::synclog::{Item, ItemKind};
 
-use super::disk::{SharedDisk, Write};
+use super::disk::SharedDisk;
 
 /// The master's mailboxes, and its disk with the sync directory.
 #[derive(Default)]
@@ -144,10 +144,10 @@ impl Client {
         }
     }
 
-    /// A line for the next run, by the client itself.
+    /// A line for the next run, by the client itself, which does not look whether that succeeds.
     fn defer(&self, line: &str) {
         let disk = self.master.borrow().disk.clone();
-        disk.state().imapd_writes(line, Write::Whole);
+        disk.state().client_defers(line);
     }
 
     /// Asks for capabilities in a new session.
@@ -246,9 +246,7 @@ impl Client {
         last?;
         for (user, id) in seens {
             match self.seen(&user, &id).await {
-                Err(Error::Locked) if self.named => {
-                    self.defer(&format!("SEEN {user} {id}"));
-                }
+                Err(Error::Locked) if self.named => panic!("LOCKED to SEEN sticks"),
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(_) => drop(users.insert(user)),
                 Ok(()) => {}
@@ -286,7 +284,7 @@ impl Client {
         };
         let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            self.update(&name, &answer, &there, false).await?;
+            self.update(&name, &answer, &there, 0).await?;
         }
         let seens: Vec<_> = {
             let master = self.master.borrow();
@@ -317,7 +315,7 @@ impl Client {
         let answer = self.ask(format!("GET MAILBOXES ({list})\r\n")).await?;
         let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            self.update(name, &answer, &there, false).await?;
+            self.update(name, &answer, &there, 0).await?;
         }
         Ok(())
     }
@@ -361,22 +359,20 @@ impl Client {
         name: &str,
         answer: &str,
         there: &[String],
-        again: bool,
+        uploaded: u64,
     ) -> Result<(), Error> {
         let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
         if from == to {
             return Ok(());
         }
-        if !again {
-            let files: Vec<String> = (from + 1..=to)
-                .map(|n| guid(name, n))
-                .filter(|guid| !there.contains(guid))
-                .map(|guid| format!("%{{default {guid} 4}}\r\nbody"))
-                .collect();
-            if !files.is_empty() {
-                self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
-                    .await?;
-            }
+        let files: Vec<String> = (from.max(uploaded) + 1..=to)
+            .map(|n| guid(name, n))
+            .filter(|guid| !there.contains(guid))
+            .map(|guid| format!("%{{default {guid} 4}}\r\nbody"))
+            .collect();
+        if !files.is_empty() {
+            self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
+                .await?;
         }
         let records: Vec<String> = (from + 1..=to)
             .map(|n| format!("%(UID {n} MODSEQ {n} FLAGS () GUID {})", guid(name, n)))
@@ -387,11 +383,11 @@ impl Client {
             records.join(" ")
         );
         match self.ask(text).await {
-            Err(Error::Checksum) if !again => {
+            Err(Error::Checksum) if uploaded == 0 => {
                 // Once more with the replica's state read again and no new upload; the second
                 // failure is the caller's.
                 let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await?;
-                Box::pin(self.update(name, &answer, there, true)).await
+                Box::pin(self.update(name, &answer, there, to)).await
             }
             other => other.map(drop),
         }

@@ -347,6 +347,74 @@ fn lines_are_put_where_cyrus_reads_them() {
     everywhere("poison", &state, &steps, &[]);
 }
 
+/// While syncmux holds the lock no imapd gets on: what it knows of a long `log` it does not read
+/// again, and of the next one it knows nothing.
+#[test]
+fn a_long_log_is_read_once() {
+    let text = format!(
+        "MAILBOX \"user.q rMAILBOX x\n{}",
+        "MAILBOX user.joe\n".repeat(200_000)
+    );
+    let mut state = State::default();
+    state.put("log", &text);
+    let disk = SharedDisk::new(state);
+    let directory = SyncDirectory::on(disk.syncmux());
+    // Says how often something was read.
+    let append = |name: &str| {
+        disk.state().trace = Some(Vec::new());
+        let line = Line::Mailbox(name.to_owned().into());
+        directory.append_lines(&[line]).ok()?;
+        let trace = disk.state().trace.take().unwrap();
+        Some(trace.iter().filter(|call| call.starts_with("read")).count())
+    };
+    // The last line that the client reads.
+    let last = || {
+        let last = lines(disk.state().read("log").unwrap()).pop().unwrap();
+        String::from_utf8(last.first.to_vec()).unwrap()
+    };
+    let imapd = |line: &str, how| disk.state().imapd_writes(line, how);
+    let all = append("a").unwrap();
+    assert!(all > 40, "{all}");
+    for name in ["b", "c"] {
+        assert!(append(name).unwrap() < 5);
+        assert_eq!(last(), name);
+    }
+    // What has come since is looked at, in the middle and at the end.
+    for name in ["d", "e"] {
+        for line in ["MAILBOX (", "MAILBOX f", "MAILBOX \"user.q"] {
+            imapd(line, Write::Whole);
+        }
+        imapd("MAILBOX user.torn", Write::Torn);
+        assert!(append(name).unwrap() < all / 2);
+        assert_eq!(last(), name);
+    }
+    // A write or an fsync that fails takes back what was mended, and it is torn again.
+    let mut failed = 0;
+    for ahead in 1..40 {
+        imapd("MAILBOX \"user.torn\"", Write::Torn);
+        let (at, errno) = (disk.state().calls + ahead, Errno::IO);
+        let and_on = false;
+        disk.state().fault = Some(Fault { at, and_on, errno });
+        failed += usize::from(append("g").is_none());
+        disk.state().fault = None;
+        imapd("MAILBOX h", Write::Whole);
+        let name = format!("i{ahead}");
+        append(&name).unwrap();
+        assert_eq!(last(), name);
+    }
+    assert!(failed > 10, "{failed}");
+    for round in 0..6 {
+        disk.state().client_renames();
+        disk.state().cyrus.unlinks = true;
+        disk.state().client_unlinks();
+        disk.state().put("log", &text);
+        imapd("MAILBOX y", Write::Whole);
+        let name = format!("z{round}");
+        append(&name).unwrap();
+        assert_eq!(last(), name);
+    }
+}
+
 /// Every call of a start fails, alone or with all that follow, in each of several ways.
 #[test]
 fn a_start_fails() {

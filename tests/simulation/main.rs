@@ -63,6 +63,6 @@ fn seeds() {
         assert!(all.acknowledged_early > 0 && all.refused > 0 && all.lanes_lost > 0);
         assert!(all.kills > 0 && all.lines_written > 0 && all.healed > 0);
         assert!(all.power_losses > 0 && all.starts_cut > 0 && all.disk_faults > 0);
-        assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0);
+        assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0 && all.locked > 0);
     }
 }

@@ -1,12 +1,15 @@
 //! A model of the replica: applies what it is sent, refuses, dies.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use syncmux::core::LaneId;
 use syncmux::protocol::{
     Apply, Body, Command, CommandReader, Get, Guid, Kind, ReaderLimits, Reply, ReplyReader,
 };
+
+use super::client::owner;
 
 /// A lane as the replica's process sees it.
 #[derive(Default)]
@@ -28,11 +31,16 @@ pub(crate) struct Replica {
     pub(crate) bad: Option<Bytes>,
     /// Can't tell about mailboxes that begin like this.
     pub(crate) unreadable: Option<Bytes>,
+    /// Names that somebody else there holds the lock of, and until when: of a user with all that
+    /// is his (`user.u1`), or of one mailbox.
+    pub(crate) locks: BTreeMap<String, Duration>,
     /// Chances in 1,000: a refusal, death before a command, death after it.
     pub(crate) chances: (u32, u32, u32),
 }
 
 const IO_ERROR: &str = "NO System I/O error";
+
+pub(crate) const LOCKED: &[u8] = b"IMAP_MAILBOX_LOCKED";
 
 /// What became of one command.
 pub(crate) enum Done {
@@ -72,6 +80,21 @@ pub(crate) fn number(text: &[u8], word: &str) -> Option<u64> {
     rest[..end].parse().ok()
 }
 
+/// The mailboxes, and the users by their INBOX, whose locks a command takes.
+fn wanted(kind: &Kind) -> impl Iterator<Item = String> + '_ {
+    let inbox = |user: &Bytes| Bytes::from([b"user.", &user[..]].concat());
+    let names = match kind {
+        Kind::Get(Get::Mailboxes(names)) => names.clone(),
+        Kind::Get(Get::User(user)) | Kind::Apply(Apply::Seen { user, .. }) => vec![inbox(user)],
+        Kind::Apply(Apply::Mailbox(mailbox)) => vec![mailbox.name.clone()],
+        Kind::Apply(Apply::Unmailbox(name)) => vec![name.clone()],
+        Kind::Apply(Apply::Rename { old, new }) => vec![old.clone(), new.clone()],
+        _ => Vec::new(),
+    };
+    let text = |name: Bytes| String::from_utf8(name.to_vec()).unwrap();
+    names.into_iter().map(text)
+}
+
 impl Replica {
     /// Whether nothing waits to be carried out.
     pub(crate) fn is_idle(&self) -> bool {
@@ -81,12 +104,23 @@ impl Replica {
     }
 
     /// Carries out the oldest request of a lane.
-    pub(crate) fn step(&mut self, lane: LaneId, random: &mut fastrand::Rng) -> Option<Done> {
+    pub(crate) fn step(
+        &mut self,
+        lane: LaneId,
+        now: Duration,
+        random: &mut fastrand::Rng,
+    ) -> Option<Done> {
         let body = self.processes.get_mut(&lane)?.requests.pop_front()?;
         let command = parse(&body);
         let (no, before, after) = self.chances;
         if random.u32(..1000) < before {
             return Some(Done::Died);
+        }
+        self.locks.retain(|_, until| now < *until);
+        if !self.locks.is_empty() && wanted(&command.kind).any(|name| self.is_locked(&name)) {
+            return Some(Done::Reply(reply(
+                "NO IMAP_MAILBOX_LOCKED Mailbox is locked\r\n",
+            )));
         }
         let text = body.to_vec().unwrap();
         let writes = matches!(
@@ -105,6 +139,10 @@ impl Replica {
             return Some(Done::Died);
         }
         Some(done)
+    }
+
+    fn is_locked(&self, name: &str) -> bool {
+        self.locks.contains_key(name) || self.locks.contains_key(&format!("user.{}", owner(name)))
     }
 
     fn is_unreadable(&self, name: &[u8]) -> bool {
@@ -174,10 +212,12 @@ impl Replica {
                 }
                 let lacks =
                     |guid: &Guid| !process.staged.contains(guid) && !self.messages.contains(guid);
-                if mailbox.guids.iter().any(lacks) {
-                    // protocol.md 6: the process ends.
-                    return Done::Died;
-                }
+                let lacking = mailbox.guids.iter().find(|guid| lacks(guid));
+                // protocol.md 6: the process would end, and all that is on the lane with it.
+                assert!(
+                    lacking.is_none(),
+                    "{lacking:?} is not there for {mailbox:?}"
+                );
                 let since = number(text, "SINCE_MODSEQ").unwrap_or(0);
                 let here = self.mailboxes.get(&mailbox.name).copied().unwrap_or(0);
                 if since != here {

@@ -1,6 +1,7 @@
 //! Everything around the core: clients, lanes, the disk, time, and what goes wrong.
 
 mod checks;
+mod counts;
 mod journal;
 mod master;
 
@@ -17,47 +18,14 @@ use syncmux::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
 };
 use syncmux::io::sync_directory::SyncDirectory;
+use syncmux::protocol::synclog::Item;
 use syncmux::protocol::{Body, Site};
 
 use self::checks::{Ack, AckState};
+pub(crate) use self::counts::Counts;
 use super::client::{Client, Master, Wire};
 use super::disk::{SharedDisk, State};
-use super::replica::{Done, Process, Replica, parse};
-
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Counts {
-    pub(crate) commands: u64,
-    pub(crate) acknowledged_early: u64,
-    pub(crate) refused: u64,
-    pub(crate) lanes_lost: u64,
-    pub(crate) kills: u64,
-    pub(crate) lines_written: u64,
-    pub(crate) drains: u64,
-    pub(crate) vanished: u64,
-    pub(crate) barriers: u64,
-    pub(crate) healed: u64,
-    pub(crate) power_losses: u64,
-    pub(crate) starts_cut: u64,
-    pub(crate) disk_faults: u64,
-}
-
-impl Counts {
-    pub(crate) fn add(&mut self, other: &Counts) {
-        self.commands += other.commands;
-        self.acknowledged_early += other.acknowledged_early;
-        self.refused += other.refused;
-        self.lanes_lost += other.lanes_lost;
-        self.kills += other.kills;
-        self.lines_written += other.lines_written;
-        self.drains += other.drains;
-        self.vanished += other.vanished;
-        self.barriers += other.barriers;
-        self.healed += other.healed;
-        self.power_losses += other.power_losses;
-        self.starts_cut += other.starts_cut;
-        self.disk_faults += other.disk_faults;
-    }
-}
+use super::replica::{Done, LOCKED, Process, Replica, parse};
 
 struct Endpoint {
     mode: Mode,
@@ -85,11 +53,15 @@ pub(crate) struct World {
     disk: SharedDisk,
     /// Links whose run was not seen to be gone.
     linked: BTreeSet<RunId>,
+    /// Somebody else on the replica takes locks.
+    locks: bool,
     /// The power is cut now and then.
     loses_power: bool,
     /// Cyrus has lost lines of its own, which nobody can bring back.
     cyrus_loses: bool,
     acks: Vec<Ack>,
+    /// What the disk remembers, after so many changes of it.
+    remembered: (u64, Vec<Item>),
     faults: bool,
     draining: bool,
     drained: bool,
@@ -124,6 +96,7 @@ impl World {
         state.cyrus.between = Some(random.fork());
         let disk = SharedDisk::new(state);
         let loses_power = random.bool();
+        let locks = random.bool();
         let master = Rc::new(RefCell::new(Master {
             disk: disk.clone(),
             ..Master::default()
@@ -163,9 +136,11 @@ impl World {
             directory: None,
             disk,
             linked: BTreeSet::new(),
+            locks,
             loses_power,
             cyrus_loses: false,
             acks: Vec::new(),
+            remembered: (0, Vec::new()),
             faults: true,
             draining: false,
             drained: false,
@@ -201,7 +176,7 @@ impl World {
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
         self.replica.unreadable = None;
-        // The visitor goes on meanwhile, and may fail somebody once more.
+        // Locks that are held end in their time. The visitor goes on meanwhile, and may fail somebody once more.
         for _ in 0..12 {
             self.rest();
             let snapshot = self.core.as_ref().unwrap().snapshot();
@@ -214,7 +189,7 @@ impl World {
         }
         let snapshot = self.core.as_ref().unwrap().snapshot();
         assert_eq!(snapshot.probation_subjects, 0, "probation without end");
-        if self.cyrus_loses {
+        if self.cyrus_loses || self.disk.state().cyrus.lost {
             // What Cyrus lost of its own, the next change of the same mailbox brings.
             self.log_everything();
             self.rest();
@@ -280,6 +255,7 @@ impl World {
     fn step(&mut self) {
         self.poll_clients();
         match self.random.u32(0..100) {
+            0..=3 if self.faults && self.locks && self.random.u8(0..4) == 0 => self.take_lock(),
             0..=3 if self.faults => self.change_master(),
             4..=33 => self.client_speaks(),
             34..=63 => self.replica_works(),
@@ -411,17 +387,23 @@ impl World {
             return;
         }
         let text = process.requests.front().map(|body| body.to_vec().unwrap());
-        match self.replica.step(lane, &mut self.random) {
+        match self.replica.step(lane, self.now, &mut self.random) {
             None => {}
             Some(Done::Died) => self.lose(lane),
             Some(Done::Reply(reply)) => {
                 let ok = reply.status.kind == syncmux::protocol::StatusKind::Ok;
+                let locked = reply.status.token() == Some(LOCKED);
+                self.counts.locked += u64::from(locked);
                 let text = String::from_utf8(text.unwrap()).unwrap();
                 let on_lane = |ack: &&mut Ack| ack.state == AckState::OnLane(lane);
                 let mut acks = self.acks.iter_mut().filter(on_lane);
                 if let Some(ack) = acks.find(|ack| ack.text == text) {
                     ack.state = AckState::Done;
-                    if !ok {
+                    if locked {
+                        // It goes out again before anything else of its subject, or counts as
+                        // refused, which is said.
+                        ack.state = AckState::Queued;
+                    } else if !ok {
                         let subject = ack.subject.clone();
                         ack.state = AckState::Failed;
                         self.counts.refused += 1;
@@ -467,11 +449,29 @@ impl World {
         let lane = lanes[self.random.usize(0..lanes.len())];
         // What was under way may still be carried out.
         for _ in 0..self.random.usize(0..3) {
-            if matches!(self.replica.step(lane, &mut self.random), Some(Done::Died)) {
+            let done = self.replica.step(lane, self.now, &mut self.random);
+            if matches!(done, Some(Done::Died)) {
                 break;
             }
         }
         self.lose(lane);
+    }
+
+    /// Somebody else on the replica works on a mailbox or with all of a user, for a moment or for
+    /// longer than anybody waits.
+    fn take_lock(&mut self) {
+        let name = match self.random.u8(0..12) {
+            0 => "shared.a".to_owned(),
+            1 => "shared.b".to_owned(),
+            n @ 2..=6 => format!("user.u{}", n - 2),
+            n => format!("user.u{}.sub", n - 7),
+        };
+        let lasts = match self.random.u8(0..4) {
+            0 => self.random.u64(1_000..200_000),
+            _ => self.random.u64(1..600),
+        };
+        let until = self.now + Duration::from_millis(lasts);
+        self.replica.locks.insert(name, until);
     }
 
     fn wake_clients(&mut self) {
@@ -504,7 +504,10 @@ impl World {
         let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
         for lane in lanes {
             for _ in 0..self.random.usize(0..4) {
-                let _ = self.replica.step(lane, &mut self.random);
+                let done = self.replica.step(lane, self.now, &mut self.random);
+                if matches!(done, Some(Done::Died)) {
+                    break;
+                }
             }
         }
         self.replica.processes.clear();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::driver::{Driver, driver, hex, limits, mailbox, message, rolling, strict};
-use crate::core::{Event, Limits, Mode, SessionId};
+use crate::core::{Event, Limits, Mode, RunId, SessionId};
 
 const OK: &str = "OK success\r\n";
 const LOCKED: &str = "NO IMAP_MAILBOX_LOCKED Mailbox locked\r\n";
@@ -220,4 +220,76 @@ fn a_drain_owes_what_is_still_locked_at_its_end() {
     d.pass(limits.drain_grace);
     assert_eq!(d.disk[1], "write [Mailbox(b\"user.a\")]");
     assert!(d.drained);
+}
+
+/// The client of a named channel writes what it could not do back into its log by itself, without
+/// looking whether that succeeds, and unlinks its run.
+#[test]
+fn what_a_named_client_defers_by_itself_is_still_owed() {
+    let (mut d, s) = rolling("USER a\n", true);
+    get(&mut d, s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    d.ask(s, &mailbox("user.a", None));
+    d.ask(s, &mailbox("user.a.x", None));
+    d.reply_to("APPLY MAILBOX", "NO Unknown error\r\n");
+    let both = "write [Mailbox(b\"user.a\"), Mailbox(b\"user.a.x\")]";
+    assert_eq!(d.disk.last().unwrap(), both);
+    // A read: both mailboxes are put off.
+    d.pass(Duration::from_secs(1));
+    let lines = "MAILBOX user.a\nMAILBOX user.a.x\n";
+    (d.run, d.log) = (Some(RunId(8)), lines);
+    d.say(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    for _ in 0..limits().locked_retries {
+        d.reply_to("GET", LOCKED);
+        d.wait_for("GET");
+    }
+    d.smooth = false;
+    d.reply_to("GET", LOCKED);
+    assert_eq!(d.answer(s), None, "not before its lines are durable");
+    d.catch_up();
+    assert_eq!(d.answer(s).unwrap(), LOCKED);
+    d.event(Event::RunGone { run: RunId(8) });
+    assert_eq!(d.core.snapshot().owed_lines, 2);
+    d.pass(Duration::from_secs(5));
+    assert_eq!(d.disk.iter().filter(|what| **what == both).count(), 2);
+    // A write: what the client would have sent behind it is put off too.
+    (d.run, d.log) = (Some(RunId(9)), lines);
+    get(&mut d, s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    d.say(s, &mailbox("user.a", None));
+    for _ in 0..limits().locked_retries {
+        d.reply_to("APPLY MAILBOX", LOCKED);
+        d.wait_for("APPLY MAILBOX");
+    }
+    d.reply_to("APPLY MAILBOX", LOCKED);
+    assert_eq!(d.answer(s).unwrap(), LOCKED);
+    d.event(Event::RunGone { run: RunId(9) });
+    assert_eq!(d.core.snapshot().owed_lines, 2);
+}
+
+/// After a start nothing is known of what its lines were for.
+#[test]
+fn what_a_named_client_defers_by_itself_is_owed_whatever_was_before() {
+    let (mut d, s) = rolling("USER a\n", true);
+    d.say(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    for _ in 0..limits().locked_retries {
+        d.reply_to("GET", LOCKED);
+        d.wait_for("GET");
+    }
+    d.reply_to("GET", LOCKED);
+    assert_eq!(d.answer(s).unwrap(), LOCKED);
+    let both = "write [Mailbox(b\"user.a\"), Mailbox(b\"user.a.x\")]";
+    assert_eq!(d.disk.last().unwrap(), both);
+    // Its own channel's client alone does that.
+    for (named, mode) in [(false, Mode::FanOut), (true, Mode::Strict)] {
+        let mut d = driver(limits(), named);
+        (d.run, d.log) = (Some(super::driver::RUN), "USER a\n");
+        let s = d.open(1, mode);
+        d.say(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+        for _ in 0..limits().locked_retries {
+            d.reply_to("GET", LOCKED);
+            d.wait_for("GET");
+        }
+        d.reply_to("GET", LOCKED);
+        assert_eq!(d.answer(s).unwrap(), LOCKED);
+        assert_eq!(d.core.snapshot().owed_lines, 0);
+    }
 }

@@ -1,6 +1,7 @@
 //! The rules one by one, with a driver in the place of `io`. Many of them at once: see
 //! `tests/simulation`.
 
+mod bounds;
 mod driver;
 mod failures;
 mod fan_out;

@@ -2,10 +2,11 @@
 
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::disk::{DiskFile, Mode, Reader};
 use super::text::{Shape, Tail, each_line, tail};
-use super::{Error, SyncDirectory};
+use super::{Error, Looked, SyncDirectory};
 use crate::protocol::synclog::Line;
 
 /// As often as Cyrus tries (`SYNC_LOG_RETRIES`).
@@ -39,15 +40,18 @@ impl SyncDirectory {
             let mut log = LockedLog {
                 directory: self,
                 path: path.clone(),
-                file,
+                file: Arc::from(file),
+                id: (0, 0),
                 len: 0,
                 before: 0,
+                good: 0,
             };
             // The client may have renamed it since it was opened.
             let open = log.file.stat().map_err(Error::io("look at", &path))?;
             match self.disk.stat("log") {
                 Ok(named) if named.id == open.id => {
-                    (log.len, log.before) = (open.len, open.len);
+                    (log.id, log.len, log.before) = (open.id, open.len, open.len);
+                    log.good = self.good(open.id, open.len);
                     return Ok(log);
                 }
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -57,6 +61,17 @@ impl SyncDirectory {
             }
         }
         Err(Error::Busy { path })
+    }
+
+    /// How much of `log` need not be looked at again.
+    fn good(&self, id: (u64, u64), len: u64) -> u64 {
+        let looked = self.looked();
+        let same = |looked: &&Looked| looked.id == id && looked.good <= len;
+        looked.as_ref().filter(same).map_or(0, |looked| looked.good)
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Option<Looked>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None`: somebody else made it in the meantime, or it was renamed; try again.
@@ -95,10 +110,13 @@ impl SyncDirectory {
 pub(super) struct LockedLog<'a> {
     directory: &'a SyncDirectory,
     path: PathBuf,
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
+    id: (u64, u64),
     len: u64,
     /// Its length when it was locked.
     before: u64,
+    /// Up to there are whole lines, none of which the client stops at.
+    good: u64,
 }
 
 impl LockedLog<'_> {
@@ -150,11 +168,13 @@ impl LockedLog<'_> {
     }
 
     /// Makes what was appended, and the name, survive a power loss.
-    pub(super) fn finish(self) -> Result<(), Error> {
+    pub(super) fn finish(mut self) -> Result<(), Error> {
         if let Err(error) = self.file.sync() {
             // The system takes what it could not write for written, and the next fsync would not
             // say so: what is written again must be new to it.
             let _ = self.file.set_len(self.before);
+            // The tail may be torn again.
+            self.good = 0;
             return Err(Error::io("fsync", &self.path)(error));
         }
         // Also where the file is not new: Cyrus made it without this.
@@ -167,24 +187,24 @@ impl LockedLog<'_> {
     }
 
     /// Lines that the client would stop at are no use to anybody: newlines take their place, which
-    /// it reads over. Interrupted it is done again before the next append.
-    fn blank_torn_lines(&self) -> io::Result<()> {
+    /// it reads over. Interrupted it is done again before the next append. What was looked at by
+    /// an earlier append is not read again: every imapd waits meanwhile.
+    fn blank_torn_lines(&mut self) -> io::Result<()> {
         let mut torn = Vec::new();
-        let mut at = 0;
-        each_line(
-            BufReader::with_capacity(64 << 10, self.reader()),
-            |_, shape, len| {
-                if shape == Shape::Poison {
-                    torn.push((at, len));
-                }
-                at += len;
-                Ok(())
-            },
-        )?;
+        let mut at = self.good;
+        let new = Reader::from(&*self.file, at);
+        each_line(BufReader::with_capacity(64 << 10, new), |_, shape, len| {
+            if shape == Shape::Poison {
+                torn.push((at, len));
+            }
+            at += len;
+            Ok(())
+        })?;
         for (at, len) in torn {
             tracing::warn!(at, len, "a torn line of the sync log was blanked");
             self.file.blank(at, len)?;
         }
+        self.good = self.len;
         Ok(())
     }
 
@@ -205,6 +225,7 @@ impl LockedLog<'_> {
             Tail::Cut => {
                 self.len = start + line as u64;
                 self.before = self.before.min(self.len);
+                self.good = self.good.min(self.len);
                 self.file.set_len(self.len)?;
                 Ok(b"")
             }
@@ -223,6 +244,12 @@ impl LockedLog<'_> {
 impl Drop for LockedLog<'_> {
     fn drop(&mut self) {
         self.file.unlock();
+        // Only now: with an older descriptor of this file its lock would be gone.
+        *self.directory.looked() = Some(Looked {
+            _file: Arc::clone(&self.file),
+            id: self.id,
+            good: self.good,
+        });
     }
 }
 

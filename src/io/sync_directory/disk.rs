@@ -60,7 +60,7 @@ pub trait Disk: Debug + Send + Sync {
 }
 
 /// An open file; closing it gives its lock back.
-pub trait DiskFile: Debug + Send {
+pub trait DiskFile: Debug + Send + Sync {
     /// Gives it to the folder's owner: a file that belongs to anybody but Cyrus stops replication,
     /// as `sync_client` opens it for writing.
     fn give(&self) -> io::Result<()>;

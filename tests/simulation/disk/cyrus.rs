@@ -24,6 +24,8 @@ pub(crate) struct Cyrus {
     read: Option<Vec<u8>>,
     /// The client is done with `log-run`.
     pub(crate) unlinks: bool,
+    /// A line that the client wrote itself came to nothing.
+    pub(crate) lost: bool,
     /// Lets Cyrus go on between any two calls of syncmux.
     pub(crate) between: Option<fastrand::Rng>,
 }
@@ -77,6 +79,15 @@ impl State {
     pub(crate) fn imapd_writes(&mut self, line: &str, how: Write) {
         assert!(self.imapd_begins(line, how), "nobody holds a lock for long");
         self.imapd_ends();
+    }
+
+    /// The client writes what it could not do now; now and then the disk is full.
+    pub(crate) fn client_defers(&mut self, line: &str) {
+        let random = self.cyrus.between.as_mut();
+        let full = random.is_some_and(|random| random.u8(..4) == 0);
+        self.cyrus.lost |= full;
+        let how = if full { Write::Torn } else { Write::Whole };
+        self.imapd_writes(line, how);
     }
 
     /// Whoever wants the lock of this file waits until the imapd that has it is done.

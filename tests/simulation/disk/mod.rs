@@ -74,6 +74,8 @@ pub(crate) struct State {
     pending: Vec<NameChange>,
     next_file: Fid,
     clock: u64,
+    /// How often a name or a content has changed.
+    pub(crate) changes: u64,
     /// There are hard links.
     pub(crate) links: bool,
     /// Files that syncmux makes are Cyrus's.
@@ -106,6 +108,7 @@ impl Default for State {
             pending: Vec::new(),
             next_file: 0,
             clock: 0,
+            changes: 0,
             links: true,
             ours: true,
             process: 0,
@@ -159,6 +162,7 @@ impl NameChange {
 
 impl State {
     fn change(&mut self, change: NameChange) {
+        self.changes += 1;
         change.apply(&mut self.names);
         self.pending.push(change);
         self.collect();
@@ -205,6 +209,7 @@ impl State {
 
     fn write(&mut self, file: Fid, text: &[u8]) {
         self.clock += 1;
+        self.changes += 1;
         let modified = self.clock;
         let node = self.files.get_mut(&file).unwrap();
         node.modified = modified;
@@ -528,6 +533,7 @@ impl DiskFile for Open {
 
     fn blank(&self, at: u64, len: u64) -> io::Result<()> {
         let mut state = self.enter("pwrite")?;
+        state.changes += 1;
         let (at, len) = (at as usize, len as usize);
         let node = state.files.get_mut(&self.file).unwrap();
         node.now[at..at + len].fill(b'\n');
@@ -538,6 +544,7 @@ impl DiskFile for Open {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.writes()?;
         let mut state = self.enter("ftruncate")?;
+        state.changes += 1;
         let node = state.files.get_mut(&self.file).unwrap();
         assert!(len as usize <= node.now.len());
         node.now.truncate(len as usize);

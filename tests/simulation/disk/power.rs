@@ -90,6 +90,7 @@ impl State {
     /// The power goes, and comes back: every process is gone, and of the disk's content is left
     /// what was fsynced and what is chosen.
     pub(crate) fn lose_power(&mut self, choose: Choose<'_>) {
+        self.changes += 1;
         let mut names = self.durable_names.clone();
         let mut lost: Vec<usize> = Vec::new();
         for (number, change) in self.pending.iter().enumerate() {

@@ -8,7 +8,7 @@ use syncmux::protocol::{Apply, Body, Get, Kind};
 use super::{Endpoint, World};
 use crate::client::owner;
 use crate::disk::{State, lines, lines_put_back};
-use crate::replica::{number, parse};
+use crate::replica::{Replica, number, parse};
 
 /// A write that was acknowledged before the replica's answer.
 pub(super) struct Ack {
@@ -16,7 +16,16 @@ pub(super) struct Ack {
     /// How many commands there had been when it was acknowledged.
     pub(super) number: u64,
     pub(super) subject: String,
+    says: Says,
     pub(super) state: AckState,
+}
+
+/// What a write says.
+enum Says {
+    /// A mailbox and its version.
+    Mailbox(Bytes, u64),
+    /// A user, a uniqueid, and the last uid.
+    Seen((Bytes, Bytes), u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -30,7 +39,7 @@ pub(super) enum AckState {
 }
 
 /// The subject of a write's text, and what it says: `None` for other commands.
-fn write_of(text: &[u8]) -> Option<(String, bool)> {
+fn write_of(text: &[u8]) -> Option<(String, Says)> {
     if !text.starts_with(b"APPLY MAILBOX") && !text.starts_with(b"APPLY SEEN") {
         return None;
     }
@@ -38,10 +47,14 @@ fn write_of(text: &[u8]) -> Option<(String, bool)> {
         Kind::Apply(Apply::Mailbox(mailbox)) => {
             let name = String::from_utf8(mailbox.name.to_vec()).unwrap();
             let user = owner(&name).to_owned();
-            Some((if user.is_empty() { name } else { user }, true))
+            let version = number(text, " HIGHESTMODSEQ").unwrap();
+            let says = Says::Mailbox(mailbox.name, version);
+            Some((if user.is_empty() { name } else { user }, says))
         }
-        Kind::Apply(Apply::Seen { user, .. }) => {
-            Some((String::from_utf8(user.to_vec()).unwrap(), false))
+        Kind::Apply(Apply::Seen { user, uniqueid }) => {
+            let subject = String::from_utf8(user.to_vec()).unwrap();
+            let uid = number(text, "LASTUID").unwrap();
+            Some((subject, Says::Seen((user, uniqueid), uid)))
         }
         _ => None,
     }
@@ -55,6 +68,17 @@ fn remembered(disk: &State) -> Vec<Item> {
         found.extend(lines_put_back(disk.read(name).unwrap()));
     }
     found
+}
+
+impl Replica {
+    /// Whether it has what a write says.
+    fn holds(&self, says: &Says) -> bool {
+        let (here, wanted) = match says {
+            Says::Mailbox(name, version) => (self.mailboxes.get(name), version),
+            Says::Seen(whose, uid) => (self.seen.get(whose), uid),
+        };
+        here.is_some_and(|here| here >= wanted)
+    }
 }
 
 impl World {
@@ -90,7 +114,7 @@ impl World {
         let Some(asked) = asked.filter(|_| text.starts_with("OK")) else {
             return;
         };
-        let Some((subject, is_mailbox)) = write_of(asked.as_bytes()) else {
+        let Some((subject, says)) = write_of(asked.as_bytes()) else {
             return;
         };
         if early {
@@ -100,37 +124,18 @@ impl World {
                 text: asked,
                 number,
                 subject,
+                says,
                 state: AckState::Queued,
             });
-        } else if !self.holds(&asked, is_mailbox) {
+        } else if !self.replica.holds(&says) {
             // OK to what the replica refused: a line must bring it back.
             self.acks.push(Ack {
                 text: asked,
                 number,
                 subject,
+                says,
                 state: AckState::Failed,
             });
-        }
-    }
-
-    /// Whether the replica has what this write says.
-    fn holds(&self, text: &str, is_mailbox: bool) -> bool {
-        match parse(&Body::from(text.to_owned())).kind {
-            Kind::Apply(Apply::Mailbox(mailbox)) if is_mailbox => {
-                let version = number(text.as_bytes(), " HIGHESTMODSEQ").unwrap();
-                self.replica
-                    .mailboxes
-                    .get(&mailbox.name)
-                    .is_some_and(|here| *here >= version)
-            }
-            Kind::Apply(Apply::Seen { user, uniqueid }) => {
-                let uid = number(text.as_bytes(), "LASTUID").unwrap();
-                self.replica
-                    .seen
-                    .get(&(user, uniqueid))
-                    .is_some_and(|here| *here >= uid)
-            }
-            _ => unreachable!(),
         }
     }
 
@@ -219,17 +224,18 @@ impl World {
             let snapshot = core.snapshot();
             assert!(snapshot.unconfirmed_users <= self.setup.limits.unconfirmed_users);
         }
-        let is_mailbox = |ack: &Ack| ack.text.starts_with("APPLY MAILBOX");
-        let holds: Vec<bool> = self
-            .acks
-            .iter()
-            .map(|ack| ack.state == AckState::Done || self.holds(&ack.text, is_mailbox(ack)))
-            .collect();
+        let held = |ack: &Ack| ack.state == AckState::Done || self.replica.holds(&ack.says);
+        let holds: Vec<bool> = self.acks.iter().map(held).collect();
         if holds.iter().all(|held| *held) {
             self.forget(&holds);
             return;
         }
-        let now = remembered(&self.disk.state());
+        {
+            let disk = self.disk.state();
+            if self.remembered.0 != disk.changes {
+                self.remembered = (disk.changes, remembered(&disk));
+            }
+        }
         // And what would be left if the power went just now.
         let mut left = None;
         if self.loses_power && self.random.u8(0..8) == 0 {
@@ -238,17 +244,16 @@ impl World {
             left = Some(remembered(&disk));
         }
         for (ack, _) in self.acks.iter().zip(&holds).filter(|(_, held)| !**held) {
-            let is_mailbox = is_mailbox(ack);
-            let names = |line: &Item| match line.kind {
-                ItemKind::Mailbox | ItemKind::Append => {
-                    let name = String::from_utf8_lossy(&line.first);
-                    is_mailbox && ack.text.contains(&format!("MBOXNAME {name} "))
+            let names = |line: &Item| match (line.kind, &ack.says) {
+                (ItemKind::Mailbox | ItemKind::Append, Says::Mailbox(name, _)) => {
+                    *name == line.first
                 }
-                ItemKind::Seen => !is_mailbox && ack.subject.as_bytes() == line.first,
-                ItemKind::User => ack.subject.as_bytes() == line.first,
+                (ItemKind::Seen, Says::Seen((user, _), _)) => *user == line.first,
+                (ItemKind::User, _) => ack.subject.as_bytes() == line.first,
                 _ => false,
             };
-            for (lines, when) in [(Some(&now), "now"), (left.as_ref(), "at a power loss")] {
+            let now = Some(&self.remembered.1);
+            for (lines, when) in [(now, "now"), (left.as_ref(), "at a power loss")] {
                 assert!(
                     lines.is_none_or(|lines| lines.iter().any(names)),
                     "lost {when}: {} ({:?})\n{:?}",

@@ -1,0 +1,38 @@
+//! How often what happened, so that a run of many seeds shows that everything did.
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counts {
+    pub(crate) commands: u64,
+    pub(crate) acknowledged_early: u64,
+    pub(crate) refused: u64,
+    pub(crate) locked: u64,
+    pub(crate) lanes_lost: u64,
+    pub(crate) kills: u64,
+    pub(crate) lines_written: u64,
+    pub(crate) drains: u64,
+    pub(crate) vanished: u64,
+    pub(crate) barriers: u64,
+    pub(crate) healed: u64,
+    pub(crate) power_losses: u64,
+    pub(crate) starts_cut: u64,
+    pub(crate) disk_faults: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.commands += other.commands;
+        self.acknowledged_early += other.acknowledged_early;
+        self.refused += other.refused;
+        self.locked += other.locked;
+        self.lanes_lost += other.lanes_lost;
+        self.kills += other.kills;
+        self.lines_written += other.lines_written;
+        self.drains += other.drains;
+        self.vanished += other.vanished;
+        self.barriers += other.barriers;
+        self.healed += other.healed;
+        self.power_losses += other.power_losses;
+        self.starts_cut += other.starts_cut;
+        self.disk_faults += other.disk_faults;
+    }
+}
