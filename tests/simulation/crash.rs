@@ -351,9 +351,11 @@ fn lines_are_put_where_cyrus_reads_them() {
 #[test]
 fn a_failed_write_costs_no_line_of_others() {
     for errno in [Errno::IO, Errno::NOSPC] {
-        for at in 1..30 {
+        // By the number of the call the disk takes nothing, half of it, or all but a byte.
+        for (at, calls) in (1..30).flat_map(|at| [(at, 0), (at + 1, 1), (at + 2, 2)]) {
             let mut state = State::default();
             state.put("log", "MAILBOX a\n");
+            state.calls = calls;
             let and_on = false;
             state.fault = Some(Fault { at, and_on, errno });
             state.trace = Some(Vec::new());
