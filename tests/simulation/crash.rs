@@ -347,6 +347,94 @@ fn lines_are_put_where_cyrus_reads_them() {
     everywhere("poison", &state, &steps, &[]);
 }
 
+/// A write of syncmux that fails, wherever, costs nobody else's line: what comes behind it is read.
+#[test]
+fn a_failed_write_costs_no_line_of_others() {
+    for errno in [Errno::IO, Errno::NOSPC] {
+        // By the number of the call the disk takes nothing, half of it, or all but a byte.
+        for (at, calls) in (1..30).flat_map(|at| [(at, 0), (at + 1, 1), (at + 2, 2)]) {
+            let mut state = State::default();
+            state.put("log", "MAILBOX a\n");
+            state.calls = calls;
+            let and_on = false;
+            state.fault = Some(Fault { at, and_on, errno });
+            state.trace = Some(Vec::new());
+            let disk = SharedDisk::new(state);
+            let directory = SyncDirectory::on(disk.syncmux());
+            let failed = directory.append_lines(&mailboxes(&["b b", "c c"])).is_err();
+            disk.state().imapd_writes("MAILBOX d", Write::Whole);
+            let found = names(lines(disk.state().read("log").unwrap()));
+            let what = format!("{errno:?} at call {at}, {failed}: {found:?}");
+            assert!(found.contains("a") && found.contains("d"), "{what}");
+            // Where the names can't be fsynced it is there all the same, and comes twice.
+            let calls = disk.state().trace.take().unwrap();
+            let all = calls.last().unwrap() == "fsync the directory";
+            assert_eq!(found.contains("c c"), all, "{what}");
+        }
+    }
+}
+
+/// A link that failed is tried again, and what it covers then is on disk: after a failed fsync the
+/// next one of the same file says nothing.
+#[test]
+fn a_link_that_failed_is_safe_the_next_time() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let promised: BTreeSet<String> = ["a", "b"].map(str::to_owned).into();
+    let mut failures = 0;
+    for (links, ours) in [(true, true), (true, false), (false, true), (false, false)] {
+        for at in 1..30 {
+            let mut state = State::default();
+            (state.links, state.ours) = (links, ours);
+            state.imapd_writes("MAILBOX a", Write::Whole);
+            state.imapd_writes("MAILBOX b", Write::Unsynced);
+            state.client_renames();
+            let run = RunId(state.inode("log-run").unwrap());
+            let (errno, and_on) = (Errno::IO, false);
+            state.fault = Some(Fault { at, and_on, errno });
+            let disk = SharedDisk::new(state);
+            let directory = SyncDirectory::on(disk.syncmux());
+            failures += usize::from(directory.link(run, &Site::default()).is_err());
+            disk.state().fault = None;
+            assert!(!directory.link(run, &Site::default()).unwrap().is_empty());
+            disk.state().cyrus.unlinks = true;
+            disk.state().client_unlinks();
+            let state = disk.state().clone();
+            outcomes(&state, &mut random, |number, left| {
+                let what = || format!("call {at}, outcome {number}");
+                start(left, &promised, &what);
+            });
+        }
+    }
+    assert!(failures > 10, "{failures}");
+}
+
+/// The client takes `log`, and an imapd begins the next, between any two calls of syncmux: it is
+/// told the line by the one or by the other.
+#[test]
+fn a_log_that_is_taken_meanwhile_is_not_written_to() {
+    for at in 1..30 {
+        let mut state = State::default();
+        state.put("log", "MAILBOX a\n");
+        state.at_call = Some((at, |state| {
+            state.client_renames();
+            if state.imapd_begins("MAILBOX b", Write::Whole) {
+                state.imapd_ends();
+            }
+        }));
+        let disk = SharedDisk::new(state);
+        let directory = SyncDirectory::on(disk.syncmux());
+        directory.append_lines(&mailboxes(&["y"])).unwrap();
+        let mut state = disk.state();
+        let log = lines(state.read("log").unwrap_or_default());
+        let run = match state.names("log-run").count() {
+            0 => Vec::new(),
+            _ => state.client_run(false).unwrap(),
+        };
+        let found = names([run, log].concat());
+        assert!(found.contains("y"), "at call {at}: {found:?}");
+    }
+}
+
 /// While syncmux holds the lock no imapd gets on: what it knows of a long `log` it does not read
 /// again, and of the next one it knows nothing.
 #[test]

@@ -49,6 +49,8 @@ pub(crate) struct World {
     replica: Replica,
     /// For the thread of the sync directory.
     orders: VecDeque<Action>,
+    /// By that thread, and not heard of yet.
+    told: VecDeque<Event>,
     directory: Option<SyncDirectory>,
     disk: SharedDisk,
     /// Links whose run was not seen to be gone.
@@ -133,6 +135,7 @@ impl World {
             next_session: 0,
             replica: Replica::default(),
             orders: VecDeque::new(),
+            told: VecDeque::new(),
             directory: None,
             disk,
             linked: BTreeSet::new(),
@@ -243,6 +246,7 @@ impl World {
             && ["log", "log-run", "syncmux-owed"].iter().all(|name| disk.read(name).is_none())
             && (self.counts.disk_faults > 0 || disk.names("").next().is_none())
             && self.orders.is_empty()
+            && self.told.is_empty()
             && snapshot.unconfirmed_users == 0
             && snapshot.owed_lines
                 == snapshot
@@ -254,7 +258,7 @@ impl World {
 
     fn step(&mut self) {
         self.poll_clients();
-        match self.random.u32(0..100) {
+        match self.random.u32(0..116) {
             0..=3 if self.faults && self.locks && self.random.u8(0..4) == 0 => self.take_lock(),
             0..=3 if self.faults => self.change_master(),
             4..=33 => self.client_speaks(),
@@ -273,12 +277,17 @@ impl World {
                 self.draining = true;
                 self.tell(Event::Drain);
             }
-            96 if self.drained && self.orders.is_empty() => {
+            96 if self.drained && self.orders.is_empty() && self.told.is_empty() => {
                 self.counts.drains += 1;
                 self.kill(false);
             }
             97 => self.disk.state().imapd_ends(),
             98..=99 => self.disk.state().client_unlinks(),
+            100..=115 => {
+                if let Some(event) = self.told.pop_front() {
+                    self.tell(event);
+                }
+            }
             _ => {}
         }
         self.check();
@@ -501,6 +510,7 @@ impl World {
         self.core = None;
         self.directory = None;
         self.orders.clear();
+        self.told.clear();
         let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
         for lane in lanes {
             for _ in 0..self.random.usize(0..4) {

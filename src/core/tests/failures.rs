@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::driver::{Driver, RUN, limits, mailbox, message, rolling, strict};
-use crate::core::{Event, Mode, Note, RunId, SessionId};
+use crate::core::{BatchId, Event, Mode, Note, RunId, SessionId};
 
 const OK: &str = "OK success\r\n";
 const NO: &str = "NO Unknown error\r\n";
@@ -419,4 +419,20 @@ fn a_failing_lane_is_sent_nothing_more_and_its_unit_goes_elsewhere() {
     d.reply_to("APPLY RESERVE", OK);
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
+}
+
+/// The client may have taken the line from `log` before it was refused again.
+#[test]
+fn a_line_owed_again_is_not_settled_by_the_write_before() {
+    let (mut d, s) = two_units(false);
+    d.smooth = false;
+    d.reply_to("APPLY MAILBOX", NO);
+    assert!(d.disk.last().unwrap().starts_with("write"));
+    d.say(s, &mailbox("user.a", None));
+    d.reply_to("APPLY MAILBOX", NO);
+    d.event(Event::LinesWritten { batch: BatchId(1) });
+    assert_eq!(d.answer(s), None, "it stands nowhere yet");
+    assert_eq!(d.disk.last().unwrap(), "owe [Mailbox(b\"user.a\")]");
+    d.catch_up();
+    assert_eq!(d.answer(s).unwrap(), NO);
 }

@@ -106,6 +106,11 @@ fn without_a_link_the_replica_is_waited_for_and_the_log_says_so_once() {
         .filter(|note| matches!(note, Note::NotCovered { .. }))
         .count();
     assert_eq!(notes, 1);
+    // After a while the same run is tried again.
+    d.pass(Duration::from_secs(5));
+    d.smooth = true;
+    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
+    assert_eq!(d.disk, ["link"]);
 }
 
 #[test]

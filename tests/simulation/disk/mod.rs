@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub(crate) calls: u64,
     /// It is killed before this call.
     pub(crate) crash_at: Option<u64>,
+    /// Something that others do just before this call.
+    pub(crate) at_call: Option<(u64, fn(&mut State))>,
     pub(crate) fault: Option<Fault>,
     /// Faults that came to pass.
     pub(crate) faults: u64,
@@ -115,6 +117,7 @@ impl Default for State {
             dead: false,
             calls: 0,
             crash_at: None,
+            at_call: None,
             fault: None,
             faults: 0,
             locked: None,
@@ -292,6 +295,9 @@ impl State {
             return Err(io::Error::other("killed"));
         }
         self.cyrus_goes_on();
+        if let Some((_, others)) = self.at_call.take_if(|(at, _)| *at == self.calls) {
+            others(self);
+        }
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{what} {name}"));
         }

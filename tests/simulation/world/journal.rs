@@ -21,8 +21,8 @@ impl World {
         if dead {
             let power = self.loses_power && self.random.bool();
             self.kill(power);
-        } else if let Some(event) = event {
-            self.tell(event);
+        } else {
+            self.told.extend(event);
         }
     }
 
@@ -107,7 +107,7 @@ impl World {
         let gone: Vec<RunId> = self.linked.iter().copied().filter(is_gone).collect();
         for run in gone {
             self.linked.remove(&run);
-            self.tell(Event::RunGone { run });
+            self.told.push_back(Event::RunGone { run });
         }
     }
 
