@@ -95,6 +95,7 @@ impl Setup {
         let settings = ListenerSettings {
             address: self.address.clone(),
             mode: Mode::FanOut,
+            rolling: true,
             run: Some(Arc::new(|| Some(RunId(42)))),
         };
         let listener = Listener::bind(settings, Arc::new(context)).await.unwrap();
@@ -147,6 +148,7 @@ impl Site {
             Event::SessionOpened {
                 session,
                 mode: Mode::FanOut,
+                rolling: true,
                 identity: Identity::Configured,
             } => session,
             other => panic!("{other:?}"),
@@ -501,6 +503,7 @@ async fn unix_sockets_know_who_is_there() {
     let other = ListenerSettings {
         address: Address::Unix(path.clone()),
         mode: Mode::Strict,
+        rolling: false,
         run: None,
     };
     let (sender, _events) = unbounded_channel();

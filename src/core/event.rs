@@ -65,6 +65,9 @@ pub enum Event {
         session: SessionId,
         /// The listener's mode.
         mode: Mode,
+        /// It came by the rolling client's listener, whose questions may be answered from known
+        /// state.
+        rolling: bool,
         /// In whose name its lanes log in.
         identity: Identity,
     },
@@ -282,6 +285,14 @@ pub enum Note {
         took: Duration,
         /// How it ended: "ok", "refused", "in doubt".
         outcome: &'static str,
+    },
+    /// Mailboxes of GET MAILBOXES were answered from known state, or were not.
+    Known {
+        /// "hit"; "miss": asked for real; "wrong": a client was told what was not so any more, and
+        /// sent nothing for it.
+        outcome: &'static str,
+        /// How many.
+        names: usize,
     },
     /// A command was answered after this time.
     Answered {

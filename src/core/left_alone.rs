@@ -20,7 +20,7 @@ use super::Core;
 use super::event::SessionId;
 use super::job::Work;
 use super::outcome::{body_of, merge, outcome};
-use super::plan::{self, Plan, Subject};
+use super::plan::{Plan, Subject};
 use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Apply, Body, Command, Get, Kind, Reply, StatusKind, print};
@@ -85,12 +85,11 @@ impl Core {
 
     /// GET MAILBOXES without some of its names.
     fn ask_without(&mut self, id: SessionId, names: Vec<Bytes>, left_out: Vec<Bytes>) {
-        let (keys, subjects) = plan::all(&names, &self.setup.site);
-        let plan = Plan::new("GET MAILBOXES", plan::Class::Read, keys, subjects);
+        let plan = Plan::mailboxes(names.clone(), &self.setup.site);
         let asked = AskedMailboxes {
             names,
             left_out,
-            singly: false,
+            ..AskedMailboxes::default()
         };
         if asked.names.is_empty() {
             let waiting = Waiting {
@@ -228,8 +227,16 @@ impl Core {
         let mut parts: Vec<Vec<Bytes>> = Vec::new();
         let mut order = Vec::with_capacity(asked.names.len());
         let mut index = hashbrown::HashMap::new();
+        // Asked one by one, all of them are.
+        let mut known = asked.known.iter().filter(|_| !asked.singly).peekable();
+        let mut from_known = Vec::new();
         for name in &asked.names {
             let new = parts.len();
+            if let Some(one) = known.next_if(|(known, _)| known == name) {
+                from_known.push(one.clone());
+                order.push((name.clone(), usize::MAX));
+                continue;
+            }
             let key = || self.setup.site.key_of_mailbox(name);
             let part = if asked.singly {
                 new
@@ -245,16 +252,22 @@ impl Core {
         let missing = parts.len();
         for (part, names) in parts.into_iter().enumerate() {
             // Only its own subjects: the cost of many users must not be that of their square.
-            let (keys, subjects) = plan::all(&names, &self.setup.site);
-            let part_plan = Plan::new(plan.verb, plan.class, keys, subjects);
+            let part_plan = Plan::mailboxes(names.clone(), &self.setup.site);
             let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);
+        }
+        let mut parts: Vec<Option<Reply>> = (0..missing).map(|_| None).collect();
+        if !from_known.is_empty() {
+            for (_, part) in order.iter_mut().filter(|(_, part)| *part == usize::MAX) {
+                *part = missing;
+            }
+            parts.push(Some(Core::known_part(&from_known)));
         }
         if let Some(session) = self.sessions.get_mut(&id) {
             session.pending = Some(Pending::Jobs(Waiting {
                 plan,
                 command: Asked::Mailboxes(asked),
-                parts: (0..missing).map(|_| None).collect(),
+                parts,
                 missing,
                 order,
             }));

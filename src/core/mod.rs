@@ -6,14 +6,17 @@
 //!
 //! The way of a command: `commands` takes it in and makes it a job or an answer; `queue` orders
 //! jobs by user key; `dispatch` puts them on lanes; `burst` says what goes down a lane; `outcome`
-//! takes the replica's answers; `policy`, `left_alone`, `ledger` and `runs` are about failures and
+//! takes the replica's answers; `known`, `recall` and `ahead` are about answers that need not be
+//! waited for; `policy`, `left_alone`, `ledger` and `runs` are about failures and
 //! about what stands on disk.
 
+mod ahead;
 mod burst;
 mod commands;
 mod dispatch;
 pub mod event;
 mod job;
+mod known;
 mod lanes;
 mod ledger;
 mod left_alone;
@@ -22,6 +25,7 @@ mod outcome;
 mod plan;
 mod policy;
 mod queue;
+mod recall;
 mod runs;
 mod session;
 mod staging;
@@ -38,6 +42,7 @@ pub use self::event::{
     Action, BatchId, Event, Identity, LaneId, Mode, Note, Pool, RunId, SessionId,
 };
 use self::job::Job;
+use self::known::Known;
 use self::lanes::Lanes;
 use self::ledger::Ledger;
 pub use self::limits::Limits;
@@ -74,6 +79,7 @@ pub struct Core {
     lanes: Lanes,
     runs: Runs,
     ledger: Ledger,
+    known: Known,
     /// Users with acknowledged and unconfirmed units, and how many each has.
     unconfirmed: HashMap<UserKey, usize>,
     queued_bytes: u64,
@@ -103,6 +109,7 @@ impl Core {
             lanes: Lanes::default(),
             runs: Runs::default(),
             ledger: Ledger::default(),
+            known: Known::default(),
             unconfirmed: HashMap::new(),
             queued_bytes: 0,
             staged_bytes: 0,
@@ -123,9 +130,10 @@ impl Core {
             Event::SessionOpened {
                 session,
                 mode,
+                rolling,
                 identity,
             } => {
-                self.session_opened(session, mode, identity);
+                self.session_opened(session, mode, rolling, identity);
             }
             Event::Command {
                 session,
@@ -179,7 +187,9 @@ impl Core {
     fn pump(&mut self) {
         self.check_time();
         self.admit();
+        self.wake_readers();
         self.dispatch();
+        self.ask_ahead();
         while let Some(batch) = self.ledger.next_batch(self.now) {
             self.act(match batch {
                 ledger::Batch::Log(batch, lines) => Action::WriteLines { batch, lines },

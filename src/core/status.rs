@@ -34,6 +34,12 @@ pub struct Snapshot {
     pub staged_bytes: u64,
     /// Runs that are linked.
     pub runs_linked: usize,
+    /// Mailboxes whose state on the replica is known.
+    pub known_mailboxes: usize,
+    /// Bytes of it.
+    pub known_bytes: u64,
+    /// Mailboxes that are to be read, since a client was told of them and sent nothing.
+    pub known_doubts: usize,
     /// Lines that are owed to the sync log, or stand there and are not done with.
     pub owed_lines: usize,
     /// Users and shared mailboxes on probation; at most the first 100.
@@ -93,6 +99,9 @@ impl Core {
             queued_bytes: self.queued_bytes,
             staged_bytes: self.staged_bytes,
             runs_linked: self.runs.len(),
+            known_mailboxes: self.known.len(),
+            known_bytes: self.known.bytes(),
+            known_doubts: self.known.doubts(),
             owed_lines: self.ledger.len(),
             probation: shown.collect(),
             probation_subjects: subjects.len(),
@@ -188,6 +197,7 @@ impl Core {
     /// What must hold after every event.
     pub(super) fn check_invariants(&self) {
         debug_assert_eq!(self.jobs.len(), self.queue.len());
+        self.known.check(self.setup.limits.known_bytes);
         let acked = self.jobs.values().filter(|job| job.acked.is_some());
         let (mut count, mut bytes) = (0, 0);
         for job in acked {

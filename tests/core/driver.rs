@@ -118,6 +118,7 @@ impl Driver {
         self.tell(Event::SessionOpened {
             session,
             mode,
+            rolling: mode == Mode::FanOut,
             identity,
         });
         session

@@ -42,6 +42,7 @@ fn seeds() {
     if count > 100 {
         assert!(all.acknowledged_early > 0 && all.refused > 0 && all.lanes_lost > 0);
         assert!(all.kills > 0 && all.lines_written > 0 && all.healed > 0);
+        assert!(all.tampered > 0 && all.known_hits > 0 && all.known_wrong > 0);
         assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0);
     }
 }

@@ -33,6 +33,9 @@ pub(crate) struct Counts {
     pub(crate) vanished: u64,
     pub(crate) barriers: u64,
     pub(crate) healed: u64,
+    pub(crate) tampered: u64,
+    pub(crate) known_hits: u64,
+    pub(crate) known_wrong: u64,
 }
 
 impl Counts {
@@ -47,6 +50,9 @@ impl Counts {
         self.vanished += other.vanished;
         self.barriers += other.barriers;
         self.healed += other.healed;
+        self.tampered += other.tampered;
+        self.known_hits += other.known_hits;
+        self.known_wrong += other.known_wrong;
     }
 }
 
@@ -95,6 +101,9 @@ impl World {
             queued_bytes: random.u64(100..5000),
             ask_bytes: random.u64(0..20),
             lane_staged_bytes: random.u64(0..40),
+            known_bytes: [0, 1500, 64 << 20][random.usize(0..3)],
+            ahead_requests: random.usize(0..4),
+            ahead_names: random.usize(1..5),
             ..Limits::default()
         };
         let setup = Setup {
@@ -174,6 +183,7 @@ impl World {
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
         self.replica.unreadable = None;
+        self.look_at_everything();
         for _ in 0..6 {
             self.rest();
             let snapshot = self.core.as_ref().unwrap().snapshot();
@@ -199,6 +209,18 @@ impl World {
                 "seen of {name:?} differs"
             );
         }
+    }
+
+    /// A line for every mailbox: what was changed behind everybody's back is found at the next
+    /// look, also by a client that is told something known.
+    fn look_at_everything(&mut self) {
+        let mut master = self.master.borrow_mut();
+        let lines = master
+            .mailboxes
+            .keys()
+            .map(|name| format!("MAILBOX {name}"));
+        let lines: Vec<_> = lines.collect();
+        master.log.extend(lines);
     }
 
     fn rest(&mut self) {
@@ -241,6 +263,7 @@ impl World {
             && self.owed.is_empty()
             && self.disk.is_empty()
             && snapshot.unconfirmed_users == 0
+            && snapshot.known_doubts == 0
             && snapshot.owed_lines
                 == snapshot
                     .probation
@@ -265,6 +288,10 @@ impl World {
             95 if self.faults && self.random.u8(0..8) == 0 && !self.draining => {
                 self.draining = true;
                 self.tell(Event::Drain);
+            }
+            97 if self.faults && self.random.u8(0..4) == 0 => {
+                let done = self.replica.tamper(&mut self.random);
+                self.counts.tampered += u64::from(done);
             }
             96 if self.drained && self.disk.is_empty() => {
                 self.counts.drains += 1;
@@ -363,6 +390,7 @@ impl World {
                 Event::SessionOpened {
                     session,
                     mode,
+                    rolling: mode == Mode::FanOut,
                     identity,
                 },
             );
@@ -577,6 +605,11 @@ impl World {
                 }
                 Action::Note(Note::Answered { early, .. }) => self.early = early,
                 Action::Note(Note::Healed { .. }) => self.counts.healed += 1,
+                Action::Note(Note::Known { outcome, names }) => match outcome {
+                    "hit" => self.counts.known_hits += names as u64,
+                    "wrong" => self.counts.known_wrong += names as u64,
+                    _ => {}
+                },
                 // Also where it gives up after several lanes, which can't be seen from here.
                 Action::Note(Note::Probation { subject, .. }) => self.fail(&subject),
                 Action::Note(_) => {}

@@ -104,10 +104,16 @@ pub(super) fn hex(guid: u8) -> String {
 
 impl Driver {
     pub(super) fn open(&mut self, id: u64, mode: Mode) -> SessionId {
+        self.open_by(id, mode, mode == Mode::FanOut)
+    }
+
+    /// A session by the rolling client's listener, or not.
+    pub(super) fn open_by(&mut self, id: u64, mode: Mode, rolling: bool) -> SessionId {
         let session = SessionId(id);
         self.event(Event::SessionOpened {
             session,
             mode,
+            rolling,
             identity: Identity::Configured,
         });
         session

@@ -4,6 +4,7 @@
 mod driver;
 mod failures;
 mod fan_out;
+mod known;
 mod left_alone;
 mod order;
 mod staging;
