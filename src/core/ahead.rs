@@ -28,7 +28,15 @@ impl Core {
     pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Coverage) {
         self.known.wanted.clear();
         if !self.runs.is_gone(run) {
+            self.known.wanted_for = Some(run);
             self.known.wanted.extend(coverage.names().iter().cloned());
+        }
+    }
+
+    /// The client is done with a run.
+    pub(super) fn not_ahead(&mut self, run: RunId) {
+        if self.known.wanted_for == Some(run) {
+            self.known.wanted.clear();
         }
     }
 
@@ -143,7 +151,8 @@ impl Core {
 
     /// A lane that nothing is in need of.
     fn lane_to_spare(&self, eyes: Eyes, idle: bool) -> Option<LaneId> {
-        if self.known.questions() >= self.setup.limits.ahead_requests {
+        let most = self.setup.limits.ahead_requests;
+        if self.known.questions() >= if idle { most.max(1) } else { most } {
             return None;
         }
         let pool = self.known.pool(eyes)?;

@@ -89,6 +89,7 @@ impl Core {
         }
         if mode == Mode::FanOut {
             for gone in self.runs.is_now(run, now) {
+                self.not_ahead(gone);
                 let settled = self.ledger.run_gone(gone);
                 self.settle(settled);
             }
@@ -531,6 +532,7 @@ impl Core {
     }
 
     pub(super) fn run_gone(&mut self, run: RunId) {
+        self.not_ahead(run);
         if self.runs.gone(run) {
             let settled = self.ledger.run_gone(run);
             self.settle(settled);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
-use super::event::Pool;
+use super::event::{Pool, RunId};
 use crate::protocol::{Body, Piece, UserKey};
 
 /// A longer line is not kept.
@@ -47,6 +47,8 @@ pub(super) struct Known {
     pub(super) since: bool,
     /// Names to be asked about before the client does.
     pub(super) wanted: VecDeque<Bytes>,
+    /// The run that names them.
+    pub(super) wanted_for: Option<RunId>,
     doubts: HashMap<Bytes, Doubt>,
     /// Those that are not being asked about.
     pub(super) doubtful: VecDeque<Bytes>,

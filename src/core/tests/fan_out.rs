@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver, limits, mailbox, message, rolling};
-use crate::core::{Event, Limits, Mode, Note, RunId, SessionId};
+use crate::core::{Event, Limits, Mode, Note, SessionId};
 
 const OK: &str = "OK success\r\n";
 

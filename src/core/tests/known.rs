@@ -62,6 +62,9 @@ fn really(d: &mut Driver, s: SessionId, names: &str, reply: &str) {
 fn is_real(d: &mut Driver, s: SessionId, names: &str) -> bool {
     d.say(s, &ask_for(names));
     let real = d.answer(s).is_none();
+    while d.count("NOOP") > 0 {
+        d.reply_to("NOOP", "OK Noop completed\r\n");
+    }
     if real {
         while d.count("GET MAILBOXES") > 0 {
             d.reply_to("GET MAILBOXES", OK);
@@ -131,11 +134,7 @@ fn the_short_form_of_an_intermediate_says_too_little() {
 #[test]
 fn what_is_known_is_answered_and_only_the_rest_is_asked_in_the_order_asked() {
     let (mut d, s) = known();
-    really(&mut d, s, "user.b shared", OK);
-    let (mut d, s) = {
-        really(&mut d, s, "user.a.y", &answer(&["user.a.y"], 1));
-        (d, s)
-    };
+    really(&mut d, s, "user.a.y", &answer(&["user.a.y"], 1));
     d.say(s, &ask_for("user.a.x user.a.y user.a.z"));
     assert_eq!(d.on_lanes(), [ask_for("user.a.x user.a.z")]);
     d.reply_to("GET", &answer(&["user.a.x", "user.a.z"], 1));
@@ -307,7 +306,7 @@ fn a_refused_or_failed_write_drops_its_user() {
     d.answer(other).unwrap();
     d.say(other, "GET USER z\r\n");
     d.say(s, &update("user.a", 2));
-    d.lose(d.lane_with("APPLY MAILBOX"));
+    d.lose(d.lane_with("GET USER z"));
     assert_eq!(d.ended[&s], "");
     d.reply_to("GET USER", OK);
     d.answer(other).unwrap();
@@ -450,8 +449,6 @@ fn a_write_under_way_puts_it_off_and_its_lane_lost_as_well() {
     assert_eq!(d.count("GET"), 1);
     d.lose(d.lane_with("GET"));
     d.pass(Duration::from_secs(1));
-    d.say(s, "GET USER z\r\n");
-    d.reply_to("GET USER", OK);
     assert_eq!(d.on_lanes(), [ask_for("user.a")], "on another lane");
     // A write while it is under way: once more.
     d.say(other, &update("user.a.x", 3));
@@ -486,7 +483,7 @@ fn the_first_command_under_a_run_makes_it_read_and_its_mailboxes_asked_about() {
     assert_eq!(asked, [ask_for("user.a"), ask_for("user.b shared")]);
     d.reply_to(&ask_for("user.a"), &answer(&["user.a"], 1));
     assert_eq!(d.answer(s).unwrap(), answer(&["user.a"], 1));
-    d.reply_to(&ask_for("user.b"), &answer(&["user.b", "shared"], 1));
+    d.reply_to("GET MAILBOXES (user.b", &answer(&["user.b", "shared"], 1));
     assert_eq!(d.ask(s, &ask_for("user.b")), answer(&["user.b"], 1));
     assert_eq!(d.ask(s, &ask_for("shared")), answer(&["shared"], 1));
 }
