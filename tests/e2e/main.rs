@@ -27,6 +27,7 @@ mod channels;
 mod faults;
 mod folders;
 mod harness;
+mod known;
 mod lanes;
 mod mail;
 mod modes;
