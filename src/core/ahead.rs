@@ -202,9 +202,12 @@ impl Core {
             return;
         }
         for name in &counted {
-            // The client's next question is real, and shows what is wrong.
-            self.known.settle(name);
             self.known.forget(name);
+            // The client's own question shows what is wrong: its line brings it.
+            if let Some(doubt) = self.known.doubt_of(name) {
+                self.known.settle(name);
+                self.told_wrong(name, doubt.owes);
+            }
         }
     }
 

@@ -408,7 +408,8 @@ fn what_was_told_and_led_to_nothing_is_read_for_real() {
 
 #[test]
 fn a_wrong_belief_that_led_to_nothing_is_owed_and_the_next_read_is_real() {
-    for real in [answer(&["user.a"], 0), OK.to_owned()] {
+    // Another version, no such mailbox, or an answer that says nothing.
+    for real in [answer(&["user.a"], 0), OK.to_owned(), NO.to_owned()] {
         let (mut d, s) = told_nothing();
         d.ask(s, "RESTART\r\n");
         d.reply_to("GET", &real);
