@@ -21,6 +21,15 @@ test *args:
 sim seeds="256":
     SYNCMUX_SEEDS={{seeds}} cargo test --test simulation -- --nocapture
 
+# Fuzz one target (commands, replies, session, names, synclog) for so many seconds
+fuzz target seconds="600":
+    cargo test --test fuzz_corpus -- --ignored write_seeds
+    RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} --sanitizer none fuzz/corpus/{{target}} fuzz/seeds/{{target}} -- -max_total_time={{seconds}} -max_len=4096
+
+# Generated hostile traffic, so many gigabytes, with the memory printed every second
+hostile gigabytes="20":
+    SYNCMUX_HOSTILE_GB={{gigabytes}} cargo test --release --test hostile_traffic -- --nocapture
+
 # The demo: --users N --rtt MILLISECONDS --lanes N
 demo *args:
     deploy/demo.sh {{args}}

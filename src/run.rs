@@ -1,7 +1,8 @@
 //! Wires sessions, lanes, the core and the sync directory, and runs until SIGTERM.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -16,9 +17,10 @@ use crate::io::credentials::CredentialStore;
 use crate::io::journal::Journal;
 use crate::io::lane_connect::Replica;
 use crate::io::listener::Listener;
+use crate::io::lobby::Lobby;
 use crate::io::memory::MemoryGauge;
 use crate::io::registry::{SessionContext, SessionRegistry};
-use crate::io::shell::Shell;
+use crate::io::shell::{Shell, Shown};
 use crate::io::spill::Spill;
 use crate::io::stream::Meter;
 use crate::io::sync_directory::{RunLookup, SyncDirectory};
@@ -27,6 +29,9 @@ use crate::settings;
 
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
+
+/// How long `/status` waits for a look that is newer than the question.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How long the sync directory may take after the grace of a drain.
 const DISK: Duration = Duration::from_secs(5);
@@ -49,6 +54,7 @@ struct Shared {
     spill: Arc<Spill>,
     memory: Arc<MemoryGauge>,
     permits: Arc<Semaphore>,
+    lobby: Arc<Lobby>,
     tasks: TaskTracker,
     /// Listeners accept until then.
     stop: CancellationToken,
@@ -60,10 +66,17 @@ struct Shared {
 
 /// A channel that is served.
 struct Running {
+    watched: Watched,
+    shell: tokio::task::JoinHandle<()>,
+}
+
+/// What `/status` tells of a channel.
+#[derive(Clone)]
+struct Watched {
     name: String,
     mode: Mode,
-    snapshot: Arc<Mutex<Snapshot>>,
-    shell: tokio::task::JoinHandle<()>,
+    sync_directory: Option<PathBuf>,
+    shown: Arc<Mutex<Shown>>,
 }
 
 /// Serves until SIGTERM and the drain after it.
@@ -82,6 +95,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let shared = Shared {
         memory: MemoryGauge::new(limits.staged_memory, Arc::clone(&spill)),
         permits: Arc::new(Semaphore::new(limits.sessions)),
+        lobby: Lobby::new(settings::session_limits(limits).strangers),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         drain: CancellationToken::new(),
@@ -102,21 +116,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         };
         channels.push(started);
     }
-    let snapshots: Vec<_> = channels
+    let watched: Vec<_> = channels
         .iter()
-        .map(|channel| {
-            (
-                channel.name.clone(),
-                channel.mode,
-                Arc::clone(&channel.snapshot),
-            )
-        })
+        .map(|channel| channel.watched.clone())
         .collect();
     if let Some(listen) = &shared.config.admin {
         let admin = Admin {
             metrics,
             readiness: readiness.clone(),
-            status: Arc::new(move || status(&snapshots)),
+            status: Arc::new(move || status(&watched)),
         };
         let listener = AdminListener::bind(listen).await.map_err(|error| {
             let why = format!("the admin endpoint cannot listen on {listen}: {error}");
@@ -193,8 +201,11 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         let started = Journal::start(directory, config.site.clone(), events.clone());
         journal = Some(started.map_err(|error| setup(&error))?);
     }
-    let replica = Replica::new(settings::replica(channel), Arc::clone(&shared.spill))
-        .map_err(|error| setup(&error))?;
+    let replica = Replica::new(
+        settings::replica(channel, &config.limits),
+        Arc::clone(&shared.spill),
+    )
+    .map_err(|error| setup(&error))?;
     let learner = Arc::clone(&replica);
     tokio::spawn(async move { learner.learn_greeting().await });
     let registry = Arc::new(SessionRegistry::default());
@@ -212,6 +223,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         memory: Arc::clone(&shared.memory),
         meter: Meter::new(&channel.name, "client"),
         permits: Arc::clone(&shared.permits),
+        lobby: Arc::clone(&shared.lobby),
         tasks: shared.tasks.clone(),
     });
     for listen in settings::listeners(channel, lookup.as_ref()) {
@@ -233,7 +245,10 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         lanes = channel.replica.lanes,
         "a channel is served"
     );
-    let snapshot = Arc::new(Mutex::new(Snapshot::default()));
+    let shown = Arc::new(Mutex::new(Shown {
+        at: Instant::now(),
+        snapshot: Snapshot::default(),
+    }));
     let shell = Shell {
         channel: channel.name.clone(),
         core: Core::new(Setup {
@@ -253,14 +268,17 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         journal,
         notes: Notes::new(&channel.name),
         events,
-        snapshot: Arc::clone(&snapshot),
+        shown: Arc::clone(&shown),
         memory: Arc::clone(&shared.memory),
         longest_drain: config.limits.drain_grace + DISK,
     };
     Ok(Running {
-        name: channel.name.clone(),
-        mode: channel.mode,
-        snapshot,
+        watched: Watched {
+            name: channel.name.clone(),
+            mode: channel.mode,
+            sync_directory: channel.sync_directory.clone(),
+            shown,
+        },
         shell: tokio::spawn({
             let over = shared.over.clone().drop_guard();
             let drain = shared.drain.clone();
@@ -281,18 +299,46 @@ fn mode_word(mode: Mode) -> &'static str {
 }
 
 /// What `/status` shows.
-fn status(channels: &[(String, Mode, Arc<Mutex<Snapshot>>)]) -> serde_json::Value {
+fn status(channels: &[Watched]) -> serde_json::Value {
     let channels: Vec<_> = channels
         .iter()
-        .map(|(name, mode, snapshot)| {
-            let snapshot = snapshot
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            serde_json::json!({ "name": name, "mode": mode_word(*mode), "state": snapshot })
+        .map(|channel| {
+            let state = channel.look();
+            let (name, mode) = (&channel.name, mode_word(channel.mode));
+            serde_json::json!({ "name": name, "mode": mode, "state": state })
         })
         .collect();
     serde_json::json!({ "channels": channels })
+}
+
+impl Watched {
+    /// How things stand. Blocks until the core was looked at after the sync directory was: in the
+    /// other order a whole run could come and go in between and be unconfirmed.
+    fn look(&self) -> Snapshot {
+        let worked_through = self.sync_directory.as_deref().is_none_or(is_worked_through);
+        let asked = Instant::now();
+        loop {
+            let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let Shown { at, mut snapshot } = shown.clone();
+            drop(shown);
+            let is_new = at >= asked;
+            if is_new || asked.elapsed() > LOOK {
+                snapshot.safe_to_promote &= worked_through && is_new;
+                return snapshot;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Whether the client has nothing left to do. `log` first: it becomes `log-run`.
+fn is_worked_through(sync_directory: &Path) -> bool {
+    ["log", "log-run"].iter().all(|name| {
+        sync_directory
+            .join(name)
+            .symlink_metadata()
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    })
 }
 
 /// Sessions get BYE at their next command boundary, units finish within the grace period, the

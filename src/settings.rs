@@ -18,7 +18,7 @@ use crate::protocol::ReaderLimits;
 
 /// What a lane is told about the replica of this channel.
 #[must_use]
-pub fn replica(channel: &Channel) -> ReplicaSettings {
+pub fn replica(channel: &Channel, limits: &Limits) -> ReplicaSettings {
     let replica = &channel.replica;
     let identity = replica.identity.as_ref();
     ReplicaSettings {
@@ -44,7 +44,7 @@ pub fn replica(channel: &Channel) -> ReplicaSettings {
         compress: replica.compress,
         connect_timeout: Duration::from_secs(10),
         login_timeout: Duration::from_secs(30),
-        linger: Duration::from_secs(30),
+        linger: limits.answer_timeout.min(Duration::from_secs(30)),
         exit_wait: Duration::from_secs(2),
         reply_memory: 1 << 20,
     }
@@ -124,6 +124,7 @@ pub fn core_limits(config: &Config, channel: &Channel) -> core::Limits {
         unconfirmed_users: limits.unconfirmed_users,
         queued_bytes: limits.queued_bytes,
         staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
+        noted_bytes: limits.staged_memory,
         absence: limits.replica_absence,
         answer_timeout: limits.answer_timeout,
         drain_grace: limits.drain_grace,

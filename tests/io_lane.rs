@@ -36,7 +36,17 @@ impl Lane {
         Self { handle, events }
     }
 
+    /// The next event. That a lane will be lost is said before it is, which few tests look at.
     async fn event(&mut self) -> Event {
+        loop {
+            match self.any_event().await {
+                Event::LaneFailing { lane: LANE } => {}
+                event => return event,
+            }
+        }
+    }
+
+    async fn any_event(&mut self) -> Event {
         tokio::time::timeout(Duration::from_secs(10), self.events.recv())
             .await
             .expect("an event in time")
@@ -274,6 +284,10 @@ async fn a_replica_that_does_not_close_is_waited_for_as_long_as_set() {
     })
     .await;
     let began = Instant::now();
+    // Nothing more is to be put on it meanwhile.
+    let failing = lane.any_event().await;
+    assert!(matches!(failing, Event::LaneFailing { lane: LANE }));
+    assert!(began.elapsed() < Duration::from_millis(900));
     let (why, orderly) = lane.lost().await;
     assert!(!orderly && why.contains("may still run"), "{why}");
     assert!(began.elapsed() >= Duration::from_millis(900));

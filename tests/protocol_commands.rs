@@ -371,15 +371,17 @@ fn raw_lines_for_sasl() {
         reader
             .feed_line(&mut input)
             .expect("a line")
-            .expect("whole"),
-        "biwsbj1qb2U="
+            .expect("whole")
+            .0,
+        b"biwsbj1qb2U="
     );
     assert_eq!(
         reader
             .feed_line(&mut input)
             .expect("a line")
-            .expect("whole"),
-        "*"
+            .expect("whole")
+            .0,
+        b"*"
     );
     assert!(reader.feed(&mut input).expect("a command").is_some());
     let mut input = Bytes::from(vec![b'x'; 70_000]);

@@ -1,126 +1,30 @@
 //! Whatever the bytes: no panic, no hang, bounded memory, and the same result for every cut.
 
+mod fuzz_bodies;
+
 use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
+use fuzz_bodies::{commands, limits, pieces, replies, synclog};
 use proptest::prelude::*;
-use syncmux::protocol::reply_reader::Line as ReplyLine;
 use syncmux::protocol::scan::{List, LiteralForm, Progress, ScanLimits, Scanner, Sink, Token};
 use syncmux::protocol::synclog::{Line, LineReader};
-use syncmux::protocol::{Apply, CommandReader, Get, Kind, ReaderLimits, ReplyReader, Site, print};
-
-fn limits() -> ReaderLimits {
-    ReaderLimits {
-        text: 1 << 20,
-        message: 1 << 20,
-        ..ReaderLimits::default()
-    }
-}
-
-/// Cuts `bytes` by a seed; 0 leaves them whole.
-fn pieces(bytes: &[u8], seed: u64) -> Vec<Bytes> {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut rest = Bytes::copy_from_slice(bytes);
-    let mut pieces = Vec::new();
-    while !rest.is_empty() {
-        let len = match seed {
-            0 => rest.len(),
-            _ if rng.bool() => rng.usize(1..=4),
-            _ => rng.usize(1..=300),
-        };
-        pieces.push(rest.split_to(len.min(rest.len())));
-    }
-    pieces
-}
+use syncmux::protocol::{CommandReader, Get, Kind, Site, print};
 
 /// What a client's bytes are read as, in words.
 fn client(bytes: &[u8], seed: u64, authenticated: bool) -> Vec<String> {
-    let mut reader = CommandReader::new(limits());
-    reader.set_authenticated(authenticated);
-    let mut out = Vec::new();
-    let mut fed = 0;
-    for mut piece in pieces(bytes, seed) {
-        fed += piece.len() as u64;
-        loop {
-            match reader.feed(&mut piece) {
-                Ok(Some(command)) => out.push(describe(command)),
-                Ok(None) => break,
-                Err(fatal) => {
-                    assert_eq!(reader.held(), 0);
-                    out.push(format!("fatal {} {}", fatal.why, fatal.answer));
-                    return out;
-                }
-            }
-        }
-        assert!(piece.is_empty());
-        // What is held is at most the bytes themselves and a table of what they name.
-        assert!(
-            reader.held() <= fed * 40 + 4096,
-            "{} of {fed}",
-            reader.held()
-        );
-    }
-    out
+    let flags = if authenticated {
+        commands::LOGGED_IN
+    } else {
+        0
+    };
+    commands::read(bytes, seed, flags, false)
 }
 
-fn describe(command: syncmux::protocol::Command) -> String {
-    let raw = Bytes::from(command.raw.to_vec().expect("in memory"));
-    match command.kind {
-        Kind::Apply(Apply::Message { files, nil }) => {
-            let message = print::message(&files).to_vec().expect("in memory");
-            format!("{:?} {nil} {raw:?}", Bytes::from(message))
-        }
-        kind => format!("{kind:?} {raw:?}"),
-    }
-}
-
+/// What a replica's bytes are read as, in words.
 fn replica(bytes: &[u8], seed: u64) -> Vec<String> {
-    let mut reader = ReplyReader::new(limits());
-    let mut out = Vec::new();
-    let mut fed = 0;
-    for mut piece in pieces(bytes, seed) {
-        fed += piece.len() as u64;
-        loop {
-            match reader.feed(&mut piece) {
-                Ok(Some(ReplyLine::Untagged(line))) => {
-                    let raw = Bytes::from(line.raw.to_vec().expect("in memory"));
-                    let rest = (&line.kind, &line.mailbox, &line.uniqueid, &line.guids);
-                    out.push(format!("{rest:?} {:?} {raw:?}", line.words));
-                }
-                Ok(Some(line)) => out.push(format!("{line:?}")),
-                Ok(None) => break,
-                Err(fatal) => {
-                    out.push(format!("fatal {}", fatal.why));
-                    return out;
-                }
-            }
-        }
-        assert!(
-            reader.held() <= fed * 40 + 4096,
-            "{} of {fed}",
-            reader.held()
-        );
-    }
-    out
-}
-
-fn sync_log(bytes: &[u8], seed: u64) -> Vec<String> {
-    let mut reader = LineReader::new();
-    let mut out = Vec::new();
-    for mut piece in pieces(bytes, seed) {
-        loop {
-            match reader.feed(&mut piece) {
-                Ok(Some(item)) => out.push(format!("{item:?}")),
-                Ok(None) => break,
-                Err(torn) => {
-                    out.push(torn.to_string());
-                    return out;
-                }
-            }
-        }
-    }
-    out
+    replies::read(bytes, seed, 0, false)
 }
 
 /// Captures of up to 8 KB, in both directions.
@@ -346,7 +250,7 @@ proptest! {
 
     #[test]
     fn any_sync_log(bytes in noise(), seed in 1u64..) {
-        prop_assert_eq!(sync_log(&bytes, 0), sync_log(&bytes, seed));
+        prop_assert_eq!(synclog::read(&bytes, 0), synclog::read(&bytes, seed));
     }
 
     #[test]
@@ -391,7 +295,7 @@ proptest! {
     fn built_commands_are_read_back(names in prop::collection::vec(text(), 0..8)) {
         let wire = print::get_mailboxes(names.iter().map(|name| &name[..]));
         let mut wire = Bytes::from(wire.to_vec().expect("in memory"));
-        let mut reader = CommandReader::new(limits());
+        let mut reader = CommandReader::new(limits(false));
         reader.set_authenticated(true);
         let command = reader.feed(&mut wire).expect("a command").expect("whole");
         match command.kind {

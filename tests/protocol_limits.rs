@@ -18,6 +18,7 @@ fn limits_hold() {
         message: 100,
         files: 2,
         elements: 3,
+        names: 3,
         depth: 3,
         line: 200,
     };

@@ -13,7 +13,7 @@ pub async fn connect(channel: Channel, limits: Limits) -> Result<String, NotConn
     let refused = |error: &dyn std::fmt::Display| NotConnected::Refused(error.to_string());
     let spill =
         Spill::new(&limits.spill_directory, limits.spill_size).map_err(|error| refused(&error))?;
-    let mut settings = settings::replica(&channel);
+    let mut settings = settings::replica(&channel, &limits);
     // Somebody sits and waits.
     settings.connect_timeout = Duration::from_secs(5);
     settings.login_timeout = Duration::from_secs(10);

@@ -15,6 +15,9 @@ use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
 use crate::protocol::synclog::Coverage;
 use crate::protocol::{Apply, Body, Command, Get, Kind, print};
 
+/// What a queued job costs in memory beside its bytes, about.
+const JOB: u64 = 1024;
+
 const OK: &str = "OK success\r\n";
 const BYE: &str = "BYE syncmux is shutting down\r\n";
 
@@ -101,6 +104,7 @@ impl Core {
                 }
             }
         }
+        self.note_less();
         if let Some(plan) = Plan::of(&command, &self.setup.site) {
             return self.submit(id, command, plan, run);
         }
@@ -128,7 +132,18 @@ impl Core {
             }
             Kind::Apply(Apply::Message { files, nil }) => {
                 let size: u64 = files.iter().map(|file| file.content.len()).sum();
-                if self.staged_bytes.saturating_add(size) > self.setup.limits.staged_bytes {
+                let limits = &self.setup.limits;
+                let room = self.staged_bytes.saturating_add(size) <= limits.staged_bytes
+                    && self.noted_bytes() <= limits.noted_bytes;
+                if !room {
+                    if let Some(session) = self.sessions.get_mut(&id)
+                        && !session.group.left_alone.is_empty()
+                    {
+                        // Most likely for who is left alone, and NO would end the run. Whoever
+                        // needs it gets the replica's refusal.
+                        session.staging.add(Vec::new(), files.len());
+                        return self.answer(id, "APPLY MESSAGE", "ok", OK.into(), true);
+                    }
                     let no = "NO No room for this message: raise staged_memory or spill_size under [limits]\r\n";
                     return self.answer(id, "APPLY MESSAGE", "no", no.into(), false);
                 }
@@ -170,7 +185,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let asked_nothing = session.group.names.is_empty() && session.group.user.is_none();
+        let asked_nothing = session.group.asked_nothing();
         if session.fans_out() && asked_nothing {
             session.has_cache = true;
             self.note(Note::ClientCache { session: id });
@@ -281,7 +296,7 @@ impl Core {
             .line
             .as_ref()
             .is_some_and(|line| covered(line, coverage, &self.setup.site));
-        if !is_covered {
+        if !is_covered || self.owes_too_much() {
             return self.submit_real(id, command, plan);
         }
         if !self.has_room(&plan) {
@@ -387,14 +402,14 @@ impl Core {
     fn work(&self, id: SessionId, command: Command) -> Work {
         let staging = self.sessions.get(&id).map(|session| &session.staging);
         match (command.kind, staging) {
-            (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Unit {
+            (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Box::new(Unit {
                 needs: staging.needs(&mailbox),
                 mailbox: mailbox.name,
                 partition: mailbox.partition,
                 made: mailbox.state,
                 command: command.raw,
                 step: Step::default(),
-            }),
+            })),
             _ => Work::Plain(command.raw),
         }
     }
@@ -402,13 +417,7 @@ impl Core {
     fn send_real(&mut self, id: SessionId, plan: Plan, command: Asked, work: Work) {
         self.push_job(id, 0, &plan, work, None);
         if let Some(session) = self.sessions.get_mut(&id) {
-            let waiting = Waiting {
-                plan,
-                command,
-                parts: vec![None],
-                missing: 1,
-                order: Vec::new(),
-            };
+            let waiting = Waiting::new(plan, command, 1, Vec::new());
             session.pending = Some(Pending::Jobs(waiting));
         }
     }
@@ -437,7 +446,7 @@ impl Core {
             return 0;
         };
         self.wrote(session, plan, &work);
-        let bytes = work.bytes();
+        let bytes = work.bytes() + JOB;
         let job = Job {
             session,
             part,
@@ -452,6 +461,7 @@ impl Core {
             arrived: self.now,
             state: State::Waiting,
             tries: 0,
+            locked: 0,
             bytes,
         };
         let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
@@ -496,6 +506,19 @@ impl Core {
         };
         if matches!(session.pending, Some(Pending::Exit)) && session.unconfirmed == 0 {
             self.end_session(id, "OK Finished\r\n".into());
+        }
+    }
+
+    /// What is noted of all sessions costs so much memory.
+    pub(super) fn noted_bytes(&self) -> u64 {
+        self.sessions.values().map(Session::noted).sum()
+    }
+
+    /// Forgets what is noted of sessions where it is too much. The limit is exceeded by what one
+    /// command notes, and by no more.
+    fn note_less(&mut self) {
+        if self.noted_bytes() > self.setup.limits.noted_bytes {
+            self.sessions.values_mut().for_each(Session::forget);
         }
     }
 
@@ -560,20 +583,19 @@ impl Asked {
                 names: names.clone(),
                 ..AskedMailboxes::default()
             }),
-            Kind::Get(Get::FullMailbox(name)) => Asked::FullMailbox(name.clone()),
+            Kind::Get(Get::FullMailbox(name) | Get::Fetch { mailbox: name }) => {
+                Asked::FullMailbox(name.clone())
+            }
             Kind::Get(Get::User(_)) => Asked::User,
             Kind::Get(Get::Meta(_)) => Asked::Never,
             Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
-            Kind::Apply(Apply::Rename { .. }) => Asked::Rename,
+            Kind::Apply(Apply::Rename { old, new }) => Asked::Rename([old.clone(), new.clone()]),
             Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
-            Kind::Apply(Apply::Annotation { .. }) => Asked::Fatal,
+            Kind::Apply(Apply::Annotation { .. } | Apply::Quota { .. } | Apply::Unquota { .. }) => {
+                Asked::Fatal
+            }
             Kind::Apply(
-                Apply::Seen { .. }
-                | Apply::Sub { .. }
-                | Apply::Unsub { .. }
-                | Apply::Quota { .. }
-                | Apply::Unquota { .. }
-                | Apply::Sieve { .. },
+                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
             ) => Asked::Never,
             _ => Asked::Other,
         }

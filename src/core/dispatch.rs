@@ -42,14 +42,11 @@ impl Core {
 
     /// Takes a job out of everything; those behind it may run.
     pub(super) fn drop_job(&mut self, id: JobId) -> Option<Job> {
+        let state = self.jobs.get(&id)?.state;
+        self.leave_lane(id, state);
         let job = self.jobs.remove(&id)?;
-        if let State::Running(lane) = job.state
-            && let Some(lane) = self.lanes.all.get_mut(&lane)
-        {
-            lane.jobs.remove(&id);
-            // Refused or given up before its MAILBOX was out.
-            lane.open_units -= usize::from(job.work.is_open());
-            lane.alone &= !lane.jobs.is_empty();
+        if let State::Locked(until) = state {
+            self.locked.remove(&(until, id));
         }
         for next in self.queue.remove(id) {
             self.make_ready(next);
@@ -61,6 +58,18 @@ impl Core {
             }
         }
         Some(job)
+    }
+
+    /// A job does not need the lane any more that it was running on.
+    pub(super) fn leave_lane(&mut self, id: JobId, state: State) {
+        if let (State::Running(lane), Some(job)) = (state, self.jobs.get(&id))
+            && let Some(lane) = self.lanes.all.get_mut(&lane)
+        {
+            lane.jobs.remove(&id);
+            // Refused or given up before its MAILBOX was out.
+            lane.open_units -= usize::from(job.work.is_open());
+            lane.alone &= !lane.jobs.is_empty();
+        }
     }
 
     /// Puts as many ready jobs on lanes as there is room for.
@@ -208,7 +217,8 @@ impl Core {
 
     /// Empties the lane's staging on the replica where it has grown large or the lane is idle.
     pub(super) fn restart(&mut self, id: LaneId, idle: bool) {
-        if let Some(lane) = self.lanes.all.get_mut(&id) {
+        let lane = self.lanes.all.get_mut(&id);
+        if let Some(lane) = lane.filter(|lane| lane.state != LaneState::Closing) {
             let output = burst::restart(lane, &self.setup.limits, idle, self.now);
             self.send(id, output);
         }
@@ -285,6 +295,13 @@ impl Core {
             .is_some_and(|lane| lane.state == LaneState::Retiring)
         {
             self.retire(id);
+        }
+    }
+
+    /// The lane takes nothing new; io has begun to close it.
+    pub(super) fn lane_failing(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.all.get_mut(&id) {
+            lane.state = LaneState::Closing;
         }
     }
 
@@ -491,6 +508,7 @@ impl Core {
                 _ => {}
             }
         }
+        self.locked_again();
         self.give_up_waiting();
     }
 
@@ -566,6 +584,7 @@ impl Core {
             retry,
             self.tired_at(),
             self.ledger.deadline(),
+            self.locked.first().map(|(until, _)| *until),
             self.draining_until(),
         ];
         all.into_iter().flatten().min()

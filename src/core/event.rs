@@ -109,6 +109,12 @@ pub enum Event {
         /// The answer; never one with [`crate::protocol::StatusKind::Bye`].
         reply: Reply,
     },
+    /// A lane can't be used any further: nothing that is sent on it from now on goes out. Answers
+    /// may still come, and `LaneLost` comes in the end.
+    LaneFailing {
+        /// Which.
+        lane: LaneId,
+    },
     /// A lane is gone: end of file, an error, BYE, or closed on request. Sent once, after the
     /// replica's end of file was seen or waited for for the set time.
     LaneLost {
@@ -267,6 +273,11 @@ pub enum Note {
     },
     /// Early acknowledgement is suspended: the sync directory does not take it.
     NotCovered {
+        /// In words.
+        why: String,
+    },
+    /// Owed lines can't be written. Until they can, the links of their runs stay.
+    NotWritten {
         /// In words.
         why: String,
     },

@@ -34,6 +34,8 @@ pub(super) struct Job {
     pub(super) state: State,
     /// How many lanes were lost under it.
     pub(super) tries: u32,
+    /// How often it was sent again because the replica said `IMAP_MAILBOX_LOCKED`.
+    pub(super) locked: u32,
     /// Bytes it holds.
     pub(super) bytes: u64,
 }
@@ -58,6 +60,8 @@ pub(super) enum State {
     Ready,
     /// On this lane.
     Running(LaneId),
+    /// Refused with `IMAP_MAILBOX_LOCKED`: waits until then to be sent again.
+    Locked(Duration),
 }
 
 /// What is sent.
@@ -66,7 +70,7 @@ pub(super) enum Work {
     /// One command.
     Plain(Body),
     /// A mailbox update with its messages.
-    Unit(Unit),
+    Unit(Box<Unit>),
 }
 
 /// A mailbox update.

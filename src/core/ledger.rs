@@ -19,6 +19,9 @@ use crate::protocol::synclog::{Coverage, Line};
 /// How long after a failed write to disk it is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// As many characters of the replica's words are kept.
+const WORDS: usize = 512;
+
 /// An owed line, numbered in order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LineId(u64);
@@ -73,6 +76,9 @@ enum Taken {
     /// Not in this one, which may have been renamed before the line was written: a run is first
     /// seen only when a command comes under it.
     After(RunId),
+    /// Not known to be in any, and such a run is gone. The next one may have its number: inodes
+    /// come again.
+    Later,
     /// In this one.
     In(RunId),
 }
@@ -179,7 +185,7 @@ impl Ledger {
         if refused && (probation.failures == 0 || probation.due <= now) {
             probation.failures += 1;
         }
-        words.clone_into(&mut probation.words);
+        probation.words = words.chars().take(WORDS).collect();
         (probation, new)
     }
 
@@ -391,7 +397,10 @@ impl Ledger {
             if at >= seen {
                 continue;
             }
-            let second = matches!(by, Taken::After(first) if first != run);
+            let second = match by {
+                Taken::After(first) => first != run,
+                by => by == Taken::Later,
+            };
             if covered(&owed.line, coverage, site) || (second && !can_be_covered(&owed.line)) {
                 owed.place = Place::Logged(at, Taken::In(run));
                 taken.push(*id);
@@ -414,6 +423,14 @@ impl Ledger {
     /// by now, the rest of the run's lines is done with.
     pub(super) fn run_gone(&mut self, run: RunId) -> Settled {
         let mut settled = Settled::default();
+        for id in &self.logged {
+            if let Some(owed) = self.lines.get_mut(id)
+                && let Place::Logged(at, Taken::After(after)) = owed.place
+                && after == run
+            {
+                owed.place = Place::Logged(at, Taken::Later);
+            }
+        }
         let held =
             |owed: &Owed| matches!(owed.place, Place::Logged(_, Taken::In(held)) if held == run);
         let done: Vec<_> = self

@@ -18,10 +18,10 @@ use bytes::Bytes;
 
 use super::Core;
 use super::event::SessionId;
-use super::job::Work;
-use super::outcome::{body_of, merge, outcome};
+use super::mailboxes::merge;
+use super::outcome::{TOO_MUCH, body_of, outcome};
 use super::plan::{Plan, Subject};
-use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
+use super::session::{Asked, AskedMailboxes, Group, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Apply, Body, Command, Get, Kind, Reply, StatusKind, print};
 
@@ -40,6 +40,10 @@ impl Core {
                 let Some(due) = self.paused(session, &plan.subjects) else {
                     return Some(command);
                 };
+                if self.owes_too_much() {
+                    self.end_session(id, TOO_MUCH.into());
+                    return None;
+                }
                 let line = Line::User(user.clone());
                 if line.check().is_err() {
                     return Some(command);
@@ -47,7 +51,7 @@ impl Core {
                 if let Some(subject) = plan.subjects.first() {
                     self.ledger.owe(subject, &line, due, Vec::new(), Some(id));
                 }
-                self.wait_for_lines(id, 1, plan.verb, nothing_there());
+                self.wait_for_lines(id, 1, plan.verb, "ok", nothing_there());
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.group.user_left_alone = true;
                 }
@@ -56,8 +60,7 @@ impl Core {
             Kind::Get(Get::Mailboxes(names)) if session.spans_others(&plan.subjects) => {
                 let left_out = |name: &Bytes| {
                     let subject = Subject::of_mailbox(&self.setup.site, name);
-                    let paused = self.paused(session, &[subject]).is_some();
-                    session.group.left_alone.contains(name) || (paused && is_writable(name))
+                    self.paused(session, &[subject]).is_some() && is_writable(name)
                 };
                 let (left_out, names): (Vec<_>, Vec<_>) = names.iter().cloned().partition(left_out);
                 if left_out.is_empty() {
@@ -76,9 +79,12 @@ impl Core {
 
     /// Until when one of these is left alone, in the eyes of this session.
     fn paused(&self, session: &Session, subjects: &[Subject]) -> Option<Duration> {
-        let rolling = session.fans_out() && session.under_run;
-        let subjects = subjects.iter().filter(|_| rolling);
-        let probation = subjects.filter_map(|subject| self.ledger.probation(subject));
+        if !session.fans_out() || !session.under_run {
+            return None;
+        }
+        let probation = subjects
+            .iter()
+            .filter_map(|subject| self.ledger.probation(subject));
         let until = probation.map(|probation| probation.until).max();
         until.filter(|until| *until > self.now)
     }
@@ -92,13 +98,7 @@ impl Core {
             ..AskedMailboxes::default()
         };
         if asked.names.is_empty() {
-            let waiting = Waiting {
-                plan,
-                command: Asked::Mailboxes(asked),
-                parts: Vec::new(),
-                missing: 0,
-                order: Vec::new(),
-            };
+            let waiting = Waiting::new(plan, Asked::Mailboxes(asked), 0, Vec::new());
             let _ = self.mailboxes_done(id, waiting);
             return;
         }
@@ -141,6 +141,10 @@ impl Core {
             let words = String::from_utf8_lossy(&part.status.line()).into_owned();
             refused.push((name.clone(), words));
         }
+        if self.owes_too_much() {
+            self.end_session(id, TOO_MUCH.into());
+            return None;
+        }
         let left_out = asked.left_out.clone();
         let verb = waiting.plan.verb;
         let good: Vec<Reply> = waiting
@@ -149,18 +153,62 @@ impl Core {
             .flatten()
             .filter(|part| !any_refused || !is_refused(part))
             .collect();
+        let nothing_else = refused.len() == asked.names.len();
         let order = if singly { &[][..] } else { &waiting.order };
         let mut body = Body::new();
         for line in merge(good, order).untagged {
             body.append(line.raw);
         }
-        if body.is_empty() {
+        if body.is_empty() && nothing_else {
+            // Not where the replica lacks one of the others: its messages are needed here.
             body = print::placeholder();
         }
         body.append("OK success\r\n".into());
         let lines = self.leave_mailboxes_alone(id, left_out, refused);
-        self.wait_for_lines(id, lines, verb, body);
+        self.wait_for_lines(id, lines, verb, "ok", body);
         None
+    }
+
+    /// A refusal that fails the shared mailboxes of a group without naming one to the client: it
+    /// does its run again. Next time they are left alone. Whether that is so here.
+    pub(super) fn leaves_alone_next(
+        &mut self,
+        id: SessionId,
+        plan: &Plan,
+        asked: &Asked,
+        reply: &Reply,
+    ) -> bool {
+        let names = match asked {
+            Asked::FullMailbox(name) => std::slice::from_ref(name),
+            Asked::Rename(names) => &names[..],
+            _ => return false,
+        };
+        let shared = |subject: &Subject| matches!(subject, Subject::Mailbox(_));
+        let session = self.sessions.get(&id);
+        if !session.is_some_and(|session| session.spans_others(&plan.subjects))
+            || !plan.subjects.iter().any(shared)
+            || !names.iter().all(is_writable)
+        {
+            return false;
+        }
+        let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
+        let refused = names.iter().map(|name| (name.clone(), words.clone()));
+        let lines = self.leave_mailboxes_alone(id, Vec::new(), refused.collect());
+        // The client makes a RENAME of it again only where it finds both names in one run.
+        let until = plan.subjects.iter().filter_map(|subject| {
+            let probation = self.ledger.probation(subject);
+            probation.map(|probation| probation.until)
+        });
+        let until = until.fold(self.now, Duration::max);
+        for name in names {
+            let subject = Subject::of_mailbox(&self.setup.site, name);
+            let line = Line::Mailbox(name.clone());
+            self.ledger.leave_alone(&subject, until);
+            self.ledger.owe(&subject, &line, until, Vec::new(), None);
+        }
+        let (outcome, body) = (outcome(&reply.status), body_of(reply.clone()));
+        self.wait_for_lines(id, lines, plan.verb, outcome, body);
+        true
     }
 
     /// Owes the lines of mailboxes; returns how many must be durable before the answer goes out.
@@ -178,7 +226,7 @@ impl Core {
                 return lines;
             };
             if !session.group.left_alone.insert(name.clone()) {
-                // Its line is owed since the client asked first.
+                // Named twice.
                 continue;
             }
             let subject = Subject::of_mailbox(&self.setup.site, &name);
@@ -200,79 +248,6 @@ impl Core {
         }
         lines
     }
-
-    /// The answer goes out when so many lines are durable.
-    pub(super) fn wait_for_lines(
-        &mut self,
-        id: SessionId,
-        lines: usize,
-        verb: &'static str,
-        body: Body,
-    ) {
-        if lines == 0 {
-            return self.answer(id, verb, "ok", body, false);
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Durable {
-                lines,
-                body,
-                outcome: "ok",
-                verb,
-            });
-        }
-    }
-
-    /// Sends GET MAILBOXES: a part for each user, or for each name.
-    pub(super) fn send_mailboxes(&mut self, id: SessionId, plan: Plan, asked: AskedMailboxes) {
-        let mut parts: Vec<Vec<Bytes>> = Vec::new();
-        let mut order = Vec::with_capacity(asked.names.len());
-        let mut index = hashbrown::HashMap::new();
-        // Asked one by one, all of them are.
-        let mut known = asked.known.iter().filter(|_| !asked.singly).peekable();
-        let mut from_known = Vec::new();
-        for name in &asked.names {
-            let new = parts.len();
-            if let Some(one) = known.next_if(|(known, _)| known == name) {
-                from_known.push(one.clone());
-                order.push((name.clone(), usize::MAX));
-                continue;
-            }
-            let key = || self.setup.site.key_of_mailbox(name);
-            let part = if asked.singly {
-                new
-            } else {
-                *index.entry(key()).or_insert(new)
-            };
-            if part == new {
-                parts.push(Vec::new());
-            }
-            parts[part].push(name.clone());
-            order.push((name.clone(), part));
-        }
-        let missing = parts.len();
-        for (part, names) in parts.into_iter().enumerate() {
-            // Only its own subjects: the cost of many users must not be that of their square.
-            let part_plan = Plan::mailboxes(names.clone(), &self.setup.site);
-            let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
-            self.push_job(id, part, &part_plan, work, None);
-        }
-        let mut parts: Vec<Option<Reply>> = (0..missing).map(|_| None).collect();
-        if !from_known.is_empty() {
-            for (_, part) in order.iter_mut().filter(|(_, part)| *part == usize::MAX) {
-                *part = missing;
-            }
-            parts.push(Some(Core::known_part(&from_known)));
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Jobs(Waiting {
-                plan,
-                command: Asked::Mailboxes(asked),
-                parts,
-                missing,
-                order,
-            }));
-        }
-    }
 }
 
 impl Session {
@@ -290,7 +265,9 @@ impl Group {
         if let (true, Some((_, key))) = (self.user_left_alone, &self.user) {
             let his = |subject: &Subject| matches!(subject, Subject::User(user) if user == key);
             let placeholder = matches!(apply, Apply::Unmailbox(name) if name == print::PLACEHOLDER);
-            return placeholder || plan.subjects.iter().all(his);
+            // What names nobody is not understood, and concerns everybody.
+            let only_his = !plan.subjects.is_empty() && plan.subjects.iter().all(his);
+            return placeholder || only_his;
         }
         matches!(apply, Apply::Mailbox(mailbox) if self.left_alone.contains(&mailbox.name))
     }

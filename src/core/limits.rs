@@ -20,6 +20,16 @@ pub struct Limits {
     /// Bytes of staged messages of all sessions, spilled ones included; beyond it a RESERVE is
     /// made real and a MESSAGE gets NO.
     pub staged_bytes: u64,
+    /// Bytes of memory, over all sessions, for what is noted of them until RESTART beside the
+    /// content of messages: names, GUIDs, an entry for each message. Beyond it they are forgotten
+    /// as far as that can be, and a MESSAGE gets NO.
+    pub noted_bytes: u64,
+    /// Bytes of memory, over all sessions, for answers of which parts are still to come; beyond it
+    /// the session whose next part comes is ended.
+    pub partial_answers: u64,
+    /// Lines owed to the sync log; beyond it nothing is acknowledged early, and a session whose
+    /// refusal would owe another is ended instead: its client keeps its log.
+    pub owed_lines: usize,
     /// A unit whose messages are larger than this asks the replica first (RESERVE).
     pub ask_bytes: u64,
     /// Bytes that may stand in a lane's staging on the replica before a RESTART.
@@ -58,6 +68,12 @@ pub struct Limits {
     pub ahead_names: usize,
     /// How often a read is tried on another lane after one was lost.
     pub read_tries: u32,
+    /// How often what the replica answers with `IMAP_MAILBOX_LOCKED` is sent again.
+    pub locked_retries: u32,
+    /// The pause before the first of these; it doubles.
+    pub locked: Duration,
+    /// The longest of these pauses.
+    pub locked_max: Duration,
 }
 
 impl Default for Limits {
@@ -70,6 +86,9 @@ impl Default for Limits {
             unconfirmed_users: 10_000,
             queued_bytes: 1 << 30,
             staged_bytes: 16 << 30,
+            noted_bytes: 64 << 20,
+            partial_answers: 128 << 20,
+            owed_lines: 500_000,
             ask_bytes: 128 << 10,
             lane_staged_bytes: 16 << 20,
             lane_staged_messages: 1024,
@@ -89,6 +108,9 @@ impl Default for Limits {
             ahead_requests: 8,
             ahead_names: 32,
             read_tries: 3,
+            locked_retries: 3,
+            locked: Duration::from_millis(50),
+            locked_max: Duration::from_secs(1),
         }
     }
 }

@@ -7,8 +7,8 @@
 //! The way of a command: `commands` takes it in and makes it a job or an answer; `queue` orders
 //! jobs by user key; `dispatch` puts them on lanes; `burst` says what goes down a lane; `outcome`
 //! takes the replica's answers; `known`, `recall` and `ahead` are about answers that need not be
-//! waited for; `policy`, `left_alone`, `ledger` and `runs` are about failures and
-//! about what stands on disk.
+//! waited for; `locked`, `policy`, `left_alone`, `ledger` and `runs` are about failures and about
+//! what stands on disk.
 
 mod ahead;
 mod burst;
@@ -21,6 +21,8 @@ mod lanes;
 mod ledger;
 mod left_alone;
 mod limits;
+mod locked;
+mod mailboxes;
 mod outcome;
 mod plan;
 mod policy;
@@ -33,7 +35,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -76,6 +78,8 @@ pub struct Core {
     queue: Queue,
     jobs: HashMap<JobId, Job>,
     next_job: u64,
+    /// Jobs that wait for a lock on the replica, by the time when they are sent again.
+    locked: BTreeSet<(Duration, JobId)>,
     lanes: Lanes,
     runs: Runs,
     ledger: Ledger,
@@ -88,6 +92,8 @@ pub struct Core {
     room: VecDeque<SessionId>,
     /// Early acknowledgement is suspended.
     not_covered: bool,
+    /// The last try to write what is owed failed.
+    not_written: bool,
     actions: VecDeque<Action>,
     /// The end of the grace period of a drain.
     draining: Option<Duration>,
@@ -106,6 +112,7 @@ impl Core {
             queue: Queue::default(),
             jobs: HashMap::new(),
             next_job: 0,
+            locked: BTreeSet::new(),
             lanes: Lanes::default(),
             runs: Runs::default(),
             ledger: Ledger::default(),
@@ -115,6 +122,7 @@ impl Core {
             staged_bytes: 0,
             room: VecDeque::new(),
             not_covered: false,
+            not_written: false,
             actions: VecDeque::new(),
             draining: None,
             drained: false,
@@ -144,21 +152,26 @@ impl Core {
             Event::LaneOpened { lane, enabled } => self.lane_opened(lane, enabled),
             Event::LaneRefused { lane, why } => self.lane_refused(lane, &why),
             Event::LaneReply { lane, reply } => self.lane_reply(lane, reply),
+            Event::LaneFailing { lane } => self.lane_failing(lane),
             Event::LaneLost { lane, why, orderly } => self.lane_lost(lane, &why, orderly),
             Event::RunLinked { run, coverage } => self.run_linked(run, coverage),
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),
             Event::RunGone { run } => self.run_gone(run),
             Event::LinesWritten { batch } => {
+                self.not_written = false;
                 let settled = self.ledger.written(batch, self.now);
                 self.settle(settled);
             }
             Event::OwedStored { batch } => {
+                self.not_written = false;
                 let settled = self.ledger.stored(batch);
                 self.settle(settled);
             }
             Event::DiskFailed { batch, why } => {
                 let settled = self.ledger.disk_failed(batch, self.now);
-                self.note(Note::NotCovered { why });
+                if !std::mem::replace(&mut self.not_written, true) {
+                    self.note(Note::NotWritten { why });
+                }
                 self.settle(settled);
             }
             Event::Tick => {}

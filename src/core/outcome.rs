@@ -6,16 +6,20 @@ use super::Core;
 use super::burst::{self, Progress};
 use super::event::{Action, LaneId, Note, SessionId};
 use super::job::{Acked, Job, State, Work};
-use super::lanes::What;
+use super::lanes::{State as LaneState, What};
 use super::ledger::Settled;
 use super::left_alone::nothing_there;
 use super::limits::pause;
+use super::mailboxes::merge;
 use super::plan::Subject;
 use super::policy::{self, Answer};
 use super::queue::JobId;
-use super::session::{Asked, Pending, Waiting};
+use super::session::{Asked, Pending, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Reply, Status, StatusKind, UserKey};
+
+/// To a client whose refusal can't be owed any more: it keeps its log-run.
+pub(super) const TOO_MUCH: &str = "BYE Too much of the sync log is owed already\r\n";
 
 impl Core {
     pub(super) fn lane_reply(&mut self, id: LaneId, reply: Reply) {
@@ -33,12 +37,16 @@ impl Core {
         let job = sent
             .job
             .and_then(|job| Some((job, self.jobs.get_mut(&job)?)));
+        let closing = lane.state == LaneState::Closing;
         match (job, &sent.what) {
+            // What follows would not go out: `LaneLost` gives the job to another lane.
+            (Some(_), What::Reserve { .. } | What::Message { .. }) if closing => {}
             (Some((job_id, job)), _) => {
                 let (output, progress) = burst::answered(lane, job_id, job, sent, reply, self.now);
                 self.send(id, output);
                 match progress {
                     Progress::Going => {}
+                    Progress::Done(reply) if self.try_again_if_locked(job_id, &reply.status) => {}
                     Progress::Done(reply) => self.job_done(job_id, reply),
                 }
                 self.restart(id, false);
@@ -59,7 +67,7 @@ impl Core {
         if let Some(state) = pool.and_then(|pool| self.lanes.pools.get_mut(&pool)) {
             state.wanted = false;
         }
-        let waits = |session: &super::Session| matches!(session.pending, Some(Pending::Forced));
+        let waits = |session: &Session| matches!(session.pending, Some(Pending::Forced));
         if !self.sessions.get(&session).is_some_and(waits) {
             return;
         }
@@ -195,12 +203,18 @@ impl Core {
         let Some(Pending::Jobs(waiting)) = &mut session.pending else {
             return;
         };
+        waiting.held += reply.memory();
         if let Some(part) = waiting.parts.get_mut(job.part)
             && part.replace(reply).is_none()
         {
             waiting.missing -= 1;
         }
         if waiting.missing > 0 {
+            let held = self.sessions.values().map(Session::partial_answer);
+            if held.sum::<u64>() > self.setup.limits.partial_answers {
+                let bye = "BYE The replica's answers are too large for memory\r\n";
+                self.end_session(job.session, bye.into());
+            }
             return;
         }
         match session.pending.take() {
@@ -243,6 +257,12 @@ impl Core {
             let outcome = outcome(&reply.status);
             return self.answer(id, plan.verb, outcome, body_of(reply), false);
         }
+        if self.leaves_alone_next(id, &plan, &command, &reply) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
         let force = session.pool.force.is_some();
         let named = self.setup.named;
         let verdict = policy::refused(&reply.status, &plan, &command, session, named, force);
@@ -273,22 +293,45 @@ impl Core {
         let (Some(line), Some(subject)) = (verdict.owe, subject) else {
             return self.answer(id, plan.verb, outcome, body, false);
         };
+        if self.owes_too_much() {
+            return self.end_session(id, TOO_MUCH.into());
+        }
         // What the replica refuses is owed before the answer goes out: the client forgets some
         // refusals.
         let due = self.fail(&subject, &words, true);
         if user.is_some() {
             self.ledger.leave_alone(&subject, due);
         }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.pending = Some(Pending::Durable {
-                lines: 1,
-                body,
-                outcome,
-                verb: plan.verb,
-            });
-        }
+        self.wait_for_lines(id, 1, plan.verb, outcome, body);
         self.ledger.owe(&subject, &line, due, Vec::new(), Some(id));
         self.drop_behind(&subject, due);
+    }
+
+    /// The answer goes out when so many lines are durable.
+    pub(super) fn wait_for_lines(
+        &mut self,
+        id: SessionId,
+        lines: usize,
+        verb: &'static str,
+        outcome: &'static str,
+        body: Body,
+    ) {
+        if lines == 0 {
+            return self.answer(id, verb, outcome, body, false);
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.pending = Some(Pending::Durable {
+                lines,
+                body,
+                outcome,
+                verb,
+            });
+        }
+    }
+
+    /// Whether no further line may be owed but of what was acknowledged.
+    pub(super) fn owes_too_much(&self) -> bool {
+        self.ledger.len() >= self.setup.limits.owed_lines
     }
 
     /// Passes on what lines reaching the disk, or being done with, brought about.
@@ -500,30 +543,4 @@ pub(super) fn body_of(reply: Reply) -> Body {
     }
     body.append(line_of(&reply.status));
     body
-}
-
-/// One answer from those of the parts: MAILBOX lines in the order in which the names were asked
-/// for, as the replica gives them, and the first refusal if there is one.
-pub(super) fn merge(parts: Vec<Reply>, order: &[(bytes::Bytes, usize)]) -> Reply {
-    if let (1, Some(only)) = (parts.len(), parts.first()) {
-        return only.clone();
-    }
-    let refused = parts.iter().find(|part| part.status.kind != StatusKind::Ok);
-    let ok = || Status {
-        kind: StatusKind::Ok,
-        text: "success".into(),
-    };
-    let status = refused.map_or_else(ok, |part| part.status.clone());
-    let mut lines: Vec<_> = parts
-        .into_iter()
-        .map(|part| part.untagged.into_iter().peekable())
-        .collect();
-    let mut untagged = Vec::new();
-    for (name, part) in order {
-        if let Some(lines) = lines.get_mut(*part) {
-            untagged.extend(lines.next_if(|line| line.mailbox.as_ref() == Some(name)));
-        }
-    }
-    untagged.extend(lines.into_iter().flatten());
-    Reply { untagged, status }
 }

@@ -75,7 +75,7 @@ pub(super) fn refused(
             },
             // A RENAME is looked at again by the client's next GET; what else is read in a USER
             // sync can't be made up: it ends this run, and the next GET USER is left alone.
-            (false, true, _) | (false, _, Asked::Rename) => Verdict {
+            (false, true, _) | (false, _, Asked::Rename(_)) => Verdict {
                 answer: Answer::AsIs,
                 owe,
             },

@@ -43,17 +43,53 @@ pub(super) struct Group {
     /// GET USER was answered as if the replica had nothing.
     pub(super) user_left_alone: bool,
     /// GET MAILBOXES was answered as if the replica had none of these.
-    pub(super) left_alone: HashSet<Bytes>,
+    pub(super) left_alone: Names,
     /// The names of GET MAILBOXES.
-    pub(super) names: HashSet<Bytes>,
+    pub(super) names: Names,
     /// Their users.
     pub(super) keys: HashSet<UserKey>,
+    /// There were too many of both to keep them.
+    pub(super) countless: bool,
     /// GET FULLMAILBOX was answered for these: the client's own repair has run.
-    pub(super) full: HashSet<Bytes>,
+    pub(super) full: Names,
     /// IMAP_SYNC_CHECKSUM was handed on for these.
-    pub(super) checksums: HashSet<Bytes>,
+    pub(super) checksums: Names,
     /// What was answered from known state, and for which nothing was sent yet.
     pub(super) told: HashMap<Bytes, Told>,
+}
+
+/// Names, and what they cost in memory.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    set: HashSet<Bytes>,
+    noted: u64,
+}
+
+/// What a name costs in memory beside its bytes: it and its user, in a set each.
+const NAME: u64 = 256;
+
+impl Names {
+    /// Whether it is new.
+    pub(super) fn insert(&mut self, name: Bytes) -> bool {
+        let cost = name.len() as u64 + NAME;
+        let new = self.set.insert(name);
+        self.noted += if new { cost } else { 0 };
+        new
+    }
+
+    pub(super) fn remove(&mut self, name: &Bytes) {
+        if self.set.remove(name) {
+            self.noted -= name.len() as u64 + NAME;
+        }
+    }
+
+    pub(super) fn contains(&self, name: &Bytes) -> bool {
+        self.set.contains(name)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
 }
 
 /// What an answer waits for.
@@ -103,8 +139,29 @@ pub(super) struct Waiting {
     pub(super) parts: Vec<Option<Reply>>,
     /// How many of them have not come.
     pub(super) missing: usize,
+    /// Bytes of memory of those that have.
+    pub(super) held: u64,
     /// For a GET MAILBOXES over many users: the names in the order asked, each with its part.
     pub(super) order: Vec<(Bytes, usize)>,
+}
+
+impl Waiting {
+    /// So many answers are to come.
+    pub(super) fn new(
+        plan: Plan,
+        command: Asked,
+        missing: usize,
+        order: Vec<(Bytes, usize)>,
+    ) -> Self {
+        Waiting {
+            plan,
+            command,
+            parts: (0..missing).map(|_| None).collect(),
+            missing,
+            held: 0,
+            order,
+        }
+    }
 }
 
 /// What is still to be known of a command after it went out.
@@ -112,7 +169,7 @@ pub(super) struct Waiting {
 pub(super) enum Asked {
     /// GET MAILBOXES
     Mailboxes(AskedMailboxes),
-    /// GET FULLMAILBOX
+    /// GET FULLMAILBOX, or GET FETCH for what it showed.
     FullMailbox(Bytes),
     /// GET USER
     User,
@@ -120,13 +177,14 @@ pub(super) enum Asked {
     Reserve,
     /// APPLY MAILBOX
     Mailbox(Bytes),
-    /// APPLY RENAME
-    Rename,
+    /// APPLY RENAME: the old name and the new one.
+    Rename([Bytes; 2]),
     /// UNMAILBOX, UNUSER: a refusal ends the client's run.
     Removal,
-    /// Annotations: likewise.
+    /// Annotations, quotas: likewise. The client promotes them to USER of nobody (`GET USER NIL`)
+    /// and does not survive the answer.
     Fatal,
-    /// SEEN, SUB, QUOTA, sieve, GET META: LOCKED would stick.
+    /// SEEN, SUB, sieve, GET META: LOCKED would stick.
     Never,
     /// Anything else.
     Other,
@@ -171,27 +229,72 @@ impl Session {
     pub(super) fn fans_out(&self) -> bool {
         self.mode == Mode::FanOut && !self.has_cache
     }
+
+    /// Bytes of memory of the parts of an answer that others are still to come for.
+    pub(super) fn partial_answer(&self) -> u64 {
+        match &self.pending {
+            Some(Pending::Jobs(waiting)) => waiting.held,
+            _ => 0,
+        }
+    }
+
+    /// What is noted of it until RESTART costs so much memory, about: all but the content of
+    /// messages.
+    pub(super) fn noted(&self) -> u64 {
+        let group = &self.group;
+        let names = [
+            &group.left_alone,
+            &group.names,
+            &group.full,
+            &group.checksums,
+        ];
+        self.staging.noted() + names.iter().map(|names| names.noted).sum::<u64>()
+    }
+
+    /// Forgets what it can do without: more is asked of the replica then, and a refusal is taken
+    /// to concern others.
+    pub(super) fn forget(&mut self) {
+        self.staging.forget_reserved();
+        let group = &mut self.group;
+        group.countless |= !group.names.is_empty();
+        group.names = Names::default();
+        group.keys = HashSet::new();
+        // The replica's next IMAP_SYNC_CHECKSUM counts as the first one again.
+        group.full = Names::default();
+        group.checksums = Names::default();
+    }
 }
 
 impl Group {
-    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again.
+    /// GET MAILBOXES: a group of mailboxes begins, or is looked at again. Who is left alone is
+    /// found out anew: not every client says RESTART between two runs.
     pub(super) fn asked_mailboxes(&mut self, names: &[Bytes], site: &Site) {
-        self.names.extend(names.iter().cloned());
-        self.keys
-            .extend(names.iter().map(|name| site.key_of_mailbox(name)));
+        for name in names {
+            self.left_alone.remove(name);
+            self.names.insert(name.clone());
+            self.keys.insert(site.key_of_mailbox(name));
+        }
+    }
+
+    /// Whether the client has asked the replica nothing that it could go on.
+    pub(super) fn asked_nothing(&self) -> bool {
+        self.names.is_empty() && !self.countless && self.user.is_none()
     }
 
     /// Whether the client asked the replica about this mailbox before it sends an update of it. A
     /// client that did not has the replica's state from a cache of its own.
     pub(super) fn asked_about(&self, name: &Bytes, site: &Site) -> bool {
         let key = || site.key_of_mailbox(name);
-        self.names.contains(name) || self.user.as_ref().is_some_and(|(_, user)| *user == key())
+        self.countless
+            || self.names.contains(name)
+            || self.user.as_ref().is_some_and(|(_, user)| *user == key())
     }
 
     /// Whether one refusal of this subject would fail others with it: the group spans shared
     /// mailboxes or several users (`do_mailboxes` in `sync_support.c`).
     pub(super) fn concerns_others(&self, subjects: &[Subject]) -> bool {
-        self.keys.len() > 1
+        self.countless
+            || self.keys.len() > 1
             || self.keys.iter().any(UserKey::is_shared)
             || subjects
                 .iter()

@@ -25,13 +25,18 @@ pub struct Snapshot {
     pub in_flight: usize,
     /// Jobs that wait for their user's turn or for a lane.
     pub queued: usize,
-    /// Users with acknowledged units that the replica has not confirmed. With `owed_lines` 0 as
-    /// well the replica has everything that was acknowledged.
+    /// The replica has everything that was acknowledged: no unit is under way, unconfirmed or
+    /// owed, and no link of a run stands. What the client has not yet taken from `log` is not
+    /// known here; the admin endpoint looks.
+    pub safe_to_promote: bool,
+    /// Users with acknowledged units that the replica has not confirmed.
     pub unconfirmed_users: usize,
     /// Bytes of acknowledged and unconfirmed units.
     pub queued_bytes: u64,
     /// Bytes of staged messages, spilled ones included.
     pub staged_bytes: u64,
+    /// Bytes of memory for names and GUIDs noted of sessions until RESTART, about.
+    pub noted_bytes: u64,
     /// Runs that are linked.
     pub runs_linked: usize,
     /// Mailboxes whose state on the replica is known.
@@ -88,7 +93,9 @@ impl Core {
                 seconds: now.saturating_sub(probation.since).as_secs(),
                 words: probation.words.clone(),
             });
+        let all_confirmed = self.unconfirmed.is_empty() && self.ledger.len() == 0;
         Snapshot {
+            safe_to_promote: all_confirmed && self.runs.len() == 0 && self.jobs.is_empty(),
             sessions: self.sessions.len(),
             lanes_opening: lane(|lane| lane.state == LaneState::Opening),
             lanes_idle: lane(|lane| lane.is_idle()),
@@ -98,6 +105,7 @@ impl Core {
             unconfirmed_users: self.unconfirmed.len(),
             queued_bytes: self.queued_bytes,
             staged_bytes: self.staged_bytes,
+            noted_bytes: self.noted_bytes(),
             runs_linked: self.runs.len(),
             known_mailboxes: self.known.len(),
             known_bytes: self.known.bytes(),

@@ -39,7 +39,7 @@ pub struct Admin {
     pub metrics: PrometheusHandle,
     /// Behind `/ready`.
     pub readiness: Readiness,
-    /// Makes the answer to `/status`.
+    /// Makes the answer to `/status`. It may block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
 
@@ -248,9 +248,11 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
     }
 }
 
-async fn status(State(admin): State<Admin>) -> impl IntoResponse {
-    let text = format!("{:#}\n", (admin.status)());
-    ([(header::CONTENT_TYPE, "application/json")], text)
+async fn status(State(admin): State<Admin>) -> Result<impl IntoResponse, StatusCode> {
+    let status = tokio::task::spawn_blocking(move || (admin.status)()).await;
+    let status = status.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let text = format!("{status:#}\n");
+    Ok(([(header::CONTENT_TYPE, "application/json")], text))
 }
 
 #[cfg(test)]

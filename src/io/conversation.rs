@@ -9,10 +9,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::memory::MemoryGauge;
+use super::memory::{MemoryGauge, Share};
 use super::registry::SessionLimits;
 use super::spill::{Spill, SpillError, SpillWriter, write_piece};
 use super::stream::{self, BoxStream, Meter};
+use crate::protocol::command::Secret;
 use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
 
 /// How much is read at once, and how much of what comes too early is kept.
@@ -20,6 +21,9 @@ const READ_BUFFER: usize = 64 * 1024;
 
 /// How much of an unfinished command is not spilled even when memory is tight.
 const UNFINISHED: u64 = 16 * 1024;
+
+/// As much memory any command's lists of names and GUIDs may take, whatever others hold.
+const SHORT_LISTS: u64 = 64 * 1024;
 
 /// What is not spilled of a finished one: a spilled piece costs some hundred bytes.
 const SMALL: u64 = 1024;
@@ -39,6 +43,10 @@ pub(super) struct Conversation {
     overflow: Option<String>,
     command_memory: u64,
     memory: Arc<MemoryGauge>,
+    /// What of the command that is read, or was answered last, is in memory.
+    arriving: Share,
+    /// And its names and GUIDs, which do not spill.
+    lists: Share,
     write_timeout: Duration,
     idle: Duration,
     meter: Meter,
@@ -55,6 +63,8 @@ pub(super) enum Ended {
     Fatal(Fatal),
     /// Ended from here, for this reason, which the client is still to be told.
     Here(&'static str),
+    /// It had not logged in and had to make way for others who want to.
+    Crowded,
     /// Ended from here, and the client has got its last line or takes none.
     Told(&'static str),
 }
@@ -86,6 +96,8 @@ impl Conversation {
             spill,
             overflow: None,
             command_memory: limits.command_memory,
+            arriving: memory.arriving(),
+            lists: memory.lists(),
             memory,
             write_timeout: limits.write_timeout,
             idle: limits.idle,
@@ -102,29 +114,50 @@ impl Conversation {
     pub(super) async fn next(&mut self) -> Result<Command, Ended> {
         loop {
             if let Some(command) = self.reader.feed(&mut self.input).map_err(Ended::Fatal)? {
-                return Ok(match self.overflow.take() {
+                let command = match self.overflow.take() {
                     None => self.put_by(command),
                     Some(answer) => Command {
                         kind: Kind::Bad { answer },
                         raw: Body::new(),
                     },
-                });
+                };
+                self.hold(command.memory(), command.listed())?;
+                return Ok(command);
             }
-            let tight = self.memory.is_tight();
-            let most = if tight {
-                UNFINISHED.min(self.command_memory)
-            } else {
-                self.command_memory
-            };
-            if self.reader.spillable() > most {
-                self.spill_command()?;
-            }
+            self.hold_unfinished()?;
             self.fill(self.reader.mid_command()).await?;
         }
     }
 
+    /// Counts what there is of an unfinished command, and spills it where it is too much.
+    fn hold_unfinished(&mut self) -> Result<(), Ended> {
+        let spillable = self.reader.spillable();
+        let lists = self.reader.held().saturating_sub(spillable);
+        self.hold(spillable, lists)?;
+        let tight = self.memory.is_tight();
+        let most = if tight {
+            UNFINISHED.min(self.command_memory)
+        } else {
+            self.command_memory
+        };
+        if spillable > most {
+            self.spill_command()?;
+            self.arriving.set(self.reader.spillable());
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, memory: u64, lists: u64) -> Result<(), Ended> {
+        self.arriving.set(memory);
+        self.lists.set(lists);
+        if lists > SHORT_LISTS && !self.lists.fits() {
+            return Err(Ended::Here("no room for so long a list, try again later"));
+        }
+        Ok(())
+    }
+
     /// The next line, for SASL.
-    pub(super) async fn line(&mut self) -> Result<Bytes, Ended> {
+    pub(super) async fn line(&mut self) -> Result<Secret, Ended> {
         loop {
             let line = self.reader.feed_line(&mut self.input);
             if let Some(line) = line.map_err(Ended::Fatal)? {
@@ -187,6 +220,24 @@ impl Conversation {
             void(pieces)
         });
         spilled.map_err(Ended::Broken)
+    }
+
+    /// Writes a replica's answer, which may be large. The client may read it as slowly as it likes:
+    /// meanwhile it is on disk, or counted where the disk takes no more.
+    pub(super) async fn pass_on(&mut self, mut body: Body) -> Result<(), Ended> {
+        let mut share = self.spill.answers();
+        if body.memory() > self.command_memory {
+            let spill = &mut self.spill;
+            let write = &mut |run: &[Bytes]| spill.append(run).map_err(std::io::Error::other);
+            if let Err(error) = body.spill(write) {
+                tracing::debug!(%error, "an answer stays in memory");
+                share.set(body.memory());
+                if !share.fits() {
+                    return Err(Ended::Here("no room for the answer, try again later"));
+                }
+            }
+        }
+        self.answer(&body).await
     }
 
     /// Writes an answer, all of it. The limit is for progress, not for the whole.
@@ -296,6 +347,7 @@ impl std::fmt::Display for Ended {
             }
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
             Self::Fatal(fatal) => write!(f, "{fatal}"),
+            Self::Crowded => f.write_str("it made way for others before its login"),
             Self::Here(why) | Self::Told(why) => f.write_str(why),
         }
     }

@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::{constant_time, digest, rand};
 use bytes::Bytes;
 use hashbrown::HashMap;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::lane_connect::ConnectError;
 
 /// How long a password that the replica has accepted is believed without asking again.
 const BELIEVED: Duration = Duration::from_secs(300);
+
+/// Passwords that are tried at the replica at once: a flood of logins here is none there.
+const CHECKS: usize = 4;
 
 /// How many users are remembered, in the cache and for lanes in their name.
 const REMEMBERED: usize = 1024;
@@ -58,6 +62,7 @@ pub enum Verdict {
 pub struct Verifier {
     passwords: Passwords,
     believed: Mutex<HashMap<String, Believed>>,
+    checks: Semaphore,
 }
 
 struct Believed {
@@ -110,6 +115,7 @@ impl Verifier {
         Self {
             passwords,
             believed: Mutex::default(),
+            checks: Semaphore::new(CHECKS),
         }
     }
 
@@ -131,6 +137,8 @@ impl Verifier {
         if self.is_believed(given) {
             return Verdict::Good;
         }
+        // It is never closed.
+        let _turn = self.checks.acquire().await;
         match check(given.clone()).await {
             Ok(()) => {
                 self.believe(given);
@@ -259,6 +267,32 @@ mod tests {
         assert!(matches!(verify("wrong").await, Verdict::Wrong));
         assert!(matches!(verify("away").await, Verdict::Away(_)));
         assert_eq!(asked.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn few_passwords_are_tried_at_once() {
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (running, highest) = (Arc::clone(&now), Arc::clone(&most));
+        let verifier = Arc::new(Verifier::new(Passwords::ByReplica(Arc::new(move |_| {
+            let (running, highest) = (Arc::clone(&running), Arc::clone(&highest));
+            Box::pin(async move {
+                let count = running.fetch_add(1, Ordering::Relaxed) + 1;
+                highest.fetch_max(count, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                running.fetch_sub(1, Ordering::Relaxed);
+                Err(ConnectError::login("NO authentication failure"))
+            })
+        }))));
+        let mut flood = tokio::task::JoinSet::new();
+        for n in 0..40 {
+            let verifier = Arc::clone(&verifier);
+            let given = Credentials::new(format!("user{n}"), "pw");
+            flood.spawn(async move { verifier.verify(&given).await });
+        }
+        while let Some(verdict) = flood.join_next().await {
+            assert!(matches!(verdict, Ok(Verdict::Wrong)));
+        }
+        assert_eq!(most.load(Ordering::Relaxed), CHECKS);
     }
 
     #[tokio::test]

@@ -57,7 +57,7 @@ struct Shared {
 struct Loss {
     why: String,
     orderly: bool,
-    /// The replica's end of file was seen.
+    /// The replica's end of file was seen, or waited for in vain.
     ended: bool,
 }
 
@@ -181,6 +181,7 @@ impl Lane {
             .until_loss(&mut read, connected.received, &mut write, queue)
             .await;
         if !loss.ended {
+            self.tell(Event::LaneFailing { lane: self.lane });
             // Only what the replica is doing right now may still happen: nothing more goes out,
             // and the buffer's rest is dropped.
             let ending = async {
@@ -214,6 +215,7 @@ impl Lane {
             }
         };
         // What the replica has answered already still comes in, until its end of file.
+        self.tell(Event::LaneFailing { lane: self.lane });
         let polite = self.shared.exiting.load(Ordering::Relaxed) && written.is_ok();
         let linger = self.replica.settings.linger;
         let why = match written {
@@ -238,9 +240,15 @@ impl Lane {
                 orderly: polite || self.idle(),
                 ended: loss.ended,
             },
-            Err(_) => Loss {
+            Err(_) if !polite || self.idle() => Loss {
                 why,
                 orderly: self.idle(),
+                // It has been waited for.
+                ended: true,
+            },
+            Err(_) => Loss {
+                why,
+                orderly: false,
                 ended: false,
             },
         }

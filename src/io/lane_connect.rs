@@ -414,6 +414,9 @@ impl Replica {
     }
 }
 
+/// More words than any answer to APPLY CAPABILITIES has.
+const ENABLED_WORDS: usize = 1000;
+
 async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectError> {
     let mut greeting = Greeting::default();
     for _ in 0..GREETING_LINES {
@@ -493,7 +496,13 @@ async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, ConnectErro
     let mut enabled = Vec::new();
     loop {
         match wire.line().await? {
-            Line::Untagged(line) if &line.kind[..] == b"ENABLED" => enabled.extend(line.words),
+            Line::Untagged(line) if &line.kind[..] == b"ENABLED" => {
+                enabled.extend(line.words);
+                if enabled.len() > ENABLED_WORDS {
+                    let why = "the replica enables more than was ever asked for";
+                    return Err(ConnectError::protocol(why));
+                }
+            }
             Line::Status(status) => match status.kind {
                 StatusKind::Ok => return Ok(Some(enabled)),
                 StatusKind::No | StatusKind::Bad => return Ok(None),

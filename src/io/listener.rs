@@ -133,18 +133,9 @@ impl Listener {
             tasks.spawn(refuse(stream, "BYE you may not connect here\r\n"));
             return;
         }
-        let Ok(permit) = Arc::clone(&self.context.permits).try_acquire_owned() else {
-            tracing::warn!(%peer, "refused: too many sessions");
-            stream::count_failure(&self.context.channel, "client", "too many sessions");
-            tasks.spawn(refuse(stream, "BYE too many sessions\r\n"));
-            return;
-        };
         let context = Arc::clone(&self.context);
         let settings = Arc::clone(&self.settings);
-        tasks.spawn(async move {
-            session::serve(stream, peer, context, settings).await;
-            drop(permit);
-        });
+        tasks.spawn(session::serve(stream, peer, context, settings));
     }
 }
 

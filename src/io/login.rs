@@ -138,17 +138,17 @@ impl Login<'_> {
             return Ok(None);
         }
         let response = match initial {
-            Some(initial) => Zeroizing::new(initial.0.clone()),
+            Some(initial) => initial,
             None => {
                 client.say("+ ").await?;
-                Zeroizing::new(client.line().await?.to_vec())
+                client.line().await?
             }
         };
-        if response.as_slice() == b"*" {
+        if response.0 == b"*" {
             client.say("BAD Client canceled authentication").await?;
             return Ok(None);
         }
-        let message = STANDARD.decode(response.as_slice()).map(Zeroizing::new);
+        let message = STANDARD.decode(&response.0).map(Zeroizing::new);
         let given = message
             .ok()
             .and_then(|message| Credentials::from_plain(&message));

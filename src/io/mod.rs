@@ -12,6 +12,7 @@ pub mod journal;
 pub mod lane;
 pub mod lane_connect;
 pub mod listener;
+pub mod lobby;
 mod login;
 pub mod memory;
 pub mod registry;

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::address::Address;
 use super::credentials::{CredentialStore, Verifier};
+use super::lobby::Lobby;
 use super::memory::MemoryGauge;
 use super::spill::Spill;
 use super::stream::Meter;
@@ -52,6 +53,8 @@ pub struct ClientSettings {
 pub struct SessionLimits {
     /// Sessions at once, over all listeners of a context.
     pub sessions: usize,
+    /// TCP connections at once that have not logged in; the oldest makes way for a new one.
+    pub strangers: usize,
     /// From the connection to the end of the login.
     pub login_time: Duration,
     /// How long an unknown greeting or an unanswered password check is waited for: less than the
@@ -75,6 +78,7 @@ impl Default for SessionLimits {
     fn default() -> Self {
         Self {
             sessions: 1000,
+            strangers: 100,
             login_time: Duration::from_secs(60),
             away_wait: Duration::from_secs(8),
             failed_pause: Duration::from_secs(3),
@@ -115,6 +119,8 @@ pub struct SessionContext {
     pub meter: Meter,
     /// One permit a session; [`Semaphore::new`] with `limits.sessions`.
     pub permits: Arc<Semaphore>,
+    /// Connections before their login; [`Lobby::new`] with `limits.strangers`.
+    pub lobby: Arc<Lobby>,
     /// All sessions.
     pub tasks: TaskTracker,
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::lane_connect::shown;
+use super::memory::Share;
 use super::spill::SpillWriter;
 use crate::protocol::reply_reader::Line;
 use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
@@ -24,6 +25,8 @@ pub(super) struct Replies {
     /// Bytes of `untagged` in memory.
     held: u64,
     memory: u64,
+    /// What is held beyond `memory`.
+    share: Share,
     spill: SpillWriter,
     /// `* Fatal error: ...`, which a server says before it closes.
     last_words: Option<String>,
@@ -48,6 +51,7 @@ impl Replies {
             untagged: Vec::new(),
             held: 0,
             memory,
+            share: spill.answers(),
             spill,
             last_words: None,
             full: false,
@@ -84,6 +88,7 @@ impl Replies {
                 }
                 Some(Line::Status(status)) => {
                     self.held = 0;
+                    self.share.set(0);
                     return Ok(Some(Reply {
                         untagged: std::mem::take(&mut self.untagged),
                         status,
@@ -121,8 +126,10 @@ impl Replies {
         self.untagged.push(line);
     }
 
-    fn check(&self) -> Result<(), Broken> {
-        if self.held + self.reader.held() <= self.memory.saturating_mul(MOST) {
+    fn check(&mut self) -> Result<(), Broken> {
+        let held = self.held + self.reader.held();
+        self.share.set(held.saturating_sub(self.memory));
+        if held <= self.memory || (held <= self.memory.saturating_mul(MOST) && self.share.fits()) {
             return Ok(());
         }
         let lines = self.untagged.len();

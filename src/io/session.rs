@@ -1,15 +1,20 @@
 //! A session: one client, command by command.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, timeout};
 
 use super::conversation::{Conversation, Ended};
 use super::login::{Login, UNKNOWN, connection_answer};
 use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutput};
 use super::stream::{self, BoxStream};
-use crate::core::event::{Event, SessionId};
+use crate::core::event::{Event, Identity, SessionId};
 use crate::protocol::{Command, Kind};
+
+/// Before a command that found no room is answered.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves a client until it is gone.
 pub(super) async fn serve(
@@ -25,15 +30,9 @@ pub(super) async fn serve(
         Arc::clone(&context.memory),
         context.meter.clone(),
     );
-    let login = Login {
-        context: &context,
-        peer: &peer,
-        encrypted: false,
-        failures: 0,
-    };
-    let login = timeout(context.limits.login_time, login.run(&mut client)).await;
-    let identity = match login.unwrap_or(Err(Ended::Here("the login took too long"))) {
-        Ok(identity) => identity,
+    let (identity, _permit) = match let_in(&mut client, &peer, &context).await {
+        Ok(admitted) => admitted,
+        Err(Ended::Crowded) => return tracing::debug!(%peer, "made way before its login"),
         Err(ended) => {
             tracing::info!(%peer, why = %ended, "a connection ended before login");
             return farewell(client, &ended).await;
@@ -82,10 +81,49 @@ pub(super) async fn serve(
     farewell(client, &ended).await;
 }
 
+/// From the connection to a session: a login, and a permit. A TCP client is a stranger until it has
+/// logged in and must not use up what is there for sessions.
+async fn let_in(
+    client: &mut Conversation,
+    peer: &Peer,
+    context: &SessionContext,
+) -> Result<(Identity, OwnedSemaphorePermit), Ended> {
+    let permit = || {
+        let permit = Arc::clone(&context.permits).try_acquire_owned();
+        permit.map_err(|_| {
+            tracing::warn!(%peer, "refused: too many sessions");
+            stream::count_failure(&context.channel, "client", "too many sessions");
+            Ended::Here("too many sessions")
+        })
+    };
+    let login = Login {
+        context,
+        peer,
+        encrypted: false,
+        failures: 0,
+    };
+    let login = timeout(context.limits.login_time, login.run(client));
+    let late = || Err(Ended::Here("the login took too long"));
+    if let Peer::Unix { .. } = peer {
+        let permit = permit()?;
+        return Ok((login.await.unwrap_or_else(|_| late())?, permit));
+    }
+    let seat = context.lobby.enter();
+    let identity = tokio::select! {
+        login = login => login.unwrap_or_else(|_| late())?,
+        () = seat.needed() => {
+            stream::count_failure(&context.channel, "client", "crowded out before login");
+            return Err(Ended::Crowded);
+        }
+    };
+    Ok((identity, permit()?))
+}
+
 /// Says the last word where there is one, and closes.
 async fn farewell(mut client: Conversation, ended: &Ended) {
     match ended {
-        Ended::Broken(_) | Ended::Closed(_) => return,
+        // Not even a word for those who make way: there may be very many of them.
+        Ended::Broken(_) | Ended::Closed(_) | Ended::Crowded => return,
         Ended::Fatal(fatal) => {
             let _ = client.say(&fatal.answer).await;
         }
@@ -132,6 +170,13 @@ impl Session<'_> {
                 self.client.say(answer).await
             }
             Kind::Starttls => self.client.say(UNKNOWN).await,
+            // There was no room for it (what is malformed gets BAD). The stock client comes again at
+            // once, with all of the message, a hundred times a second.
+            Kind::Bad { answer } if answer.starts_with("NO ") => {
+                stream::count_failure(&self.context.channel, "disk", "no_room");
+                sleep(NO_ROOM_PAUSE).await;
+                self.client.say(&answer).await
+            }
             Kind::Noop | Kind::Compress { .. } | Kind::ImapProbe { .. } | Kind::Bad { .. } => {
                 self.client.say(&connection_answer(&command.kind)).await
             }
@@ -161,7 +206,7 @@ impl Session<'_> {
 
     async fn put(&mut self, output: Option<SessionOutput>) -> Result<(), Ended> {
         match output {
-            Some(SessionOutput::Answer(body)) => self.client.answer(&body).await,
+            Some(SessionOutput::Answer(body)) => self.client.pass_on(body).await,
             Some(SessionOutput::End(body)) => {
                 self.told = true;
                 self.client.answer(&body).await?;

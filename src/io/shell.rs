@@ -25,6 +25,15 @@ const SHOW: Duration = Duration::from_millis(250);
 /// Events taken in before the actions' effects on time and gauges are looked at again.
 const AT_ONCE: usize = 256;
 
+/// How things stood.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// When.
+    pub at: Instant,
+    /// How.
+    pub snapshot: Snapshot,
+}
+
 /// What the core's actions are carried out with.
 pub struct Shell {
     /// The channel's name.
@@ -46,7 +55,7 @@ pub struct Shell {
     /// For lanes.
     pub events: UnboundedSender<Event>,
     /// How things stand, for the admin endpoint.
-    pub snapshot: Arc<Mutex<Snapshot>>,
+    pub shown: Arc<Mutex<Shown>>,
     /// Tells sessions how much is held in memory.
     pub memory: Arc<MemoryGauge>,
     /// How long a drain may take in any case, should the sync directory not answer: links of runs
@@ -175,8 +184,9 @@ impl Shell {
     }
 
     fn show(&self) {
+        let at = Instant::now();
         let snapshot = self.core.snapshot();
         self.notes.show(&snapshot);
-        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown { at, snapshot };
     }
 }

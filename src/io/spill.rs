@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::memory::{Budget, Share};
 use crate::protocol::{Body, Piece, Spilled};
 
 /// A file takes no more stretches once it holds this much, or the [`FILES`]th part of the limit
@@ -26,6 +27,9 @@ const FILES: u64 = 256;
 /// How much of a spilled stretch is in memory at once while it is written out.
 const CHUNK: u64 = 256 * 1024;
 
+/// Memory for answers that are large and can't be spilled: bytes, over all sessions and lanes.
+const ANSWERS: u64 = 128 * 1024 * 1024;
+
 /// The spill directory and how full it is.
 #[derive(Debug)]
 pub struct Spill {
@@ -33,6 +37,7 @@ pub struct Spill {
     limit: u64,
     used: AtomicU64,
     held: AtomicU64,
+    answers: Arc<Budget>,
 }
 
 /// Why something could not be spilled.
@@ -91,6 +96,7 @@ impl Spill {
             limit,
             used: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            answers: Budget::new(ANSWERS),
         });
         spill.create()?;
         Ok(spill)
@@ -197,6 +203,11 @@ impl SpillWriter {
                 complete: AtomicBool::new(false),
             }),
         })
+    }
+
+    /// For what of a large answer stays in memory.
+    pub(super) fn answers(&self) -> Share {
+        self.spill.answers.share()
     }
 
     fn open(&mut self) -> Result<Arc<Segment>, SpillError> {

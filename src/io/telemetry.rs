@@ -43,7 +43,7 @@ pub mod metric {
     pub const ACKNOWLEDGEMENT_SECONDS: &str = "syncmux_acknowledgement_seconds";
     /// Failures by `channel`, `side` (client, replica, disk) and `kind`: of a client cache, and what
     /// ends a session; of the replica refused, in_doubt, away, and what ends a lane; of the disk
-    /// not_covered.
+    /// not_covered, not_written, no_room.
     pub const FAILURES: &str = "syncmux_failures_total";
     /// Lines written into the sync log to heal, by `channel`.
     pub const HEALING_LINES: &str = "syncmux_healing_lines_total";

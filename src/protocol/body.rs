@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::gather::{self, Write};
+
 /// Bodies up to this many bytes are copied into one allocation of their own when they are
 /// complete, so that a small command does not keep a whole read buffer alive.
 const COMPACT: u64 = 32 * 1024;
@@ -117,6 +119,14 @@ impl Body {
             }
         }
         self.pieces = vec![Piece::Memory(whole.freeze())];
+    }
+
+    /// Moves what of it is in memory to a spill file; see [`super::CommandReader::spill`].
+    ///
+    /// # Errors
+    /// Those of `write`; nothing has changed then.
+    pub fn spill(&mut self, write: &mut Write<'_>) -> std::io::Result<()> {
+        gather::spill(&mut [], &mut [self], write)
     }
 
     /// The whole body as one slice of memory, or `None` where a piece is spilled. Copies; meant

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::body::Body;
+use super::facts::name_memory;
 use super::gather::{self, Write};
 
 /// A message's GUID: the SHA-1 of its content, 40 hex digits on the wire.
@@ -243,6 +244,27 @@ impl Command {
             _ => 0,
         };
         self.raw.memory() + files
+    }
+
+    /// Bytes of memory that its lists of names and GUIDs take: what [`Self::spill`] leaves.
+    #[must_use]
+    pub fn listed(&self) -> u64 {
+        let names = |names: &[Bytes]| names.iter().map(|name| name_memory(name)).sum::<u64>();
+        let guids = |guids: &[Guid]| size_of_val(guids) as u64;
+        match &self.kind {
+            Kind::Get(Get::Mailboxes(list)) | Kind::Apply(Apply::Capabilities(list)) => names(list),
+            Kind::Apply(Apply::Reserve {
+                mailboxes,
+                guids: list,
+                ..
+            }) => names(mailboxes) + guids(list),
+            Kind::Apply(Apply::Mailbox(mailbox)) => guids(&mailbox.guids),
+            Kind::Apply(Apply::Message { files, .. }) => {
+                let files = files.iter();
+                files.map(|file| 2 * name_memory(&file.partition)).sum()
+            }
+            _ => 0,
+        }
     }
 
     /// Moves these out of memory; see [`super::CommandReader::spill`].

@@ -4,6 +4,7 @@
 use std::io;
 
 use bytes::{Buf, Bytes};
+use zeroize::Zeroize;
 
 use super::command::{Command, Kind, Secret};
 use super::eat::{Eater, Stuck};
@@ -22,8 +23,11 @@ pub struct ReaderLimits {
     pub message: u64,
     /// Elements of one APPLY MESSAGE: 4,096 (the stock client sends up to 1,024).
     pub files: usize,
-    /// Names, GUIDs or RECORDs in one list: 4 million.
+    /// GUIDs or RECORDs in one list: 4 million.
     pub elements: usize,
+    /// Names, or GUIDs of a RESERVE, in one list: 100,000 (the stock client reserves up to 8,193
+    /// and names up to 1,001 mailboxes, or those of one user).
+    pub names: usize,
     /// Nesting of lists: 16 (the deepest of Cyrus's own, an annotation of a RECORD, is 5).
     pub depth: usize,
     /// Bytes of a line that is not a dlist, and of any line before the client has logged in:
@@ -38,6 +42,7 @@ impl Default for ReaderLimits {
             message: 1 << 30,
             files: 4096,
             elements: 4_000_000,
+            names: 100_000,
             depth: 16,
             line: 64 << 10,
         }
@@ -56,6 +61,7 @@ impl ReaderLimits {
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds {
             elements: self.elements,
+            names: self.names,
             files: self.files,
         }
     }
@@ -168,7 +174,7 @@ impl CommandReader {
     ///
     /// # Errors
     /// Where the line exceeds [`ReaderLimits::line`].
-    pub fn feed_line(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, Fatal> {
+    pub fn feed_line(&mut self, input: &mut Bytes) -> Result<Option<Secret>, Fatal> {
         if let Some(fatal) = &self.dead {
             return Err(fatal.clone());
         }
@@ -179,7 +185,7 @@ impl CommandReader {
             self.dead = Some(fatal.clone());
             return Err(fatal);
         }
-        self.line.extend_from_slice(&input.split_to(len));
+        extend(&mut self.line, &input.split_to(len));
         if end.is_none() {
             return Ok(None);
         }
@@ -188,7 +194,7 @@ impl CommandReader {
         if line.last() == Some(&b'\r') {
             line.pop();
         }
-        Ok(Some(line.into()))
+        Ok(Some(Secret(line)))
     }
 
     /// Bytes held in memory by the command that is being read.
@@ -318,7 +324,7 @@ impl CommandReader {
                 "[TOOBIG] Word too long",
             ));
         }
-        self.word.extend_from_slice(&input.split_to(len));
+        extend(&mut self.word, &input.split_to(len));
         Ok(end.map(|_| input[0]))
     }
 
@@ -534,6 +540,18 @@ fn capitalised(word: &[u8]) -> String {
         first.make_ascii_uppercase();
     }
     verb
+}
+
+/// Appends, and wipes what a growing vector leaves behind: it may be a password.
+fn extend(to: &mut Vec<u8>, bytes: &[u8]) {
+    let len = to.len() + bytes.len();
+    if len > to.capacity() {
+        let mut larger = Vec::with_capacity(len.next_power_of_two());
+        larger.extend_from_slice(to);
+        to.zeroize();
+        *to = larger;
+    }
+    to.extend_from_slice(bytes);
 }
 
 /// `imparse_isatom` in Cyrus's `imparse.c`.

@@ -108,8 +108,10 @@ enum Slot {
 /// How many elements are taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Names, GUIDs, RECORDs.
+    /// GUIDs, RECORDs.
     pub(crate) elements: usize,
+    /// Names, and GUIDs of a RESERVE.
+    pub(crate) names: usize,
     /// Elements of one MESSAGE.
     pub(crate) files: usize,
 }
@@ -150,6 +152,11 @@ pub(crate) struct Facts {
     pub(crate) raw: Gather,
     /// Of an APPLY MAILBOX.
     pub(crate) state: StateText,
+}
+
+/// What a name costs in memory, the list that it stands in included.
+pub(super) fn name_memory(name: &[u8]) -> u64 {
+    (name.len() + 2 * size_of::<Bytes>()) as u64
 }
 
 impl Facts {
@@ -263,11 +270,11 @@ impl Facts {
     fn push_name(&mut self, text: Option<&[u8]>) -> Result<(), String> {
         match text {
             None => self.unsuited = true,
-            Some(_) if self.names.len() >= self.bounds.elements => {
-                return Err(format!("more than {} names", self.bounds.elements));
+            Some(_) if self.names.len() >= self.bounds.names => {
+                return Err(format!("more than {} names", self.bounds.names));
             }
             Some(name) => {
-                self.names_memory += (name.len() + 2 * size_of::<Bytes>()) as u64;
+                self.names_memory += name_memory(name);
                 self.names.push(Bytes::copy_from_slice(name));
             }
         }
@@ -275,10 +282,14 @@ impl Facts {
     }
 
     fn push_guid(&mut self, guid: Option<Guid>) -> Result<(), String> {
+        let most = match self.want {
+            Want::Reserve => self.bounds.names,
+            _ => self.bounds.elements,
+        };
         match guid {
             None => self.unsuited = true,
-            Some(_) if self.guids.len() >= self.bounds.elements => {
-                return Err(format!("more than {} GUIDs", self.bounds.elements));
+            Some(_) if self.guids.len() >= most => {
+                return Err(format!("more than {most} GUIDs"));
             }
             Some(guid) => self.guids.push(guid),
         }
@@ -400,6 +411,7 @@ impl Facts {
 
     fn file(&mut self, partition: &[u8], guid: Guid) -> Result<(), String> {
         if self.message && self.depth == 1 {
+            self.names_memory += name_memory(partition);
             self.current = Some((Bytes::copy_from_slice(partition), guid));
             return self.check_files();
         }

@@ -36,8 +36,11 @@ impl Greeting {
             Line::Continuation(_) => return Err("+ where a greeting was expected".into()),
         };
         let raw = untagged.raw.to_vec().unwrap_or_default();
-        let text = raw.strip_prefix(b"* ").unwrap_or(&raw).trim_ascii_end();
-        // It is repeated to clients, who would take a line end in it (in a literal) for a line.
+        let text = raw.strip_prefix(b"* ").unwrap_or(&raw);
+        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        // It is repeated to clients, who would take a line end in it (in a literal) for a line, and
+        // might take what is no STARTTLS here for one.
         if text.iter().any(u8::is_ascii_control) {
             return Err("a greeting with control characters".into());
         }

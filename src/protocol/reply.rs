@@ -15,6 +15,18 @@ pub struct Reply {
     pub status: Status,
 }
 
+impl Reply {
+    /// Bytes of memory that it takes, about.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let line = |line: &Untagged| {
+            let own = size_of::<Untagged>() + size_of_val(&line.guids[..]);
+            line.raw.memory() + own as u64
+        };
+        self.untagged.iter().map(line).sum::<u64>() + self.status.text.len() as u64
+    }
+}
+
 /// One untagged line, `* KIND value`.
 #[derive(Clone, Debug)]
 pub struct Untagged {

@@ -88,11 +88,20 @@ impl Bench {
     /// Seconds from the moment a client takes the lines of one new message for every user (its
     /// `log-run` appears) until `log-run` and syncmux's link of it are gone.
     pub fn run(&mut self, contender: Contender) -> f64 {
-        let mut clients = self.clients(contender);
         // Connections and lanes stand in real life, so a small round goes before.
         let warm_up = self.deliver(16.min(self.users.len()));
+        let mut clients = self.clients(contender);
         self.replicate(&mut clients, &warm_up, &contender.to_string());
+        // Or a client would take lines while others are still being written.
+        clients
+            .iter_mut()
+            .for_each(|(_, client)| client.pause(true));
         let lines = self.deliver(self.users.len());
+        clients
+            .iter_mut()
+            .for_each(|(_, client)| client.pause(false));
+        let appended = lines.iter().filter(|line| line.starts_with("APPEND "));
+        assert_eq!(appended.count(), self.users.len(), "{lines:?}");
         let seconds = self.replicate(&mut clients, &lines, &contender.to_string());
         drop(clients);
         let users = self.users.iter().cloned().collect();

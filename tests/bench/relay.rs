@@ -4,6 +4,8 @@
 
 #[path = "../e2e/support/relay.rs"]
 mod relay;
+#[path = "../e2e/support/traps.rs"]
+mod traps;
 
 use std::time::Duration;
 

@@ -1,13 +1,12 @@
 //! A replica that cannot do what it is told: the others go on, and it heals once it can.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::cyrus::{BIN, Instance};
+use crate::support::cyrus::Instance;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
-use crate::support::process::as_cyrus;
+use crate::support::process::set_mode;
 use crate::support::wait_for;
 
 ways!(unwritable_mailbox: direct, strict, fan_out);
@@ -16,21 +15,6 @@ ways!(unreadable_mailbox: strict, fan_out);
 ways!(unreadable_in_a_named_channel: strict, fan_out);
 ways!(staging_unwritable: direct, strict, fan_out);
 ways!(unknown_partition: direct, strict, fan_out);
-
-fn users(lab: &Lab, count: usize) -> Vec<String> {
-    let users: Vec<String> = (0..count).map(|i| format!("u{i:03}")).collect();
-    for user in &users {
-        lab.add_user(user);
-    }
-    users
-}
-
-fn mail(lab: &Lab, users: &[String], what: &str) {
-    for user in users {
-        let text = message(&format!("{user} {what}"), 1000);
-        lab.master.login(user).append("INBOX", "", &text);
-    }
-}
 
 /// How many messages a mailbox has.
 fn count(instance: &Instance, mailbox: &str) -> usize {
@@ -45,20 +29,6 @@ fn wait_for_mail(lab: &Lab, mailbox: &str, messages: usize) {
         &format!("message {messages} in {mailbox} of the replica"),
         || (count(&lab.replica, mailbox) == messages).then_some(()),
     );
-}
-
-/// The folder with the messages of a mailbox.
-fn mailbox_folder(instance: &Instance, mailbox: &str) -> PathBuf {
-    let mut command = as_cyrus(format!("{BIN}/mbpath"));
-    command.arg("-C").arg(instance.conf()).arg(mailbox);
-    let output = command.output().unwrap();
-    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    assert!(path.is_dir(), "mbpath of {mailbox}: {output:?}");
-    path
-}
-
-fn set_mode(path: &Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Stock to stock, and strictly, the client may end again and again: that is all.
@@ -91,8 +61,8 @@ fn out_of_order(way: Way, channel: &str, mode: u32) {
     let mut setup = Setup::new(way);
     channel.clone_into(&mut setup.channel);
     let mut lab = setup.start();
-    let users = users(&lab, 6);
-    mail(&lab, &users, "1");
+    let users = lab.add_users(6);
+    lab.mail(&users, "1", 1000);
     let mut admin = lab.master.admin();
     let shared = ["shared.bad", "shared.good"];
     for name in shared {
@@ -102,9 +72,9 @@ fn out_of_order(way: Way, channel: &str, mode: u32) {
     }
     lab.settle();
     lab.step("a user's mailbox and a shared one are out of order");
-    let bad = ["user.u002", "shared.bad"].map(|name| mailbox_folder(&lab.replica, name));
+    let bad = ["user.u002", "shared.bad"].map(|name| lab.replica.mailbox_folder(name));
     bad.iter().for_each(|path| set_mode(path, mode));
-    mail(&lab, &users, "2");
+    lab.mail(&users, "2", 1000);
     for name in shared {
         admin.append(name, "", &message(&format!("{name} 2"), 1000));
     }
@@ -118,7 +88,7 @@ fn out_of_order(way: Way, channel: &str, mode: u32) {
             .for_each(|mailbox| wait_for_mail(&lab, mailbox, 2));
         wait_for_mail(&lab, "shared.good", 2);
         lab.step("the others go on meanwhile");
-        mail(&lab, &users, "3");
+        lab.mail(&users, "3", 1000);
         admin.append("shared.good", "", &message("shared.good 3", 1000));
         good.iter()
             .for_each(|mailbox| wait_for_mail(&lab, mailbox, 3));
@@ -148,28 +118,33 @@ fn out_of_order(way: Way, channel: &str, mode: u32) {
     }
     lab.step("they are in order again");
     bad.iter().for_each(|path| set_mode(path, 0o700));
-    lab.settle();
-    if way == Way::FanOut {
-        assert!(lab.client_has_lived());
+    if way != Way::FanOut {
+        // Stock to stock a refusal of shared mailboxes is forgotten where a later group of the run
+        // went well.
+        for name in shared {
+            admin.append(name, "", &message(&format!("{name} again"), 1000));
+        }
     }
+    lab.settle();
+    lab.one_client_was_enough();
 }
 
 /// The replica answers MESSAGE with BAD (capture 62): nothing can be replicated meanwhile.
 fn staging_unwritable(way: Way) {
     let mut lab = Setup::new(way).start();
-    let users = users(&lab, 3);
-    mail(&lab, &users, "1");
+    let users = lab.add_users(3);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     lab.step("no message can be staged");
     let top = lab.replica.path("spool/sync.");
     let set_all = |mode| {
         for entry in std::fs::read_dir(&top).unwrap().filter_map(Result::ok) {
-            let _ = std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode));
+            let _ = std::fs::set_permissions(entry.path(), PermissionsExt::from_mode(mode));
         }
         set_mode(&top, mode);
     };
     set_all(0o555);
-    mail(&lab, &users, "2");
+    lab.mail(&users, "2", 1000);
     if way == Way::FanOut {
         wait_for("the refusal", || {
             let labels = [("side", "replica"), ("kind", "refused")];
@@ -192,9 +167,7 @@ fn staging_unwritable(way: Way) {
     lab.step("messages can be staged again");
     set_all(0o755);
     lab.settle();
-    if way == Way::FanOut {
-        assert!(lab.client_has_lived());
-    }
+    lab.one_client_was_enough();
 }
 
 /// A partition that the replica lacks ends its process with a `* Fatal error` (capture 64).
@@ -204,15 +177,15 @@ fn unknown_partition(way: Way) {
     crate::support::process::give(extra.path());
     setup.master_extra = vec![format!("partition-extra: {}", extra.path().display())];
     let mut lab = setup.start();
-    let users = users(&lab, 3);
-    mail(&lab, &users, "1");
+    let users = lab.add_users(3);
+    lab.mail(&users, "1", 1000);
     lab.settle();
     lab.step("a mailbox on a partition that the replica lacks");
     let mut admin = lab.master.admin();
     admin.run("CREATE user.u001.far extra");
     let mut u001 = lab.master.login("u001");
     u001.append("INBOX.far", "", &message("far", 1000));
-    mail(&lab, &users, "2");
+    lab.mail(&users, "2", 1000);
     if way == Way::FanOut {
         for user in ["u000", "u002"] {
             wait_for_mail(&lab, &format!("user.{user}"), 2);
@@ -224,7 +197,5 @@ fn unknown_partition(way: Way) {
     lab.step("it moves to one that the replica has");
     admin.run("RENAME user.u001.far user.u001.far default");
     lab.settle();
-    if way == Way::FanOut {
-        assert!(lab.client_has_lived());
-    }
+    lab.one_client_was_enough();
 }

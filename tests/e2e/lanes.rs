@@ -2,8 +2,7 @@
 
 use crate::support::client::{leftovers, put_log, take_log};
 use crate::support::csync::Csync;
-use crate::support::imap::message;
-use crate::support::lab::{Lab, Setup, Way};
+use crate::support::lab::{Setup, Way};
 use crate::support::relay::{Direction, Piece};
 use crate::support::wait_for;
 
@@ -17,13 +16,6 @@ fn readable(way: Way) -> Setup {
     setup.tls = false;
     setup.round_trip = std::time::Duration::from_millis(20);
     setup
-}
-
-fn mail(lab: &Lab, users: &[&str], what: &str) {
-    for user in users {
-        let text = message(&format!("{user} {what}"), 2000);
-        lab.master.login(user).append("INBOX", "", &text);
-    }
 }
 
 /// What the client's side said on a connection, cut wherever the server had answered.
@@ -55,10 +47,10 @@ fn round_trips(way: Way) {
     setup.lanes = 1;
     let mut lab = setup.start();
     lab.add_user("alice");
-    mail(&lab, &["alice"], "1");
+    lab.mail(&["alice"], "1", 2000);
     lab.settle();
     lab.end_rolling();
-    mail(&lab, &["alice"], "2");
+    lab.mail(&["alice"], "2", 2000);
     let lines = take_log(&lab.sync_directory());
     lab.relay.record();
     lab.strict_client().log(&lines).expect_ok("-r -f");
@@ -89,12 +81,12 @@ fn a_known_mailbox_costs_one_burst(way: Way) {
     setup.lanes = 1;
     let mut lab = setup.start();
     lab.add_user("alice");
-    mail(&lab, &["alice"], "1");
+    lab.mail(&["alice"], "1", 2000);
     lab.settle();
-    mail(&lab, &["alice"], "2");
+    lab.mail(&["alice"], "2", 2000);
     lab.settle();
     lab.relay.record();
-    mail(&lab, &["alice"], "3");
+    lab.mail(&["alice"], "3", 2000);
     lab.replicate();
     let tape = lab.relay.tape();
     let said = connections(&tape).into_iter().map(|c| turns(&tape, c));
@@ -119,28 +111,13 @@ fn fan_out_waits_for_no_unit_of_another_user() {
     for user in users {
         lab.add_user(user);
     }
-    mail(&lab, &users, "1");
+    lab.mail(&users, "1", 2000);
     lab.settle();
     lab.step("a lane for each of the two and one for GET");
-    lab.relay.hold_answers_to(Some("GET USER"));
-    let clients: Vec<_> = users[..3]
-        .iter()
-        .map(|user| {
-            let (client, user) = (lab.strict_client(), (*user).to_owned());
-            std::thread::spawn(move || client.user(&[&user]).expect_ok("-u"))
-        })
-        .collect();
-    wait_for("three lanes", || {
-        let mut lanes = |state| lab.mux().metric("syncmux_lanes", &[("state", state)]);
-        (lanes("idle") + lanes("busy") >= 3.0).then_some(())
-    });
-    lab.relay.hold_answers_to(None);
-    for client in clients {
-        client.join().unwrap();
-    }
+    lab.open_lanes(&users[..3]);
     lab.end_rolling();
     lab.step("answers are held back");
-    mail(&lab, &users[..2], "2");
+    lab.mail(&users[..2], "2", 2000);
     let directory = lab.sync_directory();
     let lines = take_log(&directory);
     lab.relay.hold_answers_to(Some("APPLY MAILBOX"));
@@ -172,7 +149,7 @@ fn force_stays_with_its_session(way: Way) {
     for user in users {
         lab.add_user(user);
     }
-    mail(&lab, &users, "1");
+    lab.mail(&users, "1", 2000);
     lab.settle();
     lab.relay.record();
     lab.step("a session that has said FORCE works beside others");
@@ -180,7 +157,7 @@ fn force_stays_with_its_session(way: Way) {
     let mut forced = Csync::login(&listen);
     let answer = forced.ask("APPLY FORCE %()");
     assert!(answer.starts_with("OK"), "{answer:?}");
-    mail(&lab, &users, "2");
+    lab.mail(&users, "2", 2000);
     lab.replicate();
     let answer = forced.ask("GET USER alice");
     assert!(answer.contains("* MAILBOX %("), "{answer:?}");
@@ -189,7 +166,7 @@ fn force_stays_with_its_session(way: Way) {
     assert!(answer.contains("* MAILBOX %("), "{answer:?}");
     assert_eq!(forced.ask("EXIT"), "OK Finished\r\n");
     lab.step("a stock client with -O, and others after it");
-    mail(&lab, &users, "3");
+    lab.mail(&users, "3", 2000);
     let client = lab.strict_client();
     let arguments = ["-v", "-v", "-o", "-O", "-u", "carol"];
     client.run(&arguments).expect_ok("-O -u");

@@ -22,11 +22,15 @@ macro_rules! ways {
 
 mod support;
 
+mod answers;
 mod bad_user;
 mod channels;
+mod disk_faults;
+mod failover;
 mod faults;
 mod folders;
 mod harness;
+mod healing;
 mod known;
 mod lanes;
 mod mail;
@@ -35,5 +39,6 @@ mod sites;
 mod soak;
 mod split;
 mod state;
+mod sync_log;
 mod users;
 mod wrong_settings;

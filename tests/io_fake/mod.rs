@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod program;
+pub mod site;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

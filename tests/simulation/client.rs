@@ -7,16 +7,17 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// The master's mailboxes and the sync directory.
+use syncmux::protocol::synclog::{Item, ItemKind};
+
+use super::disk::{SharedDisk, Write};
+
+/// The master's mailboxes, and its disk with the sync directory.
 #[derive(Default)]
 pub(crate) struct Master {
     /// Highest modseq, which is also the number of messages.
     pub(crate) mailboxes: BTreeMap<String, u64>,
     pub(crate) seen: BTreeMap<(String, String), u64>,
-    pub(crate) log: Vec<String>,
-    /// Inode and lines of `log-run`.
-    pub(crate) run: Option<(u64, Vec<String>)>,
-    pub(crate) next_inode: u64,
+    pub(crate) disk: SharedDisk,
     pub(crate) tag: u64,
 }
 
@@ -111,23 +112,17 @@ impl Client {
 
     /// The rolling client, and whoever starts it again when it ends.
     pub(crate) async fn roll(self) {
+        let disk = self.master.borrow().disk.clone();
         loop {
             self.wire.borrow_mut().connect = true;
             self.wait(|wire| wire.connected).await;
+            let mut started = true;
             while self.is_ready().await {
-                {
-                    let mut master = self.master.borrow_mut();
-                    if master.run.is_none() && !master.log.is_empty() {
-                        master.next_inode += 1;
-                        let lines = std::mem::take(&mut master.log);
-                        master.run = Some((master.next_inode, lines));
-                    }
-                }
+                let run = disk.state().client_run(std::mem::take(&mut started));
                 if !self.wire.borrow().connected {
                     break;
                 }
-                let run = self.master.borrow().run.clone();
-                let Some((_, lines)) = run else {
+                let Some(lines) = run else {
                     self.pause().await;
                     continue;
                 };
@@ -136,7 +131,8 @@ impl Client {
                     Err(Error::Refused) => panic!("one refusal ended a run: nobody else gets on"),
                     Err(_) => break,
                 }
-                self.master.borrow_mut().run = None;
+                disk.state().cyrus.unlinks = true;
+                self.wait(|_| !disk.state().cyrus.unlinks).await;
             }
             {
                 let mut wire = self.wire.borrow_mut();
@@ -146,6 +142,12 @@ impl Client {
             }
             self.pause().await;
         }
+    }
+
+    /// A line for the next run, by the client itself.
+    fn defer(&self, line: &str) {
+        let disk = self.master.borrow().disk.clone();
+        disk.state().imapd_writes(line, Write::Whole);
     }
 
     /// Asks for capabilities in a new session.
@@ -188,23 +190,39 @@ impl Client {
         }
     }
 
-    async fn work(&self, lines: &[String]) -> Result<(), Error> {
+    async fn work(&self, lines: &[Item]) -> Result<(), Error> {
         let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut users = BTreeSet::new();
         let mut seens = BTreeSet::new();
         let mut unmailboxes = BTreeSet::new();
         for line in lines {
-            match line.split(' ').collect::<Vec<_>>()[..] {
-                ["MAILBOX" | "APPEND", name] => {
-                    groups
-                        .entry(owner(name).to_owned())
-                        .or_default()
-                        .insert(name.to_owned());
+            let text = |name: &[u8]| {
+                // What a torn line says is nobody's name.
+                let text = std::str::from_utf8(name).unwrap_or_default();
+                let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+                (if plain { text } else { "" }).to_owned()
+            };
+            let first = text(&line.first);
+            let second = line.second.as_ref().map(|name| text(name));
+            let master = self.master.borrow();
+            match (line.kind, second) {
+                (ItemKind::Mailbox | ItemKind::Append, _)
+                    if master.mailboxes.contains_key(&first) =>
+                {
+                    let owner = owner(&first).to_owned();
+                    groups.entry(owner).or_default().insert(first);
                 }
-                ["UNMAILBOX", name] => drop(unmailboxes.insert(name.to_owned())),
-                ["USER", user] => drop(users.insert(user.to_owned())),
-                ["SEEN", user, id] => drop(seens.insert((user.to_owned(), id.to_owned()))),
-                ref other => panic!("line {other:?}"),
+                (ItemKind::Unmailbox, _) if first.ends_with(".gone") => {
+                    unmailboxes.insert(first);
+                }
+                (ItemKind::User, _) if first.len() == 2 => drop(users.insert(first)),
+                (ItemKind::Seen, Some(id)) => {
+                    let pair = (first, id);
+                    if master.seen.contains_key(&pair) {
+                        seens.insert(pair);
+                    }
+                }
+                _ => {}
             }
         }
         let mut last = Ok(());
@@ -214,8 +232,9 @@ impl Client {
                 Ok(()) => {}
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(Error::Locked) if self.named => {
-                    let lines = names.iter().map(|name| format!("MAILBOX {name}"));
-                    self.master.borrow_mut().log.extend(lines);
+                    for name in &names {
+                        self.defer(&format!("MAILBOX {name}"));
+                    }
                 }
                 Err(_) if !user.is_empty() => drop(users.insert(user)),
                 Err(error) => last = Err(error),
@@ -228,10 +247,7 @@ impl Client {
         for (user, id) in seens {
             match self.seen(&user, &id).await {
                 Err(Error::Locked) if self.named => {
-                    self.master
-                        .borrow_mut()
-                        .log
-                        .push(format!("SEEN {user} {id}"));
+                    self.defer(&format!("SEEN {user} {id}"));
                 }
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(_) => drop(users.insert(user)),
@@ -248,7 +264,7 @@ impl Client {
         for user in users {
             match self.user(&user).await {
                 Err(Error::Locked) if self.named => {
-                    self.master.borrow_mut().log.push(format!("USER {user}"));
+                    self.defer(&format!("USER {user}"));
                 }
                 other => other?,
             }
@@ -268,8 +284,9 @@ impl Client {
                 .cloned()
                 .collect()
         };
+        let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            self.update(&name, &answer, false).await?;
+            self.update(&name, &answer, &there, false).await?;
         }
         let seens: Vec<_> = {
             let master = self.master.borrow();
@@ -298,23 +315,34 @@ impl Client {
     async fn mailboxes(&self, names: &BTreeSet<String>) -> Result<(), Error> {
         let list = names.iter().cloned().collect::<Vec<_>>().join(" ");
         let answer = self.ask(format!("GET MAILBOXES ({list})\r\n")).await?;
-        let mut reserve = Vec::new();
+        let there = self.reserve(names.iter(), &answer).await?;
         for name in names {
-            let (from, to) = (remote(&answer, name).unwrap_or(0), self.version(name));
-            reserve.extend((from + 1..=to).map(|n| guid(name, n)));
-        }
-        // As `sync_reserve_partition` does: for the mailboxes that the answer names.
-        let there: Vec<&str> = answer.lines().filter_map(mailbox_of).collect();
-        if !there.is_empty() && !reserve.is_empty() {
-            let (list, guids) = (there.join(" "), reserve.join(" "));
-            let text =
-                format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({guids}))\r\n");
-            self.ask(text).await?;
-        }
-        for name in names {
-            self.update(name, &answer, false).await?;
+            self.update(name, &answer, &there, false).await?;
         }
         Ok(())
+    }
+
+    /// As `sync_reserve_partition` does: asks for the mailboxes that the answer names, and where
+    /// it names none everything is uploaded. Returns what need not be uploaded.
+    async fn reserve(
+        &self,
+        names: impl Iterator<Item = &String>,
+        answer: &str,
+    ) -> Result<Vec<String>, Error> {
+        let mut guids = Vec::new();
+        for name in names {
+            let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
+            guids.extend((from + 1..=to).map(|n| guid(name, n)));
+        }
+        let there: Vec<&str> = answer.lines().filter_map(mailbox_of).collect();
+        if there.is_empty() || guids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (list, all) = (there.join(" "), guids.join(" "));
+        let text = format!("APPLY RESERVE %(PARTITION default MBOXNAME ({list}) GUID ({all}))\r\n");
+        let answer = self.ask(text).await?;
+        guids.retain(|guid| !answer.contains(guid));
+        Ok(guids)
     }
 
     /// Makes every write another text, to tell them apart.
@@ -328,17 +356,27 @@ impl Client {
         self.master.borrow().mailboxes[name]
     }
 
-    async fn update(&self, name: &str, answer: &str, again: bool) -> Result<(), Error> {
+    async fn update(
+        &self,
+        name: &str,
+        answer: &str,
+        there: &[String],
+        again: bool,
+    ) -> Result<(), Error> {
         let (from, to) = (remote(answer, name).unwrap_or(0), self.version(name));
         if from == to {
             return Ok(());
         }
         if !again {
             let files: Vec<String> = (from + 1..=to)
-                .map(|n| format!("%{{default {} 4}}\r\nbody", guid(name, n)))
+                .map(|n| guid(name, n))
+                .filter(|guid| !there.contains(guid))
+                .map(|guid| format!("%{{default {guid} 4}}\r\nbody"))
                 .collect();
-            self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
-                .await?;
+            if !files.is_empty() {
+                self.ask(format!("APPLY MESSAGE ({})\r\n", files.join(" ")))
+                    .await?;
+            }
         }
         let records: Vec<String> = (from + 1..=to)
             .map(|n| format!("%(UID {n} MODSEQ {n} FLAGS () GUID {})", guid(name, n)))
@@ -353,7 +391,7 @@ impl Client {
                 // Once more with the replica's state read again and no new upload; the second
                 // failure is the caller's.
                 let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await?;
-                Box::pin(self.update(name, &answer, true)).await
+                Box::pin(self.update(name, &answer, there, true)).await
             }
             other => other.map(drop),
         }

@@ -1,10 +1,11 @@
 //! Everything around the core: clients, lanes, the disk, time, and what goes wrong.
 
 mod checks;
-mod disk;
+mod journal;
+mod master;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,10 +16,12 @@ use bytes::Bytes;
 use syncmux::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
 };
+use syncmux::io::sync_directory::SyncDirectory;
 use syncmux::protocol::{Body, Site};
 
 use self::checks::{Ack, AckState};
 use super::client::{Client, Master, Wire};
+use super::disk::{SharedDisk, State};
 use super::replica::{Done, Process, Replica, parse};
 
 #[derive(Debug, Default, Clone)]
@@ -36,6 +39,9 @@ pub(crate) struct Counts {
     pub(crate) tampered: u64,
     pub(crate) known_hits: u64,
     pub(crate) known_wrong: u64,
+    pub(crate) power_losses: u64,
+    pub(crate) starts_cut: u64,
+    pub(crate) disk_faults: u64,
 }
 
 impl Counts {
@@ -53,6 +59,9 @@ impl Counts {
         self.tampered += other.tampered;
         self.known_hits += other.known_hits;
         self.known_wrong += other.known_wrong;
+        self.power_losses += other.power_losses;
+        self.starts_cut += other.starts_cut;
+        self.disk_faults += other.disk_faults;
     }
 }
 
@@ -76,9 +85,16 @@ pub(crate) struct World {
     endpoints: Vec<Endpoint>,
     next_session: u64,
     replica: Replica,
-    disk: VecDeque<Action>,
-    links: BTreeMap<u64, Vec<String>>,
-    owed: Vec<String>,
+    /// For the thread of the sync directory.
+    orders: VecDeque<Action>,
+    directory: Option<SyncDirectory>,
+    disk: SharedDisk,
+    /// Links whose run was not seen to be gone.
+    linked: BTreeSet<RunId>,
+    /// The power is cut now and then.
+    loses_power: bool,
+    /// Cyrus has lost lines of its own, which nobody can bring back.
+    cyrus_loses: bool,
     acks: Vec<Ack>,
     faults: bool,
     draining: bool,
@@ -112,8 +128,13 @@ impl World {
             limits,
             seed,
         };
+        let mut state = State::default();
+        (state.links, state.ours) = (random.u8(0..4) > 0, random.bool());
+        state.cyrus.between = Some(random.fork());
+        let disk = SharedDisk::new(state);
+        let loses_power = random.bool();
         let master = Rc::new(RefCell::new(Master {
-            next_inode: 100,
+            disk: disk.clone(),
             ..Master::default()
         }));
         let mut endpoints = Vec::new();
@@ -138,18 +159,21 @@ impl World {
                 number: 0,
             });
         }
-        World {
+        let mut world = World {
             now: Duration::from_secs(1),
-            core: Some(Core::new(setup.clone())),
+            core: None,
             setup,
             random,
             master,
             endpoints,
             next_session: 0,
             replica: Replica::default(),
-            disk: VecDeque::new(),
-            links: BTreeMap::new(),
-            owed: Vec::new(),
+            orders: VecDeque::new(),
+            directory: None,
+            disk,
+            linked: BTreeSet::new(),
+            loses_power,
+            cyrus_loses: false,
             acks: Vec::new(),
             faults: true,
             draining: false,
@@ -158,7 +182,9 @@ impl World {
             traced: std::env::var("SYNCMUX_SEED").is_ok(),
             early: false,
             counts: Counts::default(),
-        }
+        };
+        world.start();
+        world
     }
 
     pub(crate) fn run(&mut self) {
@@ -180,11 +206,15 @@ impl World {
         }
         // No more faults: everything heals by itself.
         self.faults = false;
+        self.disk.state().cyrus.between = None;
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
         self.replica.unreadable = None;
-        self.look_at_everything();
-        for _ in 0..6 {
+        // What was changed behind everybody's back is found at the next look, also by a client that
+        // is told something known.
+        self.log_everything();
+        // The visitor goes on meanwhile, and may fail somebody once more.
+        for _ in 0..12 {
             self.rest();
             let snapshot = self.core.as_ref().unwrap().snapshot();
             if snapshot.probation_subjects == 0 {
@@ -196,6 +226,11 @@ impl World {
         }
         let snapshot = self.core.as_ref().unwrap().snapshot();
         assert_eq!(snapshot.probation_subjects, 0, "probation without end");
+        if self.cyrus_loses {
+            // What Cyrus lost of its own, the next change of the same mailbox brings.
+            self.log_everything();
+            self.rest();
+        }
         let master = self.master.borrow();
         for (name, version) in &master.mailboxes {
             let there = self.replica.mailboxes.get(name.as_bytes());
@@ -211,18 +246,6 @@ impl World {
         }
     }
 
-    /// A line for every mailbox: what was changed behind everybody's back is found at the next
-    /// look, also by a client that is told something known.
-    fn look_at_everything(&mut self) {
-        let mut master = self.master.borrow_mut();
-        let lines = master
-            .mailboxes
-            .keys()
-            .map(|name| format!("MAILBOX {name}"));
-        let lines: Vec<_> = lines.collect();
-        master.log.extend(lines);
-    }
-
     fn rest(&mut self) {
         for _ in 0..60_000 {
             if self.quiet() {
@@ -236,12 +259,7 @@ impl World {
 
     /// For whoever looks into a failed seed.
     fn show(&self) {
-        let master = self.master.borrow();
-        println!("log {:?} run {:?}", master.log, master.run);
-        println!(
-            "links {:?} owed {:?} disk {:?}",
-            self.links, self.owed, self.disk
-        );
+        println!("{:#?} orders {:?}", self.disk.state(), self.orders);
         for endpoint in &self.endpoints {
             let wire = endpoint.wire.borrow();
             println!(
@@ -253,15 +271,15 @@ impl World {
     }
 
     fn quiet(&self) -> bool {
-        let master = self.master.borrow();
+        let disk = self.disk.state();
         let Some(core) = &self.core else { return false };
         let snapshot = core.snapshot();
         !self.draining
-            && master.log.is_empty()
-            && master.run.is_none()
-            && self.links.is_empty()
-            && self.owed.is_empty()
-            && self.disk.is_empty()
+            && self.linked.is_empty()
+            // What a disk that fails did not let go of goes at the next start.
+            && ["log", "log-run", "syncmux-owed"].iter().all(|name| disk.read(name).is_none())
+            && (self.counts.disk_faults > 0 || disk.names("").next().is_none())
+            && self.orders.is_empty()
             && snapshot.unconfirmed_users == 0
             && snapshot.known_doubts == 0
             && snapshot.owed_lines
@@ -280,23 +298,28 @@ impl World {
             34..=63 => self.replica_works(),
             64..=79 => self.disk_works(),
             80..=84 => self.wake_clients(),
+            88 if self.faults && self.random.u8(0..4) == 0 => {
+                let done = self.replica.tamper(&mut self.random);
+                self.counts.tampered += u64::from(done);
+            }
             85..=88 => self.pass_time(),
             89 if self.faults && self.random.u8(0..6) == 0 => self.lane_breaks(),
-            90 if self.faults && self.random.u8(0..8) == 0 => self.kill(),
+            90 if self.faults && self.random.u8(0..8) == 0 => {
+                let power = self.loses_power && self.random.bool();
+                self.kill(power);
+            }
             91..=93 => self.look_at_run(),
             94 if self.faults && self.random.u8(0..4) == 0 => self.vanish(),
             95 if self.faults && self.random.u8(0..8) == 0 && !self.draining => {
                 self.draining = true;
                 self.tell(Event::Drain);
             }
-            97 if self.faults && self.random.u8(0..4) == 0 => {
-                let done = self.replica.tamper(&mut self.random);
-                self.counts.tampered += u64::from(done);
-            }
-            96 if self.drained && self.disk.is_empty() => {
+            96 if self.drained && self.orders.is_empty() => {
                 self.counts.drains += 1;
-                self.kill();
+                self.kill(false);
             }
+            97 => self.disk.state().imapd_ends(),
+            98..=99 => self.disk.state().client_unlinks(),
             _ => {}
         }
         self.check();
@@ -337,40 +360,8 @@ impl World {
         self.tell(Event::SessionClosed { session });
     }
 
-    fn change_master(&mut self) {
-        let mut master = self.master.borrow_mut();
-        let name = match self.random.u8(0..12) {
-            0 => "shared.a".to_owned(),
-            1 => "shared.b".to_owned(),
-            n @ 2..=6 => format!("user.u{}", n - 2),
-            n => format!("user.u{}.sub", n - 7),
-        };
-        *master.mailboxes.entry(name.clone()).or_default() += 1;
-        master.log.push(format!("APPEND {name}"));
-        if self.random.u8(0..4) == 0 {
-            let user = format!("u{}", self.random.u8(0..5));
-            *master
-                .seen
-                .entry((user.clone(), "id.shared.a".into()))
-                .or_default() += 1;
-            master.log.push(format!("SEEN {user} id.shared.a"));
-        }
-        if self.random.u8(0..8) == 0 {
-            let user = self.random.u8(0..5);
-            master.log.push(format!("UNMAILBOX user.u{user}.gone"));
-        }
-        if self.random.u8(0..12) == 0 {
-            let user = format!("u{}", self.random.u8(0..5));
-            master.log.push(format!("USER {user}"));
-        }
-    }
-
     fn run_now(&self) -> Option<RunId> {
-        self.master
-            .borrow()
-            .run
-            .as_ref()
-            .map(|(inode, _)| RunId(*inode))
+        self.disk.state().inode("log-run").map(RunId)
     }
 
     fn client_speaks(&mut self) {
@@ -520,13 +511,14 @@ impl World {
         self.tell(Event::Tick);
     }
 
-    /// `kill -9`, and a new start.
-    fn kill(&mut self) {
+    /// `kill -9`, or a power loss, and a new start.
+    fn kill(&mut self, power: bool) {
         self.counts.kills += 1;
         (self.draining, self.drained) = (false, false);
         self.orphans.clear();
         self.core = None;
-        self.disk.clear();
+        self.directory = None;
+        self.orders.clear();
         let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
         for lane in lanes {
             for _ in 0..self.random.usize(0..4) {
@@ -548,16 +540,13 @@ impl World {
                 ack.state = AckState::Failed;
             }
         }
-        self.check();
-        // The start: everything left over goes back into the log.
-        let mut master = self.master.borrow_mut();
-        for lines in std::mem::take(&mut self.links).into_values() {
-            master.log.extend(lines);
+        if power {
+            self.lose_power();
+        } else {
+            self.disk.state().kill();
         }
-        master.log.append(&mut self.owed);
-        drop(master);
-        self.setup.seed += 1;
-        self.core = Some(Core::new(self.setup.clone()));
+        self.check();
+        self.start();
     }
 
     fn tell(&mut self, event: Event) {
@@ -619,7 +608,7 @@ impl World {
                     assert!(!open, "a session outlives the drain");
                     self.drained = true;
                 }
-                action => self.disk.push_back(action),
+                action => self.orders.push_back(action),
             }
         }
     }

@@ -197,6 +197,18 @@ impl Driver {
         self.event(Event::Tick);
     }
 
+    /// Lets the core's own deadlines come until a request that begins like this is on a lane.
+    pub(super) fn wait_for(&mut self, start: &str) {
+        for _ in 0..20 {
+            if self.count(start) > 0 {
+                return;
+            }
+            let deadline = self.core.deadline().expect("something to wait for");
+            self.pass(deadline.saturating_sub(self.now));
+        }
+        panic!("{start} does not come again");
+    }
+
     pub(super) fn event(&mut self, event: Event) {
         self.core.handle(self.now, event);
         while let Some(action) = self.core.next_action() {

@@ -6,5 +6,6 @@ mod failures;
 mod fan_out;
 mod known;
 mod left_alone;
+mod locked;
 mod order;
 mod staging;

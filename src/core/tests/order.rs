@@ -35,11 +35,8 @@ fn one_refused_part_refuses_the_whole() {
     let (mut d, s) = strict();
     d.say(s, "GET MAILBOXES (user.a user.b)\r\n");
     d.reply_to("GET MAILBOXES (user.a)", OK);
-    d.reply_to(
-        "GET MAILBOXES (user.b)",
-        "NO IMAP_MAILBOX_LOCKED Locked\r\n",
-    );
-    assert_eq!(d.answer(s).unwrap(), "NO IMAP_MAILBOX_LOCKED Locked\r\n");
+    d.reply_to("GET MAILBOXES (user.b)", "NO IMAP_INVALID_USER Nobody\r\n");
+    assert_eq!(d.answer(s).unwrap(), "NO IMAP_INVALID_USER Nobody\r\n");
 }
 
 #[test]

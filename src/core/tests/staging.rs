@@ -206,3 +206,71 @@ fn without_room_a_reserve_is_made_real_and_a_message_is_refused() {
     d.say(s, &mailbox("user.a", Some(3)));
     assert_eq!(d.count("APPLY RESERVE"), 1);
 }
+
+#[test]
+fn reservations_that_are_too_many_are_forgotten_and_asked_for() {
+    let mut d = driver(
+        Limits {
+            noted_bytes: 2000,
+            ..limits()
+        },
+        false,
+    );
+    let s = d.open(1, Mode::Strict);
+    for guid in 1..=40 {
+        reserve(&mut d, s, "user.a", &[guid]);
+        assert!(d.core.snapshot().noted_bytes < 4000);
+    }
+    // The client had it as NIL, so only the replica can have it: it is asked, although nothing is
+    // known of the reservation any more.
+    d.say(s, &mailbox("user.a", Some(1)));
+    assert_eq!(d.count("APPLY RESERVE"), 1);
+    d.reply_to("APPLY RESERVE", OK);
+    d.reply_to("APPLY MAILBOX", OK);
+    assert_eq!(d.answer(s).unwrap(), OK);
+    d.ask(s, "RESTART\r\n");
+    assert_eq!(d.core.snapshot().noted_bytes, 0);
+}
+
+#[test]
+fn messages_without_a_byte_are_not_without_number() {
+    let mut d = driver(
+        Limits {
+            noted_bytes: 2000,
+            ..limits()
+        },
+        false,
+    );
+    let s = d.open(1, Mode::Strict);
+    let empty = |guid| format!("APPLY MESSAGE (%{{default {} 0}}\r\n)\r\n", hex(guid));
+    let taken = (1..=40)
+        .take_while(|guid| d.ask(s, &empty(*guid)) == OK)
+        .count();
+    assert!((5..10).contains(&taken), "{taken}");
+    d.ask(s, "RESTART\r\n");
+    assert_eq!(d.ask(s, &empty(1)), OK);
+}
+
+#[test]
+fn a_session_that_asks_without_end_is_not_remembered_without_end() {
+    let mut d = driver(
+        Limits {
+            noted_bytes: 2000,
+            ..limits()
+        },
+        false,
+    );
+    d.run = Some(super::driver::RUN);
+    d.log = "MAILBOX user.a\n";
+    let s = d.open(1, Mode::FanOut);
+    for nth in 0..50 {
+        d.say(s, &format!("GET MAILBOXES (user.a{nth} user.b{nth})\r\n"));
+        for name in ["user.a", "user.b"] {
+            d.reply_to(&format!("GET MAILBOXES ({name}"), OK);
+        }
+        assert_eq!(d.answer(s).unwrap(), OK);
+        assert!(d.core.snapshot().noted_bytes < 4000);
+    }
+    // It is not taken for one with a cache of its own.
+    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
+}

@@ -1,15 +1,11 @@
 //! Appending to `log` by Cyrus's own dance (`sync_log_base` in Cyrus's `sync_log.c`).
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::path::PathBuf;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
-use super::lock::{lock, unlock};
-use super::text::{Tail, tail};
-use super::{Error, NOFOLLOW, SyncDirectory};
+use super::disk::{DiskFile, Mode, Reader};
+use super::text::{Shape, Tail, each_line, tail};
+use super::{Error, SyncDirectory};
 use crate::protocol::synclog::Line;
 
 /// As often as Cyrus tries (`SYNC_LOG_RETRIES`).
@@ -34,23 +30,24 @@ impl SyncDirectory {
 
     /// Opens and locks `log`; makes it if it isn't there.
     pub(super) fn lock_log(&self) -> Result<LockedLog<'_>, Error> {
-        let path = self.path.join("log");
+        let path = self.at("log");
         for _ in 0..TRIES {
-            let Some(file) = self.open_log(&path)? else {
+            let Some(file) = self.open_log()? else {
                 continue;
             };
-            lock(&file, true).map_err(Error::io("lock", &path))?;
+            file.lock(true).map_err(Error::io("lock", &path))?;
             let mut log = LockedLog {
                 directory: self,
                 path: path.clone(),
                 file,
                 len: 0,
+                before: 0,
             };
             // The client may have renamed it since it was opened.
-            let open = log.file.metadata().map_err(Error::io("look at", &path))?;
-            match std::fs::metadata(&path) {
-                Ok(named) if (named.ino(), named.dev()) == (open.ino(), open.dev()) => {
-                    log.len = open.len();
+            let open = log.file.stat().map_err(Error::io("look at", &path))?;
+            match self.disk.stat("log") {
+                Ok(named) if named.id == open.id => {
+                    (log.len, log.before) = (open.len, open.len);
                     return Ok(log);
                 }
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -63,37 +60,32 @@ impl SyncDirectory {
     }
 
     /// `None`: somebody else made it in the meantime, or it was renamed; try again.
-    fn open_log(&self, path: &Path) -> Result<Option<File>, Error> {
-        let mut options = File::options();
-        options
-            .read(true)
-            .append(true)
-            .mode(0o640)
-            .custom_flags(NOFOLLOW);
-        match options.open(path) {
+    fn open_log(&self) -> Result<Option<Box<dyn DiskFile>>, Error> {
+        let path = self.at("log");
+        match self.disk.open("log", Mode::Append) {
             Ok(file) => return Ok(Some(file)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("open", path)(error)),
+            Err(error) => return Err(Error::io("open", &path)(error)),
         }
-        if self.owner.ours {
-            return match options.create_new(true).open(path) {
+        if self.disk.makes_files_of_cyrus() {
+            return match self.disk.open("log", Mode::AppendNew) {
                 Ok(file) => Ok(Some(file)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-                Err(error) => Err(Error::io("create", path)(error)),
+                Err(error) => Err(Error::io("create", &path)(error)),
             };
         }
         // An imapd that meets a `log` which is root's for one moment loses its line: so the file
         // gets its owner first and its name after.
         let (temp, _file) = self.create_temp("log")?;
-        let named = match renameat_with(CWD, &temp, CWD, path, RenameFlags::NOREPLACE) {
+        let named = match self.disk.rename_new(&temp, "log") {
             Ok(()) => Ok(()),
-            Err(_) => std::fs::hard_link(&temp, path),
+            Err(_) => self.disk.hard_link(&temp, "log"),
         };
-        let _ = std::fs::remove_file(&temp);
+        let _ = self.disk.remove(&temp);
         match named {
             Ok(()) => Ok(None),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
-            Err(error) => Err(Error::io("create", path)(error)),
+            Err(error) => Err(Error::io("create", &path)(error)),
         }
     }
 }
@@ -103,30 +95,40 @@ impl SyncDirectory {
 pub(super) struct LockedLog<'a> {
     directory: &'a SyncDirectory,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     len: u64,
+    /// Its length when it was locked.
+    before: u64,
 }
 
 impl LockedLog<'_> {
     /// What stands in it.
-    pub(super) fn reader(&mut self) -> Result<&File, Error> {
-        self.file
-            .seek(SeekFrom::Start(0))
-            .map_err(Error::io("read", &self.path))?;
-        Ok(&self.file)
+    pub(super) fn reader(&self) -> Reader<'_> {
+        Reader::new(&*self.file)
+    }
+
+    /// Puts lines behind what is there.
+    pub(super) fn append(&mut self, text: &[u8]) -> Result<(), Error> {
+        self.mend()?;
+        self.write(text)
+    }
+
+    /// Makes it so that the client reads what is put behind what is there. A crash or a full disk
+    /// may have torn somebody's line: the client would take ours for its rest, or, where it is
+    /// torn in quotes and others have written behind it, stop there and forget ours.
+    pub(super) fn mend(&mut self) -> Result<(), Error> {
+        let path = self.path.clone();
+        let with = self.mend_tail().map_err(Error::io("mend", &path))?;
+        if !with.is_empty() {
+            self.write(with)?;
+        }
+        self.blank_torn_lines().map_err(Error::io("mend", &path))
     }
 
     /// One write; whole lines, each with its newline. After an error nothing of it is there.
-    pub(super) fn append(&mut self, text: &[u8]) -> Result<(), Error> {
-        let mend = self.mend().map_err(Error::io("mend", &self.path))?;
-        let text = if mend.is_empty() {
-            text.into()
-        } else {
-            [mend, text].concat().into()
-        };
-        let text: std::borrow::Cow<'_, [u8]> = text;
+    pub(super) fn write(&mut self, text: &[u8]) -> Result<(), Error> {
         let result = loop {
-            match self.file.write(&text) {
+            match self.file.append(text) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 other => break other,
             }
@@ -149,9 +151,12 @@ impl LockedLog<'_> {
 
     /// Makes what was appended, and the name, survive a power loss.
     pub(super) fn finish(self) -> Result<(), Error> {
-        self.file
-            .sync_all()
-            .map_err(Error::io("fsync", &self.path))?;
+        if let Err(error) = self.file.sync() {
+            // The system takes what it could not write for written, and the next fsync would not
+            // say so: what is written again must be new to it.
+            let _ = self.file.set_len(self.before);
+            return Err(Error::io("fsync", &self.path)(error));
+        }
         // Also where the file is not new: Cyrus made it without this.
         self.directory.sync_names()
     }
@@ -161,38 +166,63 @@ impl LockedLog<'_> {
         let _ = self.file.set_len(self.len);
     }
 
-    /// A torn last line (a crash, a full disk): what must be put behind it so that the client does
-    /// not take our first line for its rest, or it is cut off where nothing helps.
-    fn mend(&mut self) -> io::Result<&'static [u8]> {
+    /// Lines that the client would stop at are no use to anybody: newlines take their place, which
+    /// it reads over. Interrupted it is done again before the next append.
+    fn blank_torn_lines(&self) -> io::Result<()> {
+        let mut torn = Vec::new();
+        let mut at = 0;
+        each_line(
+            BufReader::with_capacity(64 << 10, self.reader()),
+            |_, shape, len| {
+                if shape == Shape::Poison {
+                    torn.push((at, len));
+                }
+                at += len;
+                Ok(())
+            },
+        )?;
+        for (at, len) in torn {
+            tracing::warn!(at, len, "a torn line of the sync log was blanked");
+            self.file.blank(at, len)?;
+        }
+        Ok(())
+    }
+
+    /// A torn last line: what must be put behind it, or it is cut off where nothing helps.
+    fn mend_tail(&mut self) -> io::Result<&'static [u8]> {
         if self.len == 0 {
             return Ok(b"");
         }
         let start = self.len.saturating_sub(LONGEST_TAIL);
         // The last byte alone tells it nearly always.
-        let mut last = [0];
-        self.file.seek(SeekFrom::Start(self.len - 1))?;
-        self.file.read_exact(&mut last)?;
-        if last == *b"\n" {
+        if self.read(self.len - 1)? == b"\n" {
             return Ok(b"");
         }
-        self.file.seek(SeekFrom::Start(start))?;
-        let mut end = Vec::new();
-        (&self.file).take(self.len - start).read_to_end(&mut end)?;
+        let end = self.read(start)?;
         let line = memchr::memrchr(b'\n', &end).map_or(0, |newline| newline + 1);
         match tail(&end[line..]) {
             Tail::Mend(with) => Ok(with),
             Tail::Cut => {
                 self.len = start + line as u64;
+                self.before = self.before.min(self.len);
                 self.file.set_len(self.len)?;
                 Ok(b"")
             }
         }
     }
+
+    /// What stands in it from there on.
+    fn read(&self, from: u64) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let reader = Reader::from(&*self.file, from);
+        reader.take(self.len - from).read_to_end(&mut text)?;
+        Ok(text)
+    }
 }
 
 impl Drop for LockedLog<'_> {
     fn drop(&mut self) {
-        unlock(&self.file);
+        self.file.unlock();
     }
 }
 

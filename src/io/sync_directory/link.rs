@@ -1,14 +1,11 @@
 //! Linking `log-run` beside itself: what makes an early answer safe.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Read};
 
-use super::lock::{lock, unlock};
-use super::{Error, RUN_PREFIX, Recovered, SyncDirectory, Work, open_plain};
 use bytes::Bytes;
 
+use super::disk::{DiskFile, Mode, Reader, write_all};
+use super::{Error, RUN_PREFIX, Recovered, SyncDirectory, Work};
 use crate::core::event::RunId;
 use crate::protocol::Site;
 use crate::protocol::synclog::{Coverage, LineReader};
@@ -22,11 +19,11 @@ impl SyncDirectory {
     /// so that its inode, which is the run's name, is not given to the next `log`.
     pub fn link(&self, run: RunId, site: &Site) -> Result<Coverage, Error> {
         let mut work = self.work();
-        let link = self.link_path(run);
+        let link = link_name(run);
         let (file, is_new) = self.name(run, &link, &mut work)?;
         let covered = self
-            .secure(&file, &link)
-            .and_then(|()| read(&file, site).map_err(Error::io("read", &link)));
+            .secure(run, &*file, &link, &mut work)
+            .and_then(|()| read(&*file, site).map_err(Error::io("read", &self.at(&link))));
         let covered = covered.map(|(coverage, stop)| {
             if let Some(line) = stop {
                 self.rescue(&link, line);
@@ -35,7 +32,7 @@ impl SyncDirectory {
         });
         if covered.is_err() && is_new {
             work.originals.remove(&run);
-            let _ = std::fs::remove_file(&link);
+            let _ = self.disk.remove(&link);
         }
         covered
     }
@@ -45,10 +42,11 @@ impl SyncDirectory {
     pub fn drop_link(&self, run: RunId) -> Result<(), Error> {
         let mut work = self.work();
         work.originals.remove(&run);
-        let link = self.link_path(run);
-        match std::fs::remove_file(&link) {
+        work.not_on_disk.remove(&run);
+        let link = link_name(run);
+        match self.disk.remove(&link) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::io("remove", &link)(error))
+                Err(Error::io("remove", &self.at(&link))(error))
             }
             _ => Ok(()),
         }
@@ -57,7 +55,7 @@ impl SyncDirectory {
     /// The client takes a torn line for the end of the file, and forgets it and the lines of others
     /// behind it: they go into `log` once more. Nothing of this run is covered by them, so a
     /// failure costs no promise.
-    fn rescue(&self, link: &Path, from_line: usize) {
+    fn rescue(&self, link: &str, from_line: usize) {
         match self.put_back_all(&[(link.to_owned(), from_line)]) {
             Ok(Recovered { lines, .. }) => {
                 tracing::warn!(
@@ -69,84 +67,117 @@ impl SyncDirectory {
         }
     }
 
-    fn link_path(&self, run: RunId) -> PathBuf {
-        self.path.join(format!("{RUN_PREFIX}{}", run.0))
-    }
-
     /// Gives the run its second name. Says whether that is new.
-    fn name(&self, run: RunId, link: &Path, work: &mut Work) -> Result<(File, bool), Error> {
-        let log_run = self.path.join("log-run");
-        match (self.hard_link)(&log_run, link) {
-            Ok(()) => {
-                let file = open_plain(link).map_err(Error::io("open", link));
-                // The client may have unlinked one run and begun the next since the lookup.
-                match file.map(|file| (is(&file, run), file)) {
-                    Ok((true, file)) => Ok((file, true)),
-                    other => {
-                        let _ = std::fs::remove_file(link);
-                        Err(other.err().unwrap_or(Error::Changed { run }))
-                    }
+    fn name(
+        &self,
+        run: RunId,
+        link: &str,
+        work: &mut Work,
+    ) -> Result<(Box<dyn DiskFile>, bool), Error> {
+        let open = || {
+            let file = self.disk.open(link, Mode::Read);
+            file.map_err(Error::io("open", &self.at(link)))
+        };
+        let copy = |work: &mut Work| {
+            let [original, copy] = self.copy(run, link)?;
+            work.originals.insert(run, original);
+            Ok((copy, true))
+        };
+        if work.not_on_disk.contains(&run) {
+            return copy(work);
+        }
+        match self.disk.hard_link("log-run", link) {
+            // The client may have unlinked one run and begun the next since the lookup.
+            Ok(()) => match open().map(|file| (is(&*file, run), file)) {
+                Ok((true, file)) => Ok((file, true)),
+                other => {
+                    let _ = self.disk.remove(link);
+                    Err(other.err().unwrap_or(Error::Changed { run }))
                 }
-            }
+            },
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let file = open_plain(link).map_err(Error::io("open", link))?;
-                if is(&file, run) || work.originals.contains_key(&run) {
+                let file = open()?;
+                if is(&*file, run) || work.originals.contains_key(&run) {
                     Ok((file, false))
                 } else {
                     Err(Error::InTheWay {
-                        path: link.to_owned(),
+                        path: self.at(link),
                     })
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::Changed { run }),
-            Err(error) if without_links(&error) => {
-                let (original, copy) = self.copy(run, &log_run, link)?;
-                work.originals.insert(run, original);
-                Ok((copy, true))
-            }
-            Err(error) => Err(Error::io("link", &log_run)(error)),
+            Err(error) if without_links(&error) => copy(work),
+            Err(error) => Err(Error::io("link", &self.at("log-run"))(error)),
         }
     }
 
-    /// The original and its copy, which has its name but is not fsynced.
-    fn copy(&self, run: RunId, log_run: &Path, link: &Path) -> Result<(File, File), Error> {
-        let mut original = open_plain(log_run).map_err(|error| match error.kind() {
+    /// The original and its copy, which has its name but whose name is not fsynced.
+    fn copy(&self, run: RunId, link: &str) -> Result<[Box<dyn DiskFile>; 2], Error> {
+        let log_run = self.at("log-run");
+        let original = self.disk.open("log-run", Mode::Read);
+        let original = original.map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::Changed { run },
-            _ => Error::io("open", log_run)(error),
+            _ => Error::io("open", &log_run)(error),
         })?;
-        if !is(&original, run) {
+        if !is(&*original, run) {
             return Err(Error::Changed { run });
         }
-        wait_for_writers(&original).map_err(Error::io("lock", log_run))?;
-        let (temp, mut copy) = self.create_temp("run")?;
-        let copied = std::io::copy(&mut original, &mut copy)
-            .and_then(|_| copy.sync_all())
-            .and_then(|()| std::fs::rename(&temp, link))
-            .and_then(|()| copy.seek(SeekFrom::Start(0)));
+        wait_for_writers(&*original).map_err(Error::io("lock", &log_run))?;
+        let (temp, copy) = self.create_temp("run")?;
+        let copied = copy_all(&*original, &*copy)
+            .and_then(|()| copy.sync())
+            .and_then(|()| self.disk.rename(&temp, link));
         match copied {
-            Ok(_) => Ok((original, copy)),
+            Ok(()) => Ok([original, copy]),
             Err(error) => {
-                let _ = std::fs::remove_file(&temp);
-                Err(Error::io("copy", log_run)(error))
+                let _ = self.disk.remove(&temp);
+                Err(Error::io("copy", &log_run)(error))
             }
         }
     }
 
     /// Everything on disk: the last writer's lines, then the name.
-    fn secure(&self, file: &File, link: &Path) -> Result<(), Error> {
-        wait_for_writers(file).map_err(Error::io("lock", link))?;
-        file.sync_all().map_err(Error::io("fsync", link))?;
+    fn secure(
+        &self,
+        run: RunId,
+        file: &dyn DiskFile,
+        link: &str,
+        work: &mut Work,
+    ) -> Result<(), Error> {
+        let path = self.at(link);
+        wait_for_writers(file).map_err(Error::io("lock", &path))?;
+        if let Err(error) = file.sync() {
+            work.not_on_disk.insert(run);
+            return Err(Error::io("fsync", &path)(error));
+        }
         self.sync_names()
     }
 }
 
+fn link_name(run: RunId) -> String {
+    format!("{RUN_PREFIX}{}", run.0)
+}
+
+fn copy_all(from: &dyn DiskFile, to: &dyn DiskFile) -> io::Result<()> {
+    let mut from = Reader::new(from);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => write_all(to, &buffer[..len])?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// What the run names, and how many lines the client reads, where it stops before the end.
-fn read(mut file: &File, site: &Site) -> std::io::Result<(Coverage, Option<usize>)> {
+fn read(file: &dyn DiskFile, site: &Site) -> io::Result<(Coverage, Option<usize>)> {
     let mut coverage = Coverage::default();
     let mut reader = LineReader::new();
     let mut buffer = vec![0; 64 << 10];
     let mut lines = 0;
-    file.seek(SeekFrom::Start(0))?;
+    let mut file = Reader::new(file);
     loop {
         let len = match file.read(&mut buffer) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -169,18 +200,18 @@ fn read(mut file: &File, site: &Site) -> std::io::Result<(Coverage, Option<usize
 
 /// As `sync_log_reader_begin` does: an imapd that had the lock when the client renamed `log` is
 /// waited out, and all later ones see that it was renamed.
-fn wait_for_writers(file: &File) -> std::io::Result<()> {
-    lock(file, false)?;
-    unlock(file);
+fn wait_for_writers(file: &dyn DiskFile) -> io::Result<()> {
+    file.lock(false)?;
+    file.unlock();
     Ok(())
 }
 
-fn is(file: &File, run: RunId) -> bool {
-    file.metadata().is_ok_and(|meta| meta.ino() == run.0)
+fn is(file: &dyn DiskFile, run: RunId) -> bool {
+    file.stat().is_ok_and(|stat| stat.id.1 == run.0)
 }
 
 /// The file system can't, or won't for this file (`fs.protected_hardlinks`).
-fn without_links(error: &std::io::Error) -> bool {
+fn without_links(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = Errno::from_io_error(error);
     [

@@ -1,9 +1,10 @@
 //! `syncmux-owed`: lines that wait out a pause, in one small file that is replaced as a whole.
 
-use std::io::{BufReader, ErrorKind, Write};
+use std::io::{BufReader, ErrorKind};
 
 use super::append::printed;
-use super::{Error, OWED, SyncDirectory, open_plain, text};
+use super::disk::{Mode, Reader, write_all};
+use super::{Error, OWED, SyncDirectory, text};
 use crate::protocol::synclog::Line;
 
 impl SyncDirectory {
@@ -11,23 +12,22 @@ impl SyncDirectory {
     /// be written are left out and handed back.
     pub fn store_owed(&self, lines: &[Line]) -> Result<Vec<Line>, Error> {
         let _work = self.work();
-        let path = self.path.join(OWED);
+        let path = self.at(OWED);
         let (text, left_out) = printed(lines);
         if text.is_empty() {
-            match std::fs::remove_file(&path) {
+            match self.disk.remove(OWED) {
                 Ok(()) => self.sync_names()?,
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io("remove", &path)(error)),
             }
             return Ok(left_out);
         }
-        let (temp, mut file) = self.create_temp("owed")?;
-        let stored = file
-            .write_all(&text)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| std::fs::rename(&temp, &path));
+        let (temp, file) = self.create_temp("owed")?;
+        let stored = write_all(&*file, &text)
+            .and_then(|()| file.sync())
+            .and_then(|()| self.disk.rename(&temp, OWED));
         if let Err(error) = stored {
-            let _ = std::fs::remove_file(&temp);
+            let _ = self.disk.remove(&temp);
             return Err(Error::io("replace", &path)(error));
         }
         self.sync_names()?;
@@ -37,14 +37,14 @@ impl SyncDirectory {
     /// The lines that are owed, as they stand in the file.
     pub fn load_owed(&self) -> Result<Vec<Vec<u8>>, Error> {
         let _work = self.work();
-        let path = self.path.join(OWED);
-        let file = match open_plain(&path) {
+        let path = self.at(OWED);
+        let file = match self.disk.open(OWED, Mode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(Error::io("open", &path)(error)),
         };
         let mut lines = Vec::new();
-        text::each_line(BufReader::new(file), |line, _| {
+        text::each_line(BufReader::new(Reader::new(&*file)), |line, _, _| {
             lines.push(line.to_vec());
             Ok(())
         })

@@ -2,14 +2,14 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io::{BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, ErrorKind};
 
 use hashbrown::HashSet;
 
 use super::append::LockedLog;
+use super::disk::{Mode, Reader};
 use super::text::{Shape, each_line};
-use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX, open_plain};
+use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX};
 
 /// So much is gathered before it is written; a chunk is one write.
 const CHUNK: usize = 8 << 20;
@@ -46,8 +46,8 @@ impl SyncDirectory {
             return Ok(Recovered::default());
         }
         let done = self.put_back_all(&left)?;
-        for (path, _) in &left {
-            std::fs::remove_file(path).map_err(Error::io("remove", path))?;
+        for (name, _) in &left {
+            self.remove(name)?;
         }
         self.sync_names()?;
         Ok(done)
@@ -55,18 +55,22 @@ impl SyncDirectory {
 
     /// The lines of all these files, each from the given line on, counted from 0, stand in `log`,
     /// fsynced, when this returns `Ok`.
-    pub(super) fn put_back_all(&self, files: &[(PathBuf, usize)]) -> Result<Recovered, Error> {
+    pub(super) fn put_back_all(&self, files: &[(String, usize)]) -> Result<Recovered, Error> {
         let mut log = self.lock_log()?;
+        // A torn last line does not count as being there, lacks it only its newline; and behind one
+        // in the middle nothing would.
+        log.mend()?;
         let mut seen = Seen::default();
-        remember(&mut log, &mut seen)?;
+        remember(&log, &mut seen).map_err(Error::io("read", &self.at("log")))?;
         let mut back = Back {
+            directory: self,
             log,
             seen,
             chunk: Vec::new(),
             done: Recovered::default(),
         };
-        for (path, from_line) in files {
-            back.put(path, *from_line)?;
+        for (name, from_line) in files {
+            back.put(name, *from_line)?;
         }
         let Back {
             mut log,
@@ -75,7 +79,7 @@ impl SyncDirectory {
             ..
         } = back;
         if !chunk.is_empty() {
-            log.append(&chunk)?;
+            log.write(&chunk)?;
         }
         // Also where nothing was written: the lines that stood there may not be on disk yet.
         log.finish()?;
@@ -84,52 +88,47 @@ impl SyncDirectory {
 
     /// Links in the order of their last change, then the owed file. Files that were being made are
     /// removed: they were never counted on.
-    fn left_over(&self) -> Result<Vec<(PathBuf, usize)>, Error> {
+    fn left_over(&self) -> Result<Vec<(String, usize)>, Error> {
         let mut links = Vec::new();
         let mut owed = None;
-        for entry in std::fs::read_dir(&self.path).map_err(Error::io("list", &self.path))? {
-            let entry = entry.map_err(Error::io("list", &self.path))?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let path = entry.path();
+        let names = self.disk.list();
+        for name in names.map_err(Error::io("list", self.disk.path()))? {
             if name.starts_with(TEMP_PREFIX) {
-                std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                self.remove(&name)?;
             } else if name == OWED {
-                owed = Some(path);
+                owed = Some(name);
             } else if name.starts_with(RUN_PREFIX) {
-                let meta = entry.metadata().map_err(Error::io("look at", &path))?;
-                links.push((meta.modified().ok(), path));
+                let stat = self.disk.stat(&name);
+                let stat = stat.map_err(Error::io("look at", &self.at(&name)))?;
+                links.push((stat.modified, name));
             }
         }
         links.sort();
-        Ok(links
-            .into_iter()
-            .map(|(_, path)| path)
-            .chain(owed)
-            .map(|path| (path, 0))
-            .collect())
+        let names = links.into_iter().map(|(_, name)| name).chain(owed);
+        Ok(names.map(|name| (name, 0)).collect())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        self.disk
+            .remove(name)
+            .map_err(Error::io("remove", &self.at(name)))
     }
 }
 
 /// Lines that stand in `log` need not be put there again; so a start that was interrupted, or a
 /// syncmux that is killed again and again, does not make it grow.
-fn remember(log: &mut LockedLog<'_>, seen: &mut Seen) -> Result<(), Error> {
-    let file = log.reader()?;
-    let mut readable = true;
-    let path = Path::new("log");
-    each_line(BufReader::with_capacity(64 << 10, file), |line, shape| {
-        // Behind this the client reads nothing.
-        readable &= shape == Shape::Harmless;
-        if readable {
-            seen.insert(line);
-        }
+fn remember(log: &LockedLog<'_>, seen: &mut Seen) -> io::Result<()> {
+    let from = BufReader::with_capacity(64 << 10, log.reader());
+    each_line(from, |line, shape, _| {
+        debug_assert_eq!(shape, Shape::Harmless, "it was mended");
+        seen.insert(line);
         Ok(())
     })
-    .map_err(Error::io("read", path))
 }
 
 /// Lines on their way back into `log`.
 struct Back<'a> {
+    directory: &'a SyncDirectory,
     log: LockedLog<'a>,
     seen: Seen,
     chunk: Vec<u8>,
@@ -137,12 +136,15 @@ struct Back<'a> {
 }
 
 impl Back<'_> {
-    fn put(&mut self, path: &Path, from_line: usize) -> Result<(), Error> {
-        let file = open_plain(path).map_err(Error::io("open", path))?;
+    fn put(&mut self, name: &str, from_line: usize) -> Result<(), Error> {
+        let path = self.directory.at(name);
+        let file = self.directory.disk.open(name, Mode::Read);
+        let file = file.map_err(Error::io("open", &path))?;
         self.done.files += 1;
         let mut failed = None;
         let mut number = 0;
-        let read = each_line(BufReader::with_capacity(64 << 10, file), |line, shape| {
+        let from = BufReader::with_capacity(64 << 10, Reader::new(&*file));
+        let read = each_line(from, |line, shape, _| {
             number += 1;
             if number > from_line {
                 self.take(line, shape).map_err(|error| {
@@ -154,7 +156,7 @@ impl Back<'_> {
         });
         match failed {
             Some(error) => Err(error),
-            None => read.map_err(Error::io("read", path)),
+            None => read.map_err(Error::io("read", &path)),
         }
     }
 
@@ -169,7 +171,7 @@ impl Back<'_> {
             self.chunk.extend_from_slice(line);
             self.chunk.push(b'\n');
             if self.chunk.len() >= CHUNK {
-                self.log.append(&self.chunk)?;
+                self.log.write(&self.chunk)?;
                 self.chunk.clear();
             }
         }

@@ -1,14 +1,58 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 
+use super::disk::Stat;
 use super::*;
 use crate::protocol::Site;
 use crate::protocol::synclog::Line;
 
 fn mailbox(name: &str) -> Line {
     Line::Mailbox(name.to_owned().into())
+}
+
+/// A file system that has no hard links.
+#[derive(Debug)]
+struct WithoutLinks(real::RealDisk);
+
+impl Disk for WithoutLinks {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+    fn makes_files_of_cyrus(&self) -> bool {
+        self.0.makes_files_of_cyrus()
+    }
+    fn open(&self, name: &str, mode: Mode) -> io::Result<Box<dyn DiskFile>> {
+        self.0.open(name, mode)
+    }
+    fn stat(&self, name: &str) -> io::Result<Stat> {
+        self.0.stat(name)
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.0.list()
+    }
+    fn hard_link(&self, from: &str, to: &str) -> io::Result<()> {
+        // As the kernel does it: that the name is taken is seen first.
+        if self.0.stat(to).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.0.stat(from)?;
+        Err(rustix::io::Errno::PERM.into())
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename_new(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_names(&self) -> io::Result<()> {
+        self.0.sync_names()
+    }
 }
 
 struct Place {
@@ -24,6 +68,11 @@ impl Place {
 
     fn open(&self) -> SyncDirectory {
         SyncDirectory::open(self.folder.path()).unwrap()
+    }
+
+    fn open_without_links(&self) -> SyncDirectory {
+        let real = real::RealDisk::take(self.folder.path()).unwrap();
+        SyncDirectory::on(Box::new(WithoutLinks(real)))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -123,8 +172,7 @@ fn a_run_that_has_changed_is_not_linked() {
 #[test]
 fn without_hard_links_a_run_is_copied() {
     let place = Place::new();
-    let mut directory = place.open();
-    directory.hard_link = |_, _| Err(rustix::io::Errno::PERM.into());
+    let directory = place.open_without_links();
     let site = Site::default();
     let run = place.write("log-run", "MAILBOX user.joe\n");
     let error = directory.link(RunId(run.0 + 1), &site).unwrap_err();
@@ -214,7 +262,7 @@ fn files_belong_to_cyrus_also_when_root_makes_them() {
     }
     let place = Place::new();
     std::os::unix::fs::chown(place.folder.path(), Some(12_345), Some(54_321)).unwrap();
-    let mut directory = place.open();
+    let directory = place.open();
     directory.append_lines(&[mailbox("user.x")]).unwrap();
     directory.append_lines(&[mailbox("user.y")]).unwrap();
     assert_eq!(
@@ -223,7 +271,8 @@ fn files_belong_to_cyrus_also_when_root_makes_them() {
     );
     directory.store_owed(&[mailbox("user.x")]).unwrap();
     let run = place.write("log-run", "USER a\n");
-    directory.hard_link = |_, _| Err(rustix::io::Errno::XDEV.into());
+    drop(directory);
+    let directory = place.open_without_links();
     directory.link(run, &Site::default()).unwrap();
     fs::remove_file(place.path("log-run")).unwrap();
     for entry in fs::read_dir(place.folder.path()).unwrap() {
@@ -323,13 +372,19 @@ fn recovering_again_adds_nothing() {
     }
 }
 
+/// The client would stop at the torn line and forget what is behind it, ours as well.
 #[test]
-fn lines_behind_a_torn_one_do_not_count_as_there() {
+fn torn_lines_in_the_middle_are_blanked() {
     let place = Place::new();
     let directory = place.open();
     place.write("log", "USER a\nMAILBOX \"torn\nUSER b\n");
-    place.write("syncmux-run-7", "USER a\nUSER b\n");
+    place.write("syncmux-run-7", "USER a\nUSER b\nUSER c\n");
     assert_eq!(directory.recover().unwrap().lines, 1);
+    let blank = "\n".repeat("MAILBOX \"torn\n".len());
+    let text = format!("USER a\n{blank}USER b\nUSER c\n");
+    assert_eq!(place.read("log").unwrap(), text);
+    directory.append_lines(&[mailbox("user.d")]).unwrap();
+    assert_eq!(place.read("log").unwrap(), text + "MAILBOX user.d\n");
 }
 
 #[test]

@@ -99,14 +99,16 @@ fn quoted(text: &[u8]) -> Result<&[u8], End> {
     Err(End::InQuotes)
 }
 
-/// Calls `take` with each line, without newline and with what Cyrus's reader does with it. Lines
-/// that are too long are not collected: they come empty, as [`Shape::Poison`].
+/// Calls `take` with each line, without newline, with what Cyrus's reader does with it, and with its
+/// bytes in the file, newline included. Lines that are too long are not collected: they come empty,
+/// as [`Shape::Poison`].
 pub(super) fn each_line(
     mut from: impl BufRead,
-    mut take: impl FnMut(&[u8], Shape) -> io::Result<()>,
+    mut take: impl FnMut(&[u8], Shape, u64) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut line = Vec::new();
     let mut too_long = false;
+    let mut len = 0;
     loop {
         let chunk = match from.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -125,13 +127,14 @@ pub(super) fn each_line(
         }
         let used = piece.len() + usize::from(newline.is_some());
         from.consume(used);
+        len += used as u64;
         if newline.is_some() {
             let shape = if too_long {
                 Shape::Poison
             } else {
                 shape(&line)
             };
-            take(&line, shape)?;
+            take(&line, shape, std::mem::take(&mut len))?;
             line.clear();
             too_long = false;
         }
@@ -139,7 +142,7 @@ pub(super) fn each_line(
     // The reader sees the end of the file inside this one and forgets it. But a last line that
     // lacks nothing else is worth reading.
     if !line.is_empty() {
-        take(&line, shape(&line))?;
+        take(&line, shape(&line), len)?;
     }
     Ok(())
 }
@@ -216,7 +219,7 @@ mod tests {
         for size in [1, 7, 4096] {
             let mut found = Vec::new();
             let from = io::BufReader::with_capacity(size, &text[..]);
-            each_line(from, |line, shape| {
+            each_line(from, |line, shape, _| {
                 found.push((line.to_vec(), shape));
                 Ok(())
             })

@@ -120,6 +120,7 @@ impl Notes {
                 counter!(metric::HEALING_LINES, "channel" => channel()).increment(*lines as u64);
             }
             Note::NotCovered { .. } => failed("disk", "not_covered"),
+            Note::NotWritten { .. } => failed("disk", "not_written"),
             Note::ReplicaAway { .. } => failed("replica", "away"),
             Note::UnitDone { took, outcome } => {
                 histogram!(metric::UNIT_SECONDS, "channel" => channel(), "outcome" => *outcome)
@@ -205,6 +206,13 @@ impl Notes {
                 suppressed,
                 "the sync directory can't be used: every answer waits for the replica meanwhile"
             ),
+            Note::NotWritten { why } => warn!(
+                channel,
+                why,
+                suppressed,
+                "owed lines can't be written: it is tried again every 2 seconds, and nothing is \
+                 forgotten meanwhile"
+            ),
             Note::ReplicaAway { why, pause } => {
                 let pause = seconds(*pause);
                 warn!(channel, why, pause, suppressed, "the replica is away");
@@ -240,6 +248,7 @@ fn kind(note: &Note) -> &'static str {
         Note::Healed { .. } => "healed",
         Note::LinesWritten { .. } => "lines_written",
         Note::NotCovered { .. } => "not_covered",
+        Note::NotWritten { .. } => "not_written",
         Note::ReplicaAway { .. } => "replica_away",
         Note::ReplicaBack => "replica_back",
         Note::UnitDone { .. } => "unit_done",

@@ -14,6 +14,8 @@ pub struct Client {
     pub conf: PathBuf,
     /// Its sync channel; the default one where empty.
     pub channel: String,
+    /// Options of the rolling client beside `-R`.
+    pub options: Vec<&'static str>,
     /// A folder for its output, owned by Cyrus.
     pub scratch: PathBuf,
     /// Whether the rolling client writes its conversation down.
@@ -154,12 +156,12 @@ impl Rolling {
     fn start(&mut self) {
         let name = format!("rolling-{:08x}.out", fastrand::u32(..));
         let output = self.client.scratch.join(name);
-        let arguments: &[&str] = if self.client.verbose {
-            &["-v", "-v", "-R"]
-        } else {
-            &["-R"]
-        };
-        self.guard = Some(self.client.spawn(&output, arguments));
+        let mut arguments = self.client.options.clone();
+        if self.client.verbose {
+            arguments.extend(["-v", "-v"]);
+        }
+        arguments.push("-R");
+        self.guard = Some(self.client.spawn(&output, &arguments));
         self.output = Some(output);
         self.starts += 1;
     }
@@ -180,6 +182,14 @@ impl Rolling {
 
     pub fn is_alive(&mut self) -> bool {
         self.guard.as_mut().is_some_and(|g| g.exited().is_none())
+    }
+
+    /// It does nothing until it is told to go on: its log can be filled meanwhile.
+    pub fn pause(&mut self, on: bool) {
+        use rustix::process::Signal;
+        if let Some(guard) = &mut self.guard {
+            guard.signal(if on { Signal::STOP } else { Signal::CONT });
+        }
     }
 
     /// The conversation so far, of the last start.

@@ -53,6 +53,11 @@ impl Csync {
         csync
     }
 
+    /// A part of a command.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
     /// A command and everything that is said to it.
     pub fn ask(&mut self, command: &str) -> String {
         let command = format!("{command}\r\n");

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
+use rustix::process::Pid;
+
 use super::certs::Certs;
 use super::imap::Imap;
 use super::process::{Guard, Port, as_cyrus, folder, give, write};
@@ -173,6 +175,31 @@ impl Instance {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// Its running `sync_server` processes.
+    pub fn sync_servers(&self) -> Vec<Pid> {
+        let Some(process) = &self.process else {
+            return Vec::new();
+        };
+        super::process::children(process.pid(), "sync_server")
+    }
+
+    /// From the next start on it is a replica: what was the master, after the roles have changed.
+    pub fn become_replica(&mut self) {
+        self.replica = true;
+        let conf = self.cyrus_conf(&Options::default());
+        write(&self.path("cyrus.conf"), conf);
+    }
+
+    /// The folder with the messages of a mailbox.
+    pub fn mailbox_folder(&self, mailbox: &str) -> PathBuf {
+        let mut command = as_cyrus(format!("{BIN}/mbpath"));
+        command.arg("-C").arg(self.conf()).arg(mailbox);
+        let output = command.output().unwrap();
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        assert!(path.is_dir(), "mbpath of {mailbox}: {output:?}");
+        path
     }
 
     /// A session in the name of `user`.

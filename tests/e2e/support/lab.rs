@@ -10,9 +10,11 @@ use super::certs::{Certs, SERVER_NAME};
 use super::client::{Client, Rolling, wait_until_drained};
 use super::compare;
 use super::cyrus::{Instance, Options, PASSWORD, REPL};
+use super::imap::message;
 use super::mux::{Mux, MuxOptions, Tls, right_password};
 use super::process::{folder, give};
 use super::relay::Relay;
+use super::wait_for;
 
 /// The way from the stock client to the replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Setup {
     pub round_trip: Duration,
     pub lanes: usize,
     pub tls: bool,
+    /// The link may catch single commands; without TLS only.
+    pub traps: bool,
     pub compress: bool,
     /// The sync channel of the rolling client; the default one where empty.
     pub channel: String,
@@ -43,6 +47,8 @@ pub struct Setup {
     pub master_extra: Vec<String>,
     /// Lines for imapd.conf of the client of the default channel alone.
     pub client_extra: String,
+    /// Options of the rolling client beside `-R`.
+    pub client_options: Vec<&'static str>,
     /// For syncmux.toml.
     pub mux_extra: String,
     pub log_level: String,
@@ -55,6 +61,7 @@ impl Setup {
             round_trip: Duration::ZERO,
             lanes: 4,
             tls: true,
+            traps: false,
             compress: false,
             channel: String::new(),
             replica_socket: false,
@@ -62,6 +69,7 @@ impl Setup {
             both: Options::default(),
             master_extra: Vec::new(),
             client_extra: String::new(),
+            client_options: Vec::new(),
             mux_extra: String::new(),
             log_level: "debug".to_owned(),
         }
@@ -113,6 +121,10 @@ impl Lab {
         master.ready();
         replica.ready();
         let relay = Relay::start(&replica.csync.address(), setup.round_trip);
+        if setup.traps {
+            assert!(!setup.tls, "the link could not be read");
+            relay.watch();
+        }
         let mut lab = Self {
             rolling: None,
             mux: None,
@@ -193,6 +205,7 @@ impl Lab {
         };
         let mut client = self.client_to("rolling", &target, PASSWORD, "");
         client.channel.clone_from(&self.setup.channel);
+        client.options.clone_from(&self.setup.client_options);
         client
     }
 
@@ -246,6 +259,7 @@ impl Lab {
         Client {
             conf,
             channel: String::new(),
+            options: Vec::new(),
             scratch: folder(&self.dir.path().join("scratch")),
             verbose: true,
         }
@@ -271,9 +285,36 @@ impl Lab {
         wait_until_drained(&directory, self.rolling.as_mut().unwrap());
     }
 
+    /// By fan-out whatever happened has not ended the client. Otherwise it may have, as stock to
+    /// stock.
+    pub fn one_client_was_enough(&mut self) {
+        if self.setup.way == Way::FanOut {
+            assert!(self.client_has_lived(), "the client ended");
+        }
+    }
+
     /// Whether the first rolling client still runs.
     pub fn client_has_lived(&mut self) -> bool {
         self.rolling.as_mut().is_some_and(Rolling::has_lived)
+    }
+
+    /// A lane for each of these users at least: lanes are opened when there is work for them.
+    /// Needs a link that can be read.
+    pub fn open_lanes(&mut self, users: &[&str]) {
+        self.relay.hold_answers_to(Some("GET USER"));
+        let run = |user: &&str| {
+            let (client, user) = (self.strict_client(), (*user).to_owned());
+            std::thread::spawn(move || client.user(&[&user]).expect_ok("-u"))
+        };
+        let clients: Vec<_> = users.iter().map(run).collect();
+        wait_for("the lanes", || {
+            let mut lanes = |state| self.mux().metric("syncmux_lanes", &[("state", state)]);
+            (lanes("idle") + lanes("busy") >= users.len() as f64).then_some(())
+        });
+        self.relay.hold_answers_to(None);
+        for client in clients {
+            client.join().unwrap();
+        }
     }
 
     pub fn differences(&self) -> Vec<String> {
@@ -318,6 +359,21 @@ impl Lab {
             self.step
         );
         self.assert_same();
+    }
+
+    /// So many of them, by name.
+    pub fn add_users(&self, count: usize) -> Vec<String> {
+        let users: Vec<String> = (0..count).map(|i| format!("u{i:03}")).collect();
+        users.iter().for_each(|user| self.add_user(user));
+        users
+    }
+
+    /// A message of about `size` bytes into the INBOX of each.
+    pub fn mail(&self, users: &[impl AsRef<str>], what: &str, size: usize) {
+        for user in users.iter().map(AsRef::as_ref) {
+            let text = message(&format!("{user} {what}"), size);
+            self.master.login(user).append("INBOX", "", &text);
+        }
     }
 
     /// A user with an INBOX on the master.

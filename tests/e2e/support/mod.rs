@@ -13,11 +13,13 @@ pub mod csync;
 pub mod cyrus;
 pub mod imap;
 pub mod lab;
+pub mod mount;
 pub mod mux;
 pub mod process;
 pub mod relay;
 pub mod sieve;
 pub mod syslog;
+pub mod traps;
 
 use std::time::{Duration, Instant};
 

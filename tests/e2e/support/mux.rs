@@ -53,6 +53,8 @@ pub struct Mux {
     _ports: [Port; 2],
     process: Option<Guard>,
     pub config: PathBuf,
+    /// For its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Mux {
@@ -75,6 +77,7 @@ impl Mux {
             admin,
             _ports: ports,
             process: None,
+            environment: Vec::new(),
         };
         mux.configure(options);
         mux
@@ -134,6 +137,7 @@ impl Mux {
         give(&self.log());
         let mut command = as_cyrus(binary());
         command.args(["run", "--config"]).arg(&self.config);
+        command.envs(self.environment.iter().cloned());
         command
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log));
@@ -150,8 +154,12 @@ impl Mux {
 
     /// Runs `syncmux check` on the configuration: exit code and what it said.
     pub fn check(&self) -> (Option<i32>, String) {
+        self.run_to_its_end("check")
+    }
+
+    fn run_to_its_end(&self, verb: &str) -> (Option<i32>, String) {
         let mut command = as_cyrus(binary());
-        command.args(["check", "--config"]).arg(&self.config);
+        command.args([verb, "--config"]).arg(&self.config);
         let output = command
             .stderr(Stdio::piped())
             .stdout(Stdio::piped())
@@ -166,6 +174,39 @@ impl Mux {
 
     pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
         self.process.as_mut().and_then(Guard::exited)
+    }
+
+    /// Runs another one by this configuration, which is to end by itself: exit code and what it
+    /// said.
+    pub fn run_in_vain(&self) -> (Option<i32>, String) {
+        self.run_to_its_end("run")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        let process = self.process.as_ref().expect("syncmux runs");
+        process.pid().as_raw_nonzero().get()
+    }
+
+    /// A number of kB from `/proc/PID/status`: `VmRSS`, `VmHWM`.
+    pub fn memory(&self, what: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(what));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number
+            .unwrap_or_else(|| panic!("no {what} in {text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// What `/status` says of the first channel.
+    pub fn status(&self) -> serde_json::Value {
+        let (code, text) = self
+            .admin_page("/status")
+            .expect("the admin endpoint answers");
+        assert_eq!(code, 200, "/status: {text}");
+        let all: serde_json::Value = serde_json::from_str(&text).expect("/status is JSON");
+        all["channels"][0]["state"].clone()
     }
 
     /// SIGTERM: drains.

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -90,6 +91,11 @@ pub fn as_cyrus(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// `chmod`
+pub fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
 /// A running child; dropping it ends its whole process group.
 #[derive(Debug)]
 pub struct Guard {
@@ -153,6 +159,19 @@ impl Drop for Guard {
         }
         self.kill();
     }
+}
+
+/// The children of a process that run this program.
+pub fn children(parent: Pid, program: &str) -> Vec<Pid> {
+    let parent = parent.as_raw_nonzero().get();
+    let file = format!("/proc/{parent}/task/{parent}/children");
+    let pids = std::fs::read_to_string(file).unwrap_or_default();
+    let runs = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(program)
+    };
+    let pids = pids.split_whitespace().map(|pid| pid.parse().unwrap());
+    pids.filter(runs).filter_map(Pid::from_raw).collect()
 }
 
 /// A free TCP port on loopback, ours until dropped: a lock file keeps parallel tests off it.

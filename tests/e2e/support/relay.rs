@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::traps::{Conversation, Trap, Traps};
+
 /// From the client, or to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -25,6 +27,8 @@ pub struct Counters {
     pub down: u64,
     /// How often the client spoke after the replica did: the round trips of the stream.
     pub turns: u64,
+    /// Connections that the client has closed from its side.
+    pub ends: u64,
 }
 
 /// Some bytes as they were read, in the order of [`Relay::tape`].
@@ -37,9 +41,14 @@ pub struct Piece {
 
 #[derive(Debug, Default)]
 struct Shared {
+    traps: Traps,
     tape: Mutex<Option<Vec<Piece>>>,
     /// The answers of a connection that carried this are held back.
     hold: Mutex<Option<&'static str>>,
+    /// What is said once in the place of the answer to this.
+    lie: Mutex<Option<(&'static str, &'static [u8])>>,
+    /// The connection that carries this is reset so many bytes behind it.
+    cut_behind: Mutex<Option<(&'static str, usize)>>,
     half_trip: AtomicU64,
     stop: AtomicBool,
     stalled: AtomicBool,
@@ -52,6 +61,7 @@ struct Shared {
     up: AtomicU64,
     down: AtomicU64,
     turns: AtomicU64,
+    ends: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -108,6 +118,7 @@ impl Relay {
             up: self.shared.up.load(SeqCst),
             down: self.shared.down.load(SeqCst),
             turns: self.shared.turns.load(SeqCst),
+            ends: self.shared.ends.load(SeqCst),
         }
     }
 
@@ -132,6 +143,52 @@ impl Relay {
     /// called with `None`.
     pub fn hold_answers_to(&self, command: Option<&'static str>) {
         *self.shared.hold.lock().unwrap() = command;
+    }
+
+    /// Makes traps possible, on connections made from now on. Only of use without TLS.
+    pub fn watch(&self) {
+        self.shared.traps.watch();
+    }
+
+    /// Sets traps in place of all others; what they catch is held until [`Relay::open_traps`].
+    pub fn set_traps(&self, traps: Vec<Trap>) {
+        assert!(
+            self.shared.traps.watched(),
+            "connections are not taken apart"
+        );
+        self.shared.traps.set(traps);
+    }
+
+    /// Lets go what was caught, and holds nothing any more.
+    pub fn open_traps(&self) {
+        self.shared.traps.open();
+    }
+
+    /// The commands that were caught since the traps were set.
+    pub fn caught(&self) -> Vec<String> {
+        self.shared.traps.caught()
+    }
+
+    /// Says `words` in the place of what comes back next on the connection that carries `command`,
+    /// once. Only of use without TLS.
+    pub fn answer_with(&self, command: &'static str, words: &'static [u8]) {
+        *self.shared.lie.lock().unwrap() = Some((command, words));
+    }
+
+    /// Whether that has been said.
+    pub fn has_lied(&self) -> bool {
+        self.shared.lie.lock().unwrap().is_none()
+    }
+
+    /// Resets the connection that carries `command`, `bytes` behind it, once. Only of use without
+    /// TLS.
+    pub fn cut_behind(&self, command: &'static str, bytes: usize) {
+        *self.shared.cut_behind.lock().unwrap() = Some((command, bytes));
+    }
+
+    /// Whether that has happened.
+    pub fn has_cut_behind(&self) -> bool {
+        self.shared.cut_behind.lock().unwrap().is_none()
     }
 
     /// Writes down what goes through from now on. Only of use without TLS.
@@ -173,6 +230,7 @@ impl Drop for Relay {
         self.shared.stop.store(true, SeqCst);
         self.shared.stalled.store(false, SeqCst);
         self.hold_answers_to(None);
+        self.open_traps();
         self.reset();
         // Wakes the accepting thread.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
@@ -204,6 +262,9 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
     drop(open);
     let last_was_up = Arc::new(AtomicBool::new(false));
     let held = Arc::new(Mutex::new(None));
+    let watched = shared.traps.watched();
+    let conversation = watched.then(|| Arc::new(Conversation::default()));
+    let lied_to = Arc::new(AtomicBool::new(false));
     for direction in [Direction::Up, Direction::Down] {
         let (from, to) = match direction {
             Direction::Up => (&client, &server),
@@ -217,9 +278,18 @@ fn accept(shared: &Arc<Shared>, client: TcpStream, target: &str) {
             connection,
             last_was_up: last_was_up.clone(),
             held: held.clone(),
+            conversation: conversation.clone(),
+            lied_to: lied_to.clone(),
+            left: None,
         };
         std::thread::spawn(move || pump.run());
     }
+}
+
+fn find(bytes: &[u8], text: &str) -> Option<usize> {
+    bytes
+        .windows(text.len())
+        .position(|window| window == text.as_bytes())
 }
 
 struct Pump {
@@ -231,6 +301,12 @@ struct Pump {
     last_was_up: Arc<AtomicBool>,
     /// The command of [`Relay::hold_answers_to`] that it has carried.
     held: Arc<Mutex<Option<&'static str>>>,
+    /// Where traps may be set.
+    conversation: Option<Arc<Conversation>>,
+    /// It has carried the command of [`Relay::answer_with`].
+    lied_to: Arc<AtomicBool>,
+    /// Bytes that may still go through, once it has carried that of [`Relay::cut_behind`].
+    left: Option<usize>,
 }
 
 impl Pump {
@@ -256,6 +332,9 @@ impl Pump {
             connection: self.connection,
             last_was_up: self.last_was_up.clone(),
             held: self.held.clone(),
+            conversation: self.conversation.clone(),
+            lied_to: self.lied_to.clone(),
+            left: None,
         };
         std::thread::spawn(move || writer.deliver(&receiver));
         let mut buffer = vec![0; 64 << 10];
@@ -275,7 +354,12 @@ impl Pump {
         // Cyrus writes with Nagle on, and 40 ms of a delayed ACK are not part of this link.
         let _ = rustix::net::sockopt::set_tcp_quickack(&self.from, true);
         match self.from.read(buffer) {
-            Ok(0) => None,
+            Ok(0) => {
+                if self.direction == Direction::Up {
+                    self.shared.ends.fetch_add(1, SeqCst);
+                }
+                None
+            }
             Err(_) => {
                 abort(&self.to);
                 None
@@ -305,14 +389,45 @@ impl Pump {
                 bytes: bytes.to_vec(),
             });
         }
+        if self.direction == Direction::Down {
+            return;
+        }
         let hold = *self.shared.hold.lock().unwrap();
-        if let (Some(command), Direction::Up) = (hold, self.direction)
-            && bytes
-                .windows(command.len())
-                .any(|w| w == command.as_bytes())
-        {
+        if hold.is_some_and(|command| find(bytes, command).is_some()) {
             *self.held.lock().unwrap() = hold;
         }
+        let lie = *self.shared.lie.lock().unwrap();
+        if lie.is_some_and(|(command, _)| find(bytes, command).is_some()) {
+            self.lied_to.store(true, SeqCst);
+        }
+    }
+
+    /// What is to be said instead of the next answer.
+    fn lie(&self) -> Option<&'static [u8]> {
+        if self.direction == Direction::Up || !self.lied_to.swap(false, SeqCst) {
+            return None;
+        }
+        let lie = self.shared.lie.lock().unwrap().take();
+        lie.map(|(_, words)| words)
+    }
+
+    /// How much of these bytes may go through, because of [`Relay::cut_behind`].
+    fn up_to_the_cut(&mut self, bytes: &[u8]) -> usize {
+        if self.direction == Direction::Down {
+            return bytes.len();
+        }
+        let mut cut = self.shared.cut_behind.lock().unwrap();
+        if let Some((command, behind)) = *cut
+            && self.left.is_none()
+            && let Some(at) = find(bytes, command)
+        {
+            self.left = Some(at + command.len() + behind);
+            *cut = None;
+        }
+        drop(cut);
+        let allowed = self.left.map_or(bytes.len(), |left| left.min(bytes.len()));
+        self.left = self.left.map(|left| left - allowed);
+        allowed
     }
 
     fn is_held(&self) -> bool {
@@ -341,6 +456,24 @@ impl Pump {
 
     /// False when the connection is over.
     fn write(&mut self, bytes: &[u8]) -> bool {
+        let Some(conversation) = self.conversation.clone() else {
+            return self.write_on(bytes);
+        };
+        let shared = self.shared.clone();
+        let direction = self.direction;
+        let mut write = |bytes: &[u8]| self.write_on(bytes);
+        let goes_on = match direction {
+            Direction::Up => conversation.up(&shared.traps, bytes, &mut write),
+            Direction::Down => conversation.down(&shared.traps, bytes, &mut write),
+        };
+        if !goes_on {
+            abort(&self.from);
+            abort(&self.to);
+        }
+        goes_on
+    }
+
+    fn write_on(&mut self, bytes: &[u8]) -> bool {
         while self.is_held() {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -354,7 +487,10 @@ impl Pump {
                 (left >= 0).then(|| (left - size).max(-1))
             })
             .unwrap_or(i64::MAX);
-        let allowed = usize::try_from(before.min(size)).unwrap();
+        let bytes = self.lie().unwrap_or(bytes);
+        let allowed = self.up_to_the_cut(bytes);
+        let is_cut = before < size || allowed < bytes.len();
+        let allowed = allowed.min(usize::try_from(before).unwrap_or(usize::MAX));
         let sent = if self.shared.dripping.load(SeqCst) {
             bytes[..allowed]
                 .iter()
@@ -366,7 +502,7 @@ impl Pump {
             abort(&self.from);
             return false;
         }
-        if before < size {
+        if is_cut {
             abort(&self.from);
             abort(&self.to);
             return false;

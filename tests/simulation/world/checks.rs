@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use syncmux::core::{LaneId, Mode, SessionId};
+use syncmux::protocol::synclog::{Item, ItemKind};
 use syncmux::protocol::{Apply, Body, Get, Kind};
 
 use super::{Endpoint, World};
 use crate::client::owner;
+use crate::disk::{State, lines, lines_put_back};
 use crate::replica::{number, parse};
 
 /// A write that was acknowledged before the replica's answer.
@@ -45,6 +47,16 @@ fn write_of(text: &[u8]) -> Option<(String, bool)> {
     }
 }
 
+/// All lines that a client or the next start will read.
+fn remembered(disk: &State) -> Vec<Item> {
+    let read = |name: &str| lines(disk.read(name).unwrap_or_default());
+    let mut found = [read("log"), read("log-run")].concat();
+    for name in disk.names("syncmux-").filter(|name| !name.contains("tmp")) {
+        found.extend(lines_put_back(disk.read(name).unwrap()));
+    }
+    found
+}
+
 impl World {
     /// From now on nothing acknowledged for this subject may be sent.
     pub(super) fn fail(&mut self, subject: &str) {
@@ -69,6 +81,9 @@ impl World {
         if end {
             wire.connected = false;
             endpoint.session = None;
+            // On a lane it is carried on.
+            let left = asked.clone().map(|text| (text, endpoint.number));
+            self.orphans.extend(left);
         }
         drop(wire);
         let early = std::mem::take(&mut self.early);
@@ -239,44 +254,54 @@ impl World {
             let snapshot = core.snapshot();
             assert!(snapshot.unconfirmed_users <= self.setup.limits.unconfirmed_users);
         }
-        let master = self.master.borrow();
-        for ack in self.acks.iter().filter(|ack| ack.state != AckState::Done) {
-            let is_mailbox = ack.text.starts_with("APPLY MAILBOX");
-            if self.holds(&ack.text, is_mailbox) {
-                continue;
-            }
-            let lines = master
-                .log
-                .iter()
-                .chain(&self.owed)
-                .chain(self.links.values().flatten());
-            let lines = lines.chain(master.run.iter().flat_map(|(_, lines)| lines));
-            let names = |line: &&String| match line.split(' ').collect::<Vec<_>>()[..] {
-                ["MAILBOX" | "APPEND", name] => {
-                    is_mailbox && ack.text.contains(&format!("MBOXNAME {name} "))
-                }
-                ["SEEN", user, _] => !is_mailbox && ack.subject == user,
-                ["USER", user] => ack.subject == user,
-                _ => false,
-            };
-            assert!(
-                lines.clone().any(|line| names(&line)),
-                "lost: {} ({:?})",
-                ack.text,
-                ack.state
-            );
-        }
+        let is_mailbox = |ack: &Ack| ack.text.starts_with("APPLY MAILBOX");
         let holds: Vec<bool> = self
             .acks
             .iter()
-            .map(|ack| {
-                ack.state == AckState::Failed
-                    && self.holds(&ack.text, ack.text.starts_with("APPLY MAILBOX"))
-            })
+            .map(|ack| ack.state == AckState::Done || self.holds(&ack.text, is_mailbox(ack)))
             .collect();
-        drop(master);
-        let mut holds = holds.into_iter();
-        self.acks
-            .retain(|ack| ack.state != AckState::Done && !holds.next().unwrap());
+        if holds.iter().all(|held| *held) {
+            self.forget(&holds);
+            return;
+        }
+        let now = remembered(&self.disk.state());
+        // And what would be left if the power went just now.
+        let mut left = None;
+        if self.loses_power && self.random.u8(0..8) == 0 {
+            let mut disk = self.disk.state().clone();
+            disk.lose_power(&mut |of| self.random.usize(..of));
+            left = Some(remembered(&disk));
+        }
+        for (ack, _) in self.acks.iter().zip(&holds).filter(|(_, held)| !**held) {
+            let is_mailbox = is_mailbox(ack);
+            let names = |line: &Item| match line.kind {
+                ItemKind::Mailbox | ItemKind::Append => {
+                    let name = String::from_utf8_lossy(&line.first);
+                    is_mailbox && ack.text.contains(&format!("MBOXNAME {name} "))
+                }
+                ItemKind::Seen => !is_mailbox && ack.subject.as_bytes() == line.first,
+                ItemKind::User => ack.subject.as_bytes() == line.first,
+                _ => false,
+            };
+            for (lines, when) in [(Some(&now), "now"), (left.as_ref(), "at a power loss")] {
+                assert!(
+                    lines.is_none_or(|lines| lines.iter().any(names)),
+                    "lost {when}: {} ({:?})\n{:?}",
+                    ack.text,
+                    ack.state,
+                    self.disk.state(),
+                );
+            }
+        }
+        self.forget(&holds);
+    }
+
+    /// What was confirmed, and what failed and is there all the same.
+    fn forget(&mut self, holds: &[bool]) {
+        let mut holds = holds.iter();
+        self.acks.retain(|ack| {
+            let held = *holds.next().unwrap();
+            ack.state != AckState::Done && !(held && ack.state == AckState::Failed)
+        });
     }
 }

@@ -1,0 +1,8 @@
+//! See tests/fuzz_bodies/synclog.rs.
+
+#![no_main]
+
+#[path = "../../tests/fuzz_bodies/mod.rs"]
+mod fuzz_bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_bodies::synclog::run(data));
