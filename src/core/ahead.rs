@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::Core;
 use super::burst;
-use super::event::{LaneId, Note, RunId};
-use super::known::{self, Eyes, QuestionId};
+use super::event::{Action, LaneId, Note, RunId};
+use super::known::{self, Doubt, Eyes, QuestionId};
 use super::lanes::{Lane, State as LaneState, What};
 use super::plan::Subject;
 use crate::protocol::synclog::{Coverage, Line};
@@ -19,6 +19,9 @@ use crate::protocol::{Reply, StatusKind, UserKey, print};
 /// Questions on one lane: what comes behind them waits for so many times `ahead_names` mailboxes to
 /// be opened.
 const DEEP: usize = 4;
+
+/// So many names of `log` are kept; what comes after them is read ahead when it is a run.
+const LATER: usize = 20_000;
 
 /// So many doubts are looked at in one go: those whose user is being written to come again.
 const AT_ONCE: usize = 64;
@@ -40,6 +43,25 @@ impl Core {
         }
     }
 
+    /// The next run's names, as far as they are not known already.
+    pub(super) fn read_on(&mut self, names: Vec<Bytes>) {
+        let known = &mut self.known;
+        for name in names {
+            if known.later.len() < LATER && !known.knows(&name) {
+                known.later.push_back(name);
+            }
+        }
+    }
+
+    /// `log` is looked at as long as the client is there that will ask.
+    pub(super) fn watch_log(&mut self) {
+        let on = self.draining.is_none() && self.rolling_eyes().is_some();
+        if on != std::mem::replace(&mut self.known.watching, on) {
+            self.known.later.clear();
+            self.act(Action::WatchLog { on });
+        }
+    }
+
     /// In whose eyes the rolling client is about to ask.
     fn rolling_eyes(&mut self) -> Option<Eyes> {
         let rolling = |session: &&super::Session| {
@@ -51,10 +73,7 @@ impl Core {
 
     /// Asks as much as there are lanes to spare for.
     pub(super) fn ask_ahead(&mut self) {
-        if self.draining.is_some() {
-            return;
-        }
-        while !self.known.wanted.is_empty() {
+        while self.draining.is_none() && self.known.wants_more() {
             let Some(eyes) = self.rolling_eyes() else {
                 break;
             };
@@ -63,7 +82,7 @@ impl Core {
             };
             let mut names = Vec::new();
             while names.len() < self.setup.limits.ahead_names
-                && let Some(name) = self.known.wanted.pop_front()
+                && let Some(name) = self.known.next_wanted()
             {
                 let key = self.setup.site.key_of_mailbox(&name);
                 if self.is_to_be_asked(&name, &key) {
@@ -186,17 +205,10 @@ impl Core {
 
     /// A question has its answer.
     pub(super) fn question_answered(&mut self, id: QuestionId, reply: &Reply) {
-        let site = self.setup.site.clone();
-        let key = |name: &Bytes| site.key_of_mailbox(name);
-        let Some((names, eyes)) = self.known.answered(id, key) else {
+        let Some((counted, eyes)) = self.known.answered(id) else {
             return;
         };
-        let ok = reply.status.kind == StatusKind::Ok;
-        let counted: Vec<Bytes> = names
-            .into_iter()
-            .filter_map(|(name, counts)| counts.then_some(name))
-            .collect();
-        if ok {
+        if reply.status.kind == StatusKind::Ok {
             self.check_told(&counted, reply);
             self.learn_lines(&counted, reply, eyes);
             return;
@@ -204,26 +216,27 @@ impl Core {
         for name in &counted {
             self.known.forget(name);
             // The client's own question shows what is wrong: its line brings it.
-            if let Some(doubt) = self.known.doubt_of(name) {
-                self.known.settle(name);
-                self.told_wrong(name, doubt.owes);
+            if let Some(doubt) = self.known.settle(name) {
+                self.told_wrong(name, doubt);
             }
         }
     }
 
     /// A question's lane is gone.
     pub(super) fn question_lost(&mut self, id: QuestionId) {
-        let site = self.setup.site.clone();
-        let _ = self.known.answered(id, |name| site.key_of_mailbox(name));
+        let _ = self.known.answered(id);
     }
 
     /// Whether clients that sent nothing were told the truth.
     fn check_told(&mut self, names: &[Bytes], reply: &Reply) {
         for name in names {
-            let Some(doubt) = self.known.doubt_of(name) else {
+            let Some(doubt) = self.known.settle(name) else {
                 continue;
             };
-            self.known.settle(name);
+            self.note(Note::Known {
+                outcome: "checked",
+                names: 1,
+            });
             let line = reply
                 .untagged
                 .iter()
@@ -235,27 +248,42 @@ impl Core {
                 Some(None) => false,
                 Some(real) => self.known.told(&real) == doubt.told,
             };
-            if !same {
-                self.told_wrong(name, doubt.owes);
+            if same {
+                self.end_doubt(Some(doubt));
+            } else {
+                self.told_wrong(name, doubt);
             }
         }
     }
 
     /// A client was told what is not so, and sent nothing. In strict mode there is no sync log to
     /// write to; there the next question about it has the right answer.
-    fn told_wrong(&mut self, name: &Bytes, owes: bool) {
+    fn told_wrong(&mut self, name: &Bytes, doubt: Doubt) {
         self.note(Note::Known {
             outcome: "wrong",
             names: 1,
         });
-        let line = Line::Mailbox(name.clone());
-        if !owes || line.check().is_err() {
-            return;
-        }
-        let subject = Subject::of_mailbox(&self.setup.site, name);
         let words = "the replica holds another state than was known here";
+        self.owe_doubt(name, doubt, words);
+    }
+
+    /// The end of a drain: what could not be read for real is owed.
+    pub(super) fn give_up_doubts(&mut self) {
+        for name in self.known.all_doubts() {
+            if let Some(doubt) = self.known.settle(&name) {
+                self.owe_doubt(&name, doubt, "not read before syncmux stopped");
+            }
+        }
+    }
+
+    fn owe_doubt(&mut self, name: &Bytes, doubt: Doubt, words: &str) {
+        let line = Line::Mailbox(name.clone());
+        let Some(run) = doubt.run.filter(|_| line.check().is_ok()) else {
+            return self.end_doubt(Some(doubt));
+        };
+        let subject = Subject::of_mailbox(&self.setup.site, name);
         let due = self.fail(&subject, words, false);
-        self.ledger.owe(&subject, &line, due, Vec::new(), None);
+        self.ledger.owe(&subject, &line, due, vec![run], None);
         self.drop_behind(&subject, due);
     }
 }

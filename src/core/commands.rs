@@ -65,6 +65,9 @@ impl Core {
             }
         }
         self.forget_pool(&session.pool);
+        if session.mode == Mode::FanOut {
+            self.watch_log();
+        }
     }
 
     /// Ends a session from this side.
@@ -103,6 +106,9 @@ impl Core {
                     self.act(Action::LinkRun { run });
                 }
             }
+        }
+        if mode == Mode::FanOut {
+            self.watch_log();
         }
         self.note_less();
         if let Some(plan) = Plan::of(&command, &self.setup.site) {
@@ -214,7 +220,7 @@ impl Core {
         if matches!(&command.kind, Kind::Get(Get::User(_) | Get::Mailboxes(_))) {
             self.group_ended(id);
         }
-        self.repairs(&command, &plan);
+        self.repairs(id, &command, &plan);
         let site = &self.setup.site;
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
@@ -445,7 +451,7 @@ impl Core {
         else {
             return 0;
         };
-        self.wrote(session, plan, &work);
+        self.wrote(plan, &work);
         let bytes = work.bytes() + JOB;
         let job = Job {
             session,

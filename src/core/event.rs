@@ -144,6 +144,11 @@ pub enum Event {
         /// Which.
         run: RunId,
     },
+    /// Lines came into `log` that name these mailboxes: the client has not taken them yet.
+    LogNames {
+        /// Which, in no order.
+        names: Vec<Bytes>,
+    },
     /// The lines stand, fsynced, in `log`.
     LinesWritten {
         /// Which.
@@ -216,6 +221,11 @@ pub enum Action {
     DropLink {
         /// Which.
         run: RunId,
+    },
+    /// Look into `log` now and then, and tell what its lines name (`LogNames`), or stop that.
+    WatchLog {
+        /// Begin from its beginning, or stop.
+        on: bool,
     },
     /// Append to `log` by Cyrus's own lock dance, fsync.
     WriteLines {
@@ -299,8 +309,8 @@ pub enum Note {
     },
     /// Mailboxes of GET MAILBOXES were answered from known state, or were not.
     Known {
-        /// "hit"; "miss": asked for real; "wrong": a client was told what was not so any more, and
-        /// sent nothing for it.
+        /// "hit"; "miss": asked for real; "checked": a client was told something and sent nothing,
+        /// and the replica was asked whether it is so; "wrong": it was not.
         outcome: &'static str,
         /// How many.
         names: usize,

@@ -45,10 +45,14 @@ pub(super) struct Known {
     /// The replica compares SINCE_MODSEQ, which catches a wrong belief that makes the client send
     /// something.
     pub(super) since: bool,
-    /// Names to be asked about before the client does.
+    /// What the run names: to be asked about before the client does.
     pub(super) wanted: VecDeque<Bytes>,
-    /// The run that names them.
+    /// That run.
     pub(super) wanted_for: Option<RunId>,
+    /// What `log` names: the next run.
+    pub(super) later: VecDeque<Bytes>,
+    /// `log` is being looked at.
+    pub(super) watching: bool,
     doubts: HashMap<Bytes, Doubt>,
     /// Those that are not being asked about.
     pub(super) doubtful: VecDeque<Bytes>,
@@ -56,7 +60,7 @@ pub(super) struct Known {
     next_question: u64,
     /// Names whose answer is under way, and in which question: any write to the key takes them
     /// out, and then that answer says nothing.
-    asked: HashMap<Bytes, QuestionId>,
+    asked: HashMap<Bytes, (QuestionId, UserKey)>,
     asked_keys: HashMap<UserKey, HashSet<Bytes>>,
     /// Such an answer came, or is of no use any more: who waits for it is to look again.
     pub(super) news: bool,
@@ -73,14 +77,15 @@ struct Entry {
     since: Duration,
 }
 
-/// A client was told this and sent nothing: it is to be read for real.
+/// A client was told this: where it sends nothing it is to be read for real.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doubt {
     pub(super) eyes: Eyes,
     /// What it was told.
     pub(super) told: Told,
-    /// Its line is owed where that was wrong.
-    pub(super) owes: bool,
+    /// The run that made the client ask, which is pinned until the doubt ends: where the client was
+    /// told wrongly its line is owed. `None` in strict mode.
+    pub(super) run: Option<RunId>,
 }
 
 /// A hash of what a client was told; keyed at random, so that two different lines do not have the
@@ -222,6 +227,7 @@ impl Known {
         self.used.clear();
         self.bytes = 0;
         self.wanted.clear();
+        self.later.clear();
         self.news |= !self.asked.is_empty();
         self.asked.clear();
         self.asked_keys.clear();
@@ -233,21 +239,46 @@ impl Known {
         self.since = false;
     }
 
+    /// Whether anything is to be asked about before the client does.
+    pub(super) fn wants_more(&self) -> bool {
+        !self.wanted.is_empty() || !self.later.is_empty()
+    }
+
+    /// What comes first.
+    pub(super) fn next_wanted(&mut self) -> Option<Bytes> {
+        self.wanted.pop_front().or_else(|| self.later.pop_front())
+    }
+
     /// How to tell later what a client was told now.
     pub(super) fn told(&self, state: &State) -> Told {
         Told(self.hashes.hash_one(state))
     }
 
-    /// A client was told this and sent nothing.
-    pub(super) fn doubt(&mut self, name: Bytes, doubt: Doubt) {
-        if self.doubts.insert(name.clone(), doubt).is_none() {
+    /// A client was told this and sent nothing. What it was told before counts no more, and is
+    /// given back.
+    #[must_use]
+    pub(super) fn doubt(&mut self, name: Bytes, doubt: Doubt) -> Option<Doubt> {
+        // An answer that was asked for before the client was told says nothing.
+        self.unask(&name);
+        let before = self.doubts.insert(name.clone(), doubt);
+        if before.is_none() {
             self.doubtful.push_back(name);
         }
+        before
     }
 
-    /// The client does send something: the replica compares what it was told.
-    pub(super) fn settle(&mut self, name: &Bytes) {
-        self.doubts.remove(name);
+    /// The doubt about a mailbox is over: it was read, or the client does send something, and the
+    /// replica compares what it was told.
+    #[must_use]
+    pub(super) fn settle(&mut self, name: &Bytes) -> Option<Doubt> {
+        self.doubts.remove(name)
+    }
+
+    /// The mailboxes that are to be read for real, or are being read.
+    pub(super) fn all_doubts(&self) -> Vec<Bytes> {
+        let mut names: Vec<Bytes> = self.doubts.keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     /// The doubt about a mailbox.
@@ -260,6 +291,11 @@ impl Known {
         self.doubts.len()
     }
 
+    /// Whether a line is owed where one of them was told wrongly.
+    pub(super) fn holds_runs(&self) -> bool {
+        self.doubts.values().any(|doubt| doubt.run.is_some())
+    }
+
     /// How many questions are under way.
     pub(super) fn questions(&self) -> usize {
         self.questions.len()
@@ -267,7 +303,8 @@ impl Known {
 
     /// Whether the answer for a mailbox is under way, for these eyes.
     pub(super) fn is_asked(&self, name: &Bytes, eyes: Eyes) -> bool {
-        let question = self.asked.get(name).and_then(|id| self.questions.get(id));
+        let id = self.asked.get(name).map(|(id, _)| id);
+        let question = id.and_then(|id| self.questions.get(id));
         question.is_some_and(|question| question.eyes == eyes)
     }
 
@@ -282,7 +319,7 @@ impl Known {
         let id = QuestionId(self.next_question);
         let mut list = Vec::with_capacity(names.len());
         for (name, key) in names {
-            self.asked.insert(name.clone(), id);
+            self.asked.insert(name.clone(), (id, key.clone()));
             self.asked_keys.entry(key).or_default().insert(name.clone());
             list.push(name);
         }
@@ -290,34 +327,35 @@ impl Known {
         id
     }
 
-    /// A question has its answer, or will have none: its names, and whether the answer counts for
-    /// each. `keys` tells whose they are.
-    pub(super) fn answered(
-        &mut self,
-        id: QuestionId,
-        key: impl Fn(&Bytes) -> UserKey,
-    ) -> Option<(Vec<(Bytes, bool)>, Eyes)> {
+    /// A question has its answer, or will have none: the names for which the answer counts.
+    pub(super) fn answered(&mut self, id: QuestionId) -> Option<(Vec<Bytes>, Eyes)> {
         let question = self.questions.remove(&id)?;
         self.news = true;
-        let mut names = Vec::with_capacity(question.names.len());
+        let mut counted = Vec::with_capacity(question.names.len());
         for name in question.names {
-            let counts = self.asked.get(&name) == Some(&id);
-            if counts {
-                self.asked.remove(&name);
-                let key = key(&name);
-                if let Some(asked) = self.asked_keys.get_mut(&key) {
-                    asked.remove(&name);
-                    if asked.is_empty() {
-                        self.asked_keys.remove(&key);
-                    }
-                }
-            }
             if self.doubts.contains_key(&name) {
                 self.doubtful.push_back(name.clone());
             }
-            names.push((name, counts));
+            if self.asked.get(&name).is_some_and(|(of, _)| *of == id) {
+                self.unask(&name);
+                counted.push(name);
+            }
         }
-        Some((names, question.eyes))
+        Some((counted, question.eyes))
+    }
+
+    /// The answer under way for a mailbox says nothing.
+    fn unask(&mut self, name: &Bytes) {
+        let Some((_, key)) = self.asked.remove(name) else {
+            return;
+        };
+        self.news = true;
+        if let Some(asked) = self.asked_keys.get_mut(&key) {
+            asked.remove(name);
+            if asked.is_empty() {
+                self.asked_keys.remove(&key);
+            }
+        }
     }
 
     /// What must hold after every event.

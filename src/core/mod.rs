@@ -157,6 +157,7 @@ impl Core {
             Event::RunLinked { run, coverage } => self.run_linked(run, coverage),
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),
             Event::RunGone { run } => self.run_gone(run),
+            Event::LogNames { names } => self.read_on(names),
             Event::LinesWritten { batch } => {
                 self.not_written = false;
                 let settled = self.ledger.written(batch, self.now);

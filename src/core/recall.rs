@@ -7,14 +7,17 @@
 use bytes::Bytes;
 
 use super::Core;
-use super::event::{Note, Pool, RunId, SessionId};
+use super::event::{Action, Note, Pool, RunId, SessionId};
 use super::job::{Job, Work};
 use super::known::{self, Doubt, Eyes, State};
 use super::plan::{Class, Plan, Subject};
 use super::queue::{JobId, Keys};
+use super::runs::Cover;
 use super::session::{AskedMailboxes, Pending, Session};
 use crate::protocol::synclog::Line;
-use crate::protocol::{Body, Command, Get, Kind, Reply, Status, StatusKind, Untagged, UserKey};
+use crate::protocol::{
+    Apply, Body, Command, Get, Kind, Reply, Status, StatusKind, Untagged, UserKey,
+};
 
 /// Where so many mailboxes wait to be read for real, nothing known is told any more.
 const DOUBTS: usize = 10_000;
@@ -33,7 +36,13 @@ impl Core {
             return Some((command, plan));
         };
         let session = self.sessions.get(&id)?;
-        if !session.may_recall() || !self.known.since || self.known.doubts() >= DOUBTS {
+        // What a client is told may turn out wrong: then the line by which it asks is owed.
+        let repairable = !session.fans_out() || run.is_some();
+        if !session.may_recall()
+            || !repairable
+            || !self.known.since
+            || self.known.doubts() >= DOUBTS
+        {
             return Some((command, plan));
         }
         let Some(eyes) = self.known.eyes(&session.pool) else {
@@ -60,15 +69,33 @@ impl Core {
             session.pending = Some(Pending::Ahead { command, plan, run });
             return None;
         }
-        self.count_known("hit", known.len());
-        self.count_known("miss", rest.len());
         if known.is_empty() {
+            self.count_known("miss", rest.len());
             return Some((command, plan));
         }
-        let session = self.sessions.get_mut(&id)?;
+        let run = run.filter(|_| self.sessions.get(&id).is_some_and(Session::fans_out));
+        if let Some(run) = run {
+            match self.runs.cover(run, self.now) {
+                Cover::Linked(_) => {}
+                cover @ (Cover::Link | Cover::Wait) => {
+                    if matches!(cover, Cover::Link) {
+                        self.act(Action::LinkRun { run });
+                    }
+                    let session = self.sessions.get_mut(&id)?;
+                    session.pending = Some(Pending::Cover { command, plan, run });
+                    return None;
+                }
+                Cover::Never => {
+                    self.count_known("miss", names.len());
+                    return Some((command, plan));
+                }
+            }
+        }
+        self.count_known("hit", known.len());
+        self.count_known("miss", rest.len());
         for (name, state) in &known {
             let told = self.known.told(state);
-            session.group.told.insert(name.clone(), told);
+            self.tell(id, name.clone(), Doubt { eyes, told, run });
         }
         if rest.is_empty() {
             let mut body = Body::new();
@@ -139,8 +166,10 @@ impl Core {
         self.known.learn(name, &key, state, eyes, self.now, limit);
     }
 
-    /// The replica will say this of a mailbox whose update was acknowledged.
+    /// The replica will say this of a mailbox whose update was acknowledged. It compares what the
+    /// client was told, now or before: that need not be read for real any more.
     pub(super) fn learn_made(&mut self, name: &Bytes, made: Option<Bytes>, pool: &Pool) {
+        self.settled(name);
         match (made, self.known.eyes(pool)) {
             (Some(line), Some(eyes)) => self.learn(name, Some(line), eyes),
             _ => self.known.forget(name),
@@ -161,7 +190,10 @@ impl Core {
         if let Work::Unit(unit) = &mut job.work {
             let (name, made) = (unit.mailbox.clone(), unit.made.take());
             let pool = job.pool.clone();
-            if !self.is_followed(id) {
+            if self.is_followed(id) {
+                // What follows is known already, or not to be known.
+                self.settled(&name);
+            } else {
                 self.learn_made(&name, made, &pool);
             }
         }
@@ -191,44 +223,59 @@ impl Core {
 
     /// A write is queued. An update concerns its own mailbox; SEEN and SUB change no mailbox; any
     /// other write concerns all of its keys.
-    pub(super) fn wrote(&mut self, id: SessionId, plan: &Plan, work: &Work) {
+    pub(super) fn wrote(&mut self, plan: &Plan, work: &Work) {
         if plan.class == Class::Read || matches!(plan.line, Some(Line::Seen(..) | Line::Sub(..))) {
             return;
         }
-        let site = &self.setup.site;
-        let told = self.sessions.get_mut(&id).map(|one| &mut one.group.told);
         match (work, &plan.keys) {
             (Work::Unit(unit), Keys::Of(keys)) => {
                 self.known.forget(&unit.mailbox);
-                self.known.settle(&unit.mailbox);
                 for key in keys {
                     self.known.distrust(key);
-                }
-                if let Some(told) = told {
-                    told.remove(&unit.mailbox);
                 }
             }
             (_, Keys::Of(keys)) => {
                 for key in keys {
                     self.known.forget_key(key);
                 }
-                if let Some(told) = told {
-                    told.retain(|name, _| !keys.contains(&site.key_of_mailbox(name)));
-                }
             }
             (_, Keys::Barrier) => self.known.forget_all(),
         }
     }
 
-    /// A client that reads all of a user is repairing him: what is known may be what is wrong.
-    pub(super) fn repairs(&mut self, command: &Command, plan: &Plan) {
-        if let (Kind::Get(Get::User(_) | Get::FullMailbox(_)), Keys::Of(keys)) =
-            (&command.kind, &plan.keys)
-        {
-            for key in keys {
-                self.known.forget_key(key);
+    /// A client that reads all of a user is repairing him: what is known may be what is wrong. One
+    /// that writes to a mailbox has not been led to nothing by what it was told.
+    pub(super) fn repairs(&mut self, id: SessionId, command: &Command, plan: &Plan) {
+        let written: &[&Bytes] = match &command.kind {
+            Kind::Get(Get::User(_) | Get::FullMailbox(_)) => {
+                if let Keys::Of(keys) = &plan.keys {
+                    keys.iter().for_each(|key| self.known.forget_key(key));
+                }
+                return;
             }
+            Kind::Apply(Apply::Mailbox(mailbox)) => &[&mailbox.name],
+            Kind::Apply(Apply::Rename { old, new }) => &[old, new],
+            Kind::Apply(Apply::Unmailbox(name)) => &[name],
+            Kind::Apply(Apply::Expunge { mailbox } | Apply::Annotation { mailbox, .. }) => {
+                &[mailbox]
+            }
+            _ => return,
+        };
+        for name in written {
+            let session = self.sessions.get_mut(&id);
+            let told = session.and_then(|one| one.group.told.remove(*name));
+            self.end_doubt(told);
         }
+    }
+
+    /// A client is told something known.
+    fn tell(&mut self, id: SessionId, name: Bytes, doubt: Doubt) {
+        if let Some(run) = doubt.run {
+            self.runs.pin(run);
+        }
+        let session = self.sessions.get_mut(&id);
+        let before = session.and_then(|one| one.group.told.insert(name, doubt));
+        self.end_doubt(before);
     }
 
     /// The client is done with what it was told: where it sent nothing, that is to be read for
@@ -237,15 +284,22 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let told = std::mem::take(&mut session.group.told);
-        if told.is_empty() {
-            return;
+        for (name, doubt) in std::mem::take(&mut session.group.told) {
+            let before = self.known.doubt(name, doubt);
+            self.end_doubt(before);
         }
-        let (pool, owes) = (session.pool.clone(), session.fans_out());
-        if let Some(eyes) = self.known.eyes(&pool) {
-            for (name, told) in told {
-                self.known.doubt(name, Doubt { eyes, told, owes });
-            }
+    }
+
+    /// The doubt about a mailbox is over.
+    fn settled(&mut self, name: &Bytes) {
+        let doubt = self.known.settle(name);
+        self.end_doubt(doubt);
+    }
+
+    /// The run that this doubt held is needed for it no more.
+    pub(super) fn end_doubt(&mut self, doubt: Option<Doubt>) {
+        if let Some(run) = doubt.and_then(|doubt| doubt.run) {
+            self.runs.unpin(run);
         }
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
 use super::event::{Identity, Mode, Pool, RunId};
-use super::known::{State, Told};
+use super::known::{Doubt, State};
 use super::plan::{Plan, Subject};
 use super::staging::Staging;
 use crate::protocol::{Body, Command, Reply, Site, UserKey};
@@ -55,7 +55,7 @@ pub(super) struct Group {
     /// IMAP_SYNC_CHECKSUM was handed on for these.
     pub(super) checksums: Names,
     /// What was answered from known state, and for which nothing was sent yet.
-    pub(super) told: HashMap<Bytes, Told>,
+    pub(super) told: HashMap<Bytes, Doubt>,
 }
 
 /// Names, and what they cost in memory.

@@ -164,6 +164,7 @@ impl Core {
             for id in unconfirmed {
                 self.give_up(id);
             }
+            self.give_up_doubts();
             let sessions: Vec<_> = self.sessions.keys().copied().collect();
             for id in sessions {
                 let exits =
@@ -187,7 +188,8 @@ impl Core {
             .any(|session| session.pending.is_some());
         // Where the disk takes nothing, the links and the client's log-run hold what is owed.
         let written = self.ledger.all_durable() || (until <= self.now && self.ledger.disk_fails());
-        if !pending && self.unconfirmed.is_empty() && written {
+        let checked = !self.known.holds_runs();
+        if !pending && self.unconfirmed.is_empty() && checked && written {
             self.drained = true;
             for run in self.runs.not_pinned() {
                 self.act(Action::DropLink { run });

@@ -207,17 +207,8 @@ impl Coverage {
     /// The other lines (QUOTA, ANNOTATION, UNMAILBOX) cover nothing.
     pub fn add(&mut self, item: &Item, site: &Site) {
         let key = || site.key_of_user(&item.first);
+        item.mailboxes().for_each(|name| self.insert_mailbox(name));
         match (item.kind, &item.second) {
-            (ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox, second) => {
-                self.insert_mailbox(&item.first);
-                if let Some(second) = second {
-                    self.insert_mailbox(second);
-                }
-            }
-            (ItemKind::Rename, Some(second)) => {
-                self.insert_mailbox(&item.first);
-                self.insert_mailbox(second);
-            }
             (ItemKind::User, _) => self.insert_key(Class::User, &key()),
             (ItemKind::Meta | ItemKind::Sieve, _) => self.insert_key(Class::Meta, &key()),
             (ItemKind::Unuser, _) => self.insert_key(Class::Unuser, &key()),

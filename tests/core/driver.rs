@@ -301,7 +301,7 @@ impl Driver {
                     assert!(!polite || lane.requests.is_empty());
                     lane.closing = true;
                 }
-                Action::Note(_) => {}
+                Action::Note(_) | Action::WatchLog { .. } => {}
                 Action::Drained => self.drained = true,
                 action => self.disk.push_back(action),
             }

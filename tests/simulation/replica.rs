@@ -127,9 +127,9 @@ impl Replica {
     }
 
     /// Somebody changes a mailbox behind everybody's back: it is what it was before, or gone.
-    pub(crate) fn tamper(&mut self, random: &mut fastrand::Rng) -> bool {
+    pub(crate) fn tamper(&mut self, random: &mut fastrand::Rng) -> Option<Bytes> {
         if self.mailboxes.is_empty() {
-            return false;
+            return None;
         }
         let at = random.usize(..self.mailboxes.len());
         let (name, version) = self.mailboxes.iter_mut().nth(at).unwrap();
@@ -139,7 +139,7 @@ impl Replica {
         if *version == 0 {
             self.mailboxes.remove(&name);
         }
-        true
+        Some(name)
     }
 
     fn apply(

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use syncmux::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
 };
-use syncmux::io::sync_directory::SyncDirectory;
+use syncmux::io::sync_directory::{LookedAt, SyncDirectory};
 use syncmux::protocol::{Body, Site};
 
 use self::checks::{Ack, AckState};
@@ -38,7 +38,11 @@ pub(crate) struct Counts {
     pub(crate) healed: u64,
     pub(crate) tampered: u64,
     pub(crate) known_hits: u64,
+    pub(crate) known_misses: u64,
+    pub(crate) known_checks: u64,
     pub(crate) known_wrong: u64,
+    pub(crate) read_ahead: u64,
+    pub(crate) must_heal: u64,
     pub(crate) power_losses: u64,
     pub(crate) starts_cut: u64,
     pub(crate) disk_faults: u64,
@@ -58,7 +62,11 @@ impl Counts {
         self.healed += other.healed;
         self.tampered += other.tampered;
         self.known_hits += other.known_hits;
+        self.known_misses += other.known_misses;
+        self.known_checks += other.known_checks;
         self.known_wrong += other.known_wrong;
+        self.read_ahead += other.read_ahead;
+        self.must_heal += other.must_heal;
         self.power_losses += other.power_losses;
         self.starts_cut += other.starts_cut;
         self.disk_faults += other.disk_faults;
@@ -91,6 +99,14 @@ pub(crate) struct World {
     disk: SharedDisk,
     /// Links whose run was not seen to be gone.
     linked: BTreeSet<RunId>,
+    /// How far `log` has been read ahead, where that is wanted.
+    looked: Option<LookedAt>,
+    /// What was changed behind everybody's back, and not looked at since by the rolling client.
+    tampered: BTreeSet<Bytes>,
+    /// What was, in a run that began after that: it heals.
+    must_heal: BTreeSet<Bytes>,
+    /// The run seen last.
+    last_run: Option<RunId>,
     /// The power is cut now and then.
     loses_power: bool,
     /// Cyrus has lost lines of its own, which nobody can bring back.
@@ -172,6 +188,10 @@ impl World {
             directory: None,
             disk,
             linked: BTreeSet::new(),
+            looked: None,
+            tampered: BTreeSet::new(),
+            must_heal: BTreeSet::new(),
+            last_run: None,
             loses_power,
             cyrus_loses: false,
             acks: Vec::new(),
@@ -210,9 +230,6 @@ impl World {
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;
         self.replica.unreadable = None;
-        // What was changed behind everybody's back is found at the next look, also by a client that
-        // is told something known.
-        self.log_everything();
         // The visitor goes on meanwhile, and may fail somebody once more.
         for _ in 0..12 {
             self.rest();
@@ -226,6 +243,18 @@ impl World {
         }
         let snapshot = self.core.as_ref().unwrap().snapshot();
         assert_eq!(snapshot.probation_subjects, 0, "probation without end");
+        // Also where the client was told what was known, and sent nothing.
+        let healed: Vec<Bytes> = self.must_heal.iter().cloned().collect();
+        self.counts.must_heal += healed.len() as u64;
+        for name in healed.iter().filter(|_| !self.cyrus_loses) {
+            let there = self.replica.mailboxes.get(name);
+            let master = self.master.borrow();
+            let here = master.mailboxes.get(std::str::from_utf8(name).unwrap());
+            assert_eq!(there, here, "{name:?} was looked at and is not repaired");
+        }
+        // What nobody looked at is found at the next look.
+        self.log_everything();
+        self.rest();
         if self.cyrus_loses {
             // What Cyrus lost of its own, the next change of the same mailbox brings.
             self.log_everything();
@@ -299,8 +328,11 @@ impl World {
             64..=79 => self.disk_works(),
             80..=84 => self.wake_clients(),
             88 if self.faults && self.random.u8(0..4) == 0 => {
-                let done = self.replica.tamper(&mut self.random);
-                self.counts.tampered += u64::from(done);
+                if let Some(name) = self.replica.tamper(&mut self.random) {
+                    self.counts.tampered += 1;
+                    self.must_heal.remove(&name);
+                    self.tampered.insert(name);
+                }
             }
             85..=88 => self.pass_time(),
             89 if self.faults && self.random.u8(0..6) == 0 => self.lane_breaks(),
@@ -322,6 +354,7 @@ impl World {
             98..=99 => self.disk.state().client_unlinks(),
             _ => {}
         }
+        self.see_run();
         self.check();
     }
 
@@ -381,7 +414,7 @@ impl World {
                 Event::SessionOpened {
                     session,
                     mode,
-                    rolling: mode == Mode::FanOut,
+                    rolling: mode == Mode::FanOut || self.setup.seed.is_multiple_of(2),
                     identity,
                 },
             );
@@ -519,6 +552,7 @@ impl World {
         self.core = None;
         self.directory = None;
         self.orders.clear();
+        self.looked = None;
         let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
         for lane in lanes {
             for _ in 0..self.random.usize(0..4) {
@@ -592,10 +626,13 @@ impl World {
                         self.lose(lane);
                     }
                 }
+                Action::WatchLog { on } => self.looked = on.then(LookedAt::default),
                 Action::Note(Note::Answered { early, .. }) => self.early = early,
                 Action::Note(Note::Healed { .. }) => self.counts.healed += 1,
                 Action::Note(Note::Known { outcome, names }) => match outcome {
                     "hit" => self.counts.known_hits += names as u64,
+                    "checked" => self.counts.known_checks += names as u64,
+                    "miss" => self.counts.known_misses += names as u64,
                     "wrong" => self.counts.known_wrong += names as u64,
                     _ => {}
                 },

@@ -183,6 +183,7 @@ fn only_where_both_ends_use_since() {
     d.say(s, &update("user.a", 2));
     d.reply_to("APPLY MAILBOX", OK);
     d.answer(s);
+    d.run = Some(RUN);
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 2));
 }
 
@@ -373,8 +374,8 @@ fn memory_is_bounded_and_what_was_least_of_use_goes_first() {
 
 /// A client was told version 1 and sent nothing.
 fn told_nothing() -> (Driver, SessionId) {
-    let (mut d, s) = fan_out("MAILBOX user.b\n");
-    d.run = None;
+    // It names no mailbox that is read ahead.
+    let (mut d, s) = fan_out("USER a\n");
     really(
         &mut d,
         s,
@@ -414,7 +415,7 @@ fn a_wrong_belief_that_led_to_nothing_is_owed_and_the_next_read_is_real() {
         d.ask(s, "RESTART\r\n");
         d.reply_to("GET", &real);
         assert_eq!(wrong(&d), 1);
-        assert_eq!(d.disk, ["write [Mailbox(b\"user.a\")]"]);
+        assert_eq!(d.disk, ["link", "write [Mailbox(b\"user.a\")]"]);
         let one = d.core.snapshot().probation[0].clone();
         assert_eq!((one.subject.as_str(), one.failures), ("a", 0));
         assert!(is_real(&mut d, s, "user.a"));
