@@ -15,15 +15,11 @@ use super::support::process::folder;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// Stock clients without syncmux; more than one share the users by a hash, as sites do today.
-    Stock {
-        clients: usize,
-    },
-    Strict {
-        lanes: usize,
-    },
-    FanOut {
-        lanes: usize,
-    },
+    Stock { clients: usize },
+    /// The rolling client's listener, every mailbox known from the round before.
+    Strict { lanes: usize },
+    /// Nothing known but the mailboxes of the warm-up.
+    FanOut { lanes: usize },
 }
 
 impl std::fmt::Display for Contender {
@@ -45,7 +41,6 @@ pub struct Bench {
     admin: Imap,
     round: usize,
     size: usize,
-    lanes: Option<usize>,
     quiet: bool,
 }
 
@@ -68,7 +63,6 @@ impl Bench {
             admin,
             round: 0,
             size,
-            lanes: None,
             quiet,
         };
         bench.deliver(bench.users.len());
@@ -82,14 +76,18 @@ impl Bench {
         self.lab.relay.set_round_trip(round_trip);
         // Connections keep the time that they were made with.
         self.lab.mux = None;
-        self.lanes = None;
     }
 
     /// Seconds from the moment a client takes the lines of one new message for every user (its
     /// `log-run` appears) until `log-run` and syncmux's link of it are gone.
     pub fn run(&mut self, contender: Contender) -> f64 {
         // Connections and lanes stand in real life, so a small round goes before.
-        let warm_up = self.deliver(16.min(self.users.len()));
+        // A strict syncmux can't look ahead: it has all of it from the last update of each mailbox.
+        let known = match contender {
+            Contender::Strict { .. } => self.users.len(),
+            _ => 16.min(self.users.len()),
+        };
+        let warm_up = self.deliver(known);
         let mut clients = self.clients(contender);
         self.replicate(&mut clients, &warm_up, &contender.to_string());
         // Or a client would take lines while others are still being written.
@@ -131,11 +129,11 @@ impl Bench {
         let (client, count) = match contender {
             Contender::Stock { clients } => (self.lab.link_client(), clients),
             Contender::Strict { lanes } => {
-                self.mux(lanes);
-                (self.lab.strict_client(), 1)
+                self.mux(Way::Strict, lanes);
+                (self.lab.client(), 1)
             }
             Contender::FanOut { lanes } => {
-                self.mux(lanes);
+                self.mux(Way::FanOut, lanes);
                 (self.lab.client(), 1)
             }
         };
@@ -156,13 +154,11 @@ impl Bench {
         )
     }
 
-    fn mux(&mut self, lanes: usize) {
-        if self.lanes != Some(lanes) {
-            self.lab.setup.lanes = lanes;
-            self.lab.setup.way = Way::FanOut;
-            self.lab.add_mux();
-            self.lanes = Some(lanes);
-        }
+    /// A new one each time: it knows nothing of the rounds before.
+    fn mux(&mut self, way: Way, lanes: usize) {
+        self.lab.setup.lanes = lanes;
+        self.lab.setup.way = way;
+        self.lab.add_mux();
     }
 
     fn replicate(&self, clients: &mut [(PathBuf, Rolling)], lines: &[String], name: &str) -> f64 {

@@ -31,6 +31,12 @@ fn known(lab: &mut Lab, outcome: &str) -> f64 {
     lab.mux().metric("syncmux_known_total", &labels)
 }
 
+/// What was dropped by what went before is known again.
+fn learn(lab: &mut Lab, names: &[&str]) {
+    look_at(lab, names);
+    lab.settle();
+}
+
 /// Lines of mailboxes on which nothing has changed here.
 fn look_at(lab: &mut Lab, names: &[&str]) {
     let lines: Vec<String> = names.iter().map(|name| format!("MAILBOX {name}")).collect();
@@ -61,6 +67,7 @@ fn a_wrong_belief_heals(way: Way) {
     lab.settle();
 
     lab.step("flags there, and nothing here");
+    learn(&mut lab, &["user.alice.box"]);
     there.select("INBOX.box");
     there.store("1", "+FLAGS (\\Flagged)");
     let before = known(&mut lab, "wrong");
@@ -68,6 +75,7 @@ fn a_wrong_belief_heals(way: Way) {
     wrong_once_more(&mut lab, before);
 
     lab.step("an expunge there, and nothing here");
+    learn(&mut lab, &["user.alice"]);
     there.select("INBOX");
     there.store("1", "+FLAGS (\\Deleted)");
     there.expunge();
@@ -76,6 +84,7 @@ fn a_wrong_belief_heals(way: Way) {
     wrong_once_more(&mut lab, before);
 
     lab.step("a mailbox deleted there, and nothing here");
+    learn(&mut lab, &["user.alice.box"]);
     there.run("UNSELECT");
     there.delete("INBOX.box");
     let before = known(&mut lab, "wrong");
@@ -83,6 +92,7 @@ fn a_wrong_belief_heals(way: Way) {
     wrong_once_more(&mut lab, before);
 
     lab.step("a mailbox deleted there, a message here");
+    learn(&mut lab, &["user.alice.box"]);
     there.delete("INBOX.box");
     alice.append(
         "INBOX.box",
@@ -102,6 +112,7 @@ fn a_wrong_belief_heals(way: Way) {
     bob.append("INBOX", "", &message("after the copy", 1000));
     bob.append("INBOX.box", "", &message("after the copy", 1000));
     lab.settle();
+    learn(&mut lab, &["user.bob", "user.bob.box"]);
     cp(&copy.join("."), &data);
     let before = known(&mut lab, "wrong");
     look_at(&mut lab, &["user.bob"]);

@@ -1,4 +1,4 @@
-//! Known state and read-ahead: what is answered without the replica, and when never.
+//! Known state: what is answered without the replica, when never, and what becomes of it.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use crate::core::{Event, Limits, Mode, Note, RunId, SessionId};
 
 const OK: &str = "OK success\r\n";
 const NO: &str = "NO Unknown error\r\n";
-const CAPABILITIES: &str = "APPLY CAPABILITIES (SIEVE-MAILBOX)\r\n";
+pub(super) const CAPABILITIES: &str = "APPLY CAPABILITIES (SIEVE-MAILBOX)\r\n";
 
 /// What the replica says of a mailbox.
-fn line(name: &str, version: u64) -> String {
+pub(super) fn line(name: &str, version: u64) -> String {
     format!(
         "* MAILBOX %(UNIQUEID id MBOXNAME {name} LAST_UID 1 HIGHESTMODSEQ {version} PARTITION default FOLDERMODSEQ 1)\r\n"
     )
 }
 
-fn answer(names: &[&str], version: u64) -> String {
+pub(super) fn answer(names: &[&str], version: u64) -> String {
     let lines: String = names.iter().map(|name| line(name, version)).collect();
     format!("{lines}{OK}")
 }
 
-fn update(name: &str, version: u64) -> String {
+pub(super) fn update(name: &str, version: u64) -> String {
     format!(
         "APPLY MAILBOX %(UNIQUEID id MBOXNAME {name} LAST_UID 1 HIGHESTMODSEQ {version} PARTITION default FOLDERMODSEQ 1 SINCE_MODSEQ 1 SINCE_CRC 1 SINCE_CRC_ANNOT 1 RECORD ())\r\n"
     )
 }
 
-fn ask_for(names: &str) -> String {
+pub(super) fn ask_for(names: &str) -> String {
     format!("GET MAILBOXES ({names})\r\n")
 }
 
@@ -41,7 +41,7 @@ fn known() -> (Driver, SessionId) {
 }
 
 /// The same in fan-out, whose run names these.
-fn fan_out(log: &'static str) -> (Driver, SessionId) {
+pub(super) fn fan_out(log: &'static str) -> (Driver, SessionId) {
     let (mut d, s) = rolling(log, false);
     d.run = None;
     d.say(s, CAPABILITIES);
@@ -51,7 +51,7 @@ fn fan_out(log: &'static str) -> (Driver, SessionId) {
 }
 
 /// Asks for real.
-fn really(d: &mut Driver, s: SessionId, names: &str, reply: &str) {
+pub(super) fn really(d: &mut Driver, s: SessionId, names: &str, reply: &str) {
     d.say(s, &ask_for(names));
     assert_eq!(d.answer(s), None, "{names} is known");
     d.reply_to("GET MAILBOXES", reply);
@@ -59,7 +59,7 @@ fn really(d: &mut Driver, s: SessionId, names: &str, reply: &str) {
 }
 
 /// Whether it is asked for real; the replica has no such mailbox.
-fn is_real(d: &mut Driver, s: SessionId, names: &str) -> bool {
+pub(super) fn is_real(d: &mut Driver, s: SessionId, names: &str) -> bool {
     d.say(s, &ask_for(names));
     let real = d.answer(s).is_none();
     while d.count("NOOP") > 0 {
@@ -471,116 +471,115 @@ fn in_strict_mode_there_is_no_log_to_write_to() {
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 0));
 }
 
-// Read-ahead.
-
-const RUN_OF_THREE: &str = "APPEND user.a\nAPPEND user.b\nMAILBOX shared\nAPPEND user.b\n";
-
 #[test]
-fn the_first_command_under_a_run_makes_it_read_and_its_mailboxes_asked_about() {
-    let (mut d, s) = fan_out(RUN_OF_THREE);
-    d.say(s, &ask_for("user.a"));
-    assert_eq!(d.disk, ["link"]);
-    let mut asked = d.on_lanes();
-    asked.sort_unstable();
-    assert_eq!(asked, [ask_for("user.a"), ask_for("user.b shared")]);
-    d.reply_to(&ask_for("user.a"), &answer(&["user.a"], 1));
-    assert_eq!(d.answer(s).unwrap(), answer(&["user.a"], 1));
-    d.reply_to("GET MAILBOXES (user.b", &answer(&["user.b", "shared"], 1));
-    assert_eq!(d.ask(s, &ask_for("user.b")), answer(&["user.b"], 1));
-    assert_eq!(d.ask(s, &ask_for("shared")), answer(&["shared"], 1));
-}
-
-#[test]
-fn who_asks_for_what_is_under_way_waits_for_it() {
-    let (mut d, s) = fan_out(RUN_OF_THREE);
-    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-    d.say(s, &ask_for("user.b"));
-    assert_eq!(d.answer(s), None);
-    assert_eq!(d.count("GET"), 1, "not asked again");
-    d.reply_to("GET", &answer(&["user.b", "shared"], 1));
-    assert_eq!(d.answer(s).unwrap(), answer(&["user.b"], 1));
-    // Unless that answer is of no use any more.
-    let (mut d, s) = fan_out(RUN_OF_THREE);
-    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-    d.say(s, &ask_for("user.b"));
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, "APPLY QUOTA %(ROOT user.b LIMIT 1)\r\n");
-    d.reply_to("APPLY QUOTA", OK);
-    d.reply_to(
-        "GET MAILBOXES (user.b shared)",
-        &answer(&["user.b", "shared"], 1),
-    );
-    assert_eq!(d.answer(s), None, "it was asked before the write");
-    d.reply_to("GET MAILBOXES (user.b)", &answer(&["user.b"], 2));
-    assert_eq!(d.answer(s).unwrap(), answer(&["user.b"], 2));
-    assert_eq!(d.ask(s, &ask_for("shared")), answer(&["shared"], 1));
-}
-
-#[test]
-fn a_refused_question_is_not_asked_ahead_again_and_a_lost_one_neither() {
-    for lost in [false, true] {
-        let (mut d, s) = fan_out(RUN_OF_THREE);
-        really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-        d.say(s, &ask_for("user.b"));
-        if lost {
-            d.lose(d.lane_with("GET"));
-            d.pass(Duration::from_secs(1));
-        } else {
-            d.reply_to("GET", &format!("{}{NO}", line("user.b", 1)));
+fn a_run_is_held_until_what_was_told_under_it_is_checked() {
+    // By RESTART, by a client that goes, and by one whose next run has begun.
+    for end in ["RESTART\r\n", "", "next"] {
+        for right in [true, false] {
+            let (mut d, s) = told_nothing();
+            match end {
+                "" => d.event(Event::SessionClosed { session: s }),
+                "next" => {}
+                end => drop(d.ask(s, end)),
+            }
+            d.event(Event::RunGone { run: RUN });
+            d.run = Some(RunId(8));
+            d.log = "USER a\n";
+            if end == "next" {
+                d.ask(s, "RESTART\r\n");
+            }
+            assert!(!d.disk.contains(&"drop link".to_owned()), "{end}");
+            d.reply_to("GET", &answer(&["user.a"], u64::from(right)));
+            let written = "write [Mailbox(b\"user.a\")]".to_owned();
+            assert_eq!(d.disk.contains(&written), !right, "{end}");
+            assert_eq!(d.disk.iter().filter(|one| *one == "drop link").count(), 1);
         }
-        assert_eq!(d.on_lanes(), [ask_for("user.b")], "the client's own");
-        d.reply_to("GET", &answer(&["user.b"], 1));
-        assert_eq!(d.answer(s).unwrap(), answer(&["user.b"], 1));
     }
 }
 
 #[test]
-fn what_is_asked_ahead_never_stands_before_a_unit_that_waits() {
-    let few = Limits {
-        lanes: 1,
-        ahead_names: 1,
-        ..limits()
-    };
-    let mut d = driver(few, false);
-    d.log = "USER z\nAPPEND user.a\nAPPEND user.b\nAPPEND user.c\nAPPEND user.d\nAPPEND user.e\nAPPEND user.f\n";
-    let s = d.open_by(1, Mode::FanOut, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+fn an_update_takes_the_run_over_from_what_was_told() {
+    let (mut d, s) = told_nothing();
+    assert_eq!(d.ask(s, &update("user.a", 2)), OK);
+    d.ask(s, "RESTART\r\n");
+    d.event(Event::RunGone { run: RUN });
+    assert_eq!(d.disk, ["link"]);
+    d.reply_to("APPLY MAILBOX", OK);
+    assert_eq!(d.disk, ["link", "drop link"]);
+}
+
+#[test]
+fn nothing_is_told_before_the_run_is_linked_nor_where_it_can_not_be() {
+    let (mut d, s) = fan_out("USER a\n");
+    d.run = None;
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     d.run = Some(RUN);
-    d.say(s, "GET USER z\r\n");
-    assert_eq!(d.on_lanes()[0], "GET USER z\r\n");
-    assert_eq!(d.count("GET MAILBOXES"), 4, "not more on one lane");
-    d.reply_to("GET USER", OK);
-    d.answer(s).unwrap();
-    assert_eq!(d.ask(s, &update("user.z", 2)), OK);
-    d.reply_to("GET MAILBOXES (user.a)", OK);
-    let sent = d.on_lanes();
-    assert!(
-        sent.last().unwrap().starts_with("APPLY MAILBOX"),
-        "{sent:?}"
-    );
-    assert_eq!(d.count("GET MAILBOXES"), 3, "the lane has a unit");
-}
-
-#[test]
-fn names_that_are_written_to_are_not_asked_ahead() {
-    let (mut d, s) = fan_out(RUN_OF_THREE);
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, "APPLY SUB %(USERID b MBOXNAME user.b)\r\n");
-    d.say(s, &ask_for("user.a"));
-    assert!(d.on_lanes().contains(&ask_for("shared").as_str()));
-}
-
-#[test]
-fn nothing_is_asked_ahead_for_a_run_that_is_gone_or_for_an_old_client() {
-    let (mut d, s) = rolling(RUN_OF_THREE, false);
-    d.say(s, &ask_for("user.a"));
-    assert_eq!(d.on_lanes(), [ask_for("user.a")]);
-    let (mut d, s) = fan_out(RUN_OF_THREE);
     d.smooth = false;
     d.say(s, &ask_for("user.a"));
-    d.event(Event::RunGone { run: RUN });
-    d.run = Some(RunId(8));
+    assert_eq!((d.answer(s), d.count("GET")), (None, 0));
     d.catch_up();
+    assert_eq!(d.answer(s).unwrap(), answer(&["user.a"], 1));
+    // Without a run no line would bring a wrong answer back.
+    d.run = None;
+    assert!(is_real(&mut d, s, "user.a"));
+    let (mut d, s) = fan_out("USER a\n");
+    d.run = None;
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    d.run = Some(RUN);
+    d.smooth = false;
+    d.say(s, &ask_for("user.a"));
+    d.event(Event::RunLinkFailed {
+        run: RUN,
+        why: "full".into(),
+    });
+    d.catch_up();
+    assert_eq!(d.count("GET MAILBOXES"), 1);
+}
+
+#[test]
+fn an_answer_asked_for_before_the_client_was_told_is_no_check() {
+    let (mut d, s) = told_nothing();
+    d.ask(s, "RESTART\r\n");
+    assert_eq!(d.count("GET"), 1);
+    d.ask(s, &ask_for("user.a"));
+    d.ask(s, "RESTART\r\n");
+    d.reply_to("GET", &answer(&["user.a"], 1));
+    assert_eq!(d.core.snapshot().known_doubts, 1);
+    d.reply_to("GET", &answer(&["user.a"], 0));
+    assert_eq!((wrong(&d), d.core.snapshot().known_doubts), (1, 0));
+}
+
+#[test]
+fn a_drain_checks_or_owes_what_was_told() {
+    for answered in [true, false] {
+        let (mut d, s) = told_nothing();
+        d.event(Event::Drain);
+        assert!(d.ended[&s].starts_with("BYE "));
+        assert!(!d.drained);
+        if answered {
+            d.reply_to("GET", &answer(&["user.a"], 1));
+            assert_eq!(d.disk, ["link", "drop link"]);
+        } else {
+            d.pass(limits().drain_grace);
+            let written = "write [Mailbox(b\"user.a\")]";
+            assert_eq!(d.disk, ["link", written, "drop link"]);
+        }
+        assert!(d.drained);
+    }
+}
+
+#[test]
+fn a_write_to_one_mailbox_leaves_what_was_told_of_others_to_be_checked() {
+    let (mut d, s) = fan_out("USER a\n");
+    let both = answer(&["user.a", "user.a.x"], 1);
+    really(&mut d, s, "user.a user.a.x", &both);
+    assert_eq!(d.ask(s, &ask_for("user.a user.a.x")), both);
+    d.say(
+        s,
+        "APPLY RENAME %(OLDMBOXNAME user.a.x NEWMBOXNAME user.a.y PARTITION p)\r\n",
+    );
+    d.reply_to("APPLY RENAME", OK);
+    d.answer(s).unwrap();
+    d.ask(s, "RESTART\r\n");
     assert_eq!(d.on_lanes(), [ask_for("user.a")]);
 }

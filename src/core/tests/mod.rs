@@ -1,6 +1,7 @@
 //! The rules one by one, with a driver in the place of `io`. Many of them at once: see
 //! `tests/simulation`.
 
+mod ahead;
 mod driver;
 mod failures;
 mod fan_out;
