@@ -23,6 +23,9 @@ const DEEP: usize = 4;
 /// So many names of `log` are kept; what comes after them is read ahead when it is a run.
 const LATER: usize = 20_000;
 
+/// So many doubts do not wait for an idle lane any more.
+const MANY: usize = 256;
+
 /// So many doubts are looked at in one go: those whose user is being written to come again.
 const AT_ONCE: usize = 64;
 
@@ -64,6 +67,9 @@ impl Core {
 
     /// In whose eyes the rolling client is about to ask.
     fn rolling_eyes(&mut self) -> Option<Eyes> {
+        if self.setup.limits.known_bytes == 0 {
+            return None;
+        }
         let rolling = |session: &&super::Session| {
             session.rolling && session.since && session.fans_out() && session.under_run
         };
@@ -168,15 +174,19 @@ impl Core {
         }
     }
 
-    /// A lane that nothing is in need of.
-    fn lane_to_spare(&self, eyes: Eyes, idle: bool) -> Option<LaneId> {
+    /// A lane that nothing is in need of. Doubts wait for an idle one, unless there are many: they
+    /// hold runs.
+    fn lane_to_spare(&self, eyes: Eyes, doubts: bool) -> Option<LaneId> {
         let most = self.setup.limits.ahead_requests;
-        if self.known.questions() >= if idle { most.max(1) } else { most } {
+        if self.known.questions() >= if doubts { most.max(1) } else { most } {
             return None;
         }
+        let urgent = doubts && self.known.doubts() >= MANY;
+        let idle = doubts && !urgent;
         let pool = self.known.pool(eyes)?;
         let state = self.lanes.pools.get(pool)?;
-        if !state.ready.is_empty() || !state.ready_alone.is_empty() {
+        let waits = !state.ready.is_empty() || !state.ready_alone.is_empty();
+        if waits && !urgent {
             return None;
         }
         let questions = |lane: &Lane| {
@@ -194,7 +204,7 @@ impl Core {
             }
             lane.state == LaneState::Up
                 && lane.has_room(&self.setup.limits)
-                && reads(lane)
+                && (urgent || reads(lane))
                 && questions(lane) < DEEP
         };
         let lanes = self.lanes.of(pool).filter(|(_, lane)| spare(lane));

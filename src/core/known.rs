@@ -19,7 +19,7 @@ use crate::protocol::{Body, Piece, UserKey};
 const MAX_LINE: u64 = 64 << 10;
 
 /// What one belief costs besides its name and its line: its places in the maps.
-const OVERHEAD: u64 = 250;
+const OVERHEAD: u64 = 500;
 
 /// So many kinds of lanes are told apart; nothing is known by others.
 const MAX_POOLS: usize = 64;

@@ -58,7 +58,7 @@ pub struct Limits {
     pub heal_max: Duration,
     /// The pause before a SEEN or SUB line in doubt is written again.
     pub in_doubt: Duration,
-    /// Bytes of known state; what was least of use goes first.
+    /// Bytes of known state; what was least of use goes first. With 0 every question is real.
     pub known_bytes: u64,
     /// Known state is not believed after this time since the replica confirmed it.
     pub known_age: Duration,
@@ -103,7 +103,7 @@ impl Default for Limits {
             heal: Duration::from_secs(2),
             heal_max: Duration::from_secs(10 * 60),
             in_doubt: Duration::from_secs(5),
-            known_bytes: 64 << 20,
+            known_bytes: 24 << 20,
             known_age: Duration::from_secs(60 * 60),
             ahead_requests: 8,
             ahead_names: 32,

@@ -133,7 +133,7 @@ impl World {
             queued_bytes: random.u64(100..5000),
             ask_bytes: random.u64(0..20),
             lane_staged_bytes: random.u64(0..40),
-            known_bytes: [0, 1500, 64 << 20][random.usize(0..3)],
+            known_bytes: [0, 3000, 64 << 20][random.usize(0..3)],
             ahead_requests: random.usize(0..4),
             ahead_names: random.usize(1..5),
             ..Limits::default()
