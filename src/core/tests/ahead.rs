@@ -170,6 +170,22 @@ fn log_is_looked_at_only_while_the_rolling_client_is_there() {
 }
 
 #[test]
+fn behind_a_barrier_and_on_probation_nothing_is_asked_ahead() {
+    let (mut d, _) = between_runs();
+    let other = d.open_by(2, Mode::Strict, false);
+    d.say(other, "APPLY WHATEVER %(MBOXNAME user.a)\r\n");
+    names(&mut d, &["user.b"]);
+    assert_eq!(d.count("GET MAILBOXES"), 0);
+    let (mut d, s) = between_runs();
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    d.ask(s, &update("user.a", 2));
+    d.reply_to("APPLY MAILBOX", NO);
+    d.ask(s, "RESTART\r\n");
+    names(&mut d, &["user.a.x"]);
+    assert_eq!(d.count("GET MAILBOXES"), 0);
+}
+
+#[test]
 fn names_of_log_are_bounded() {
     let (mut d, _) = between_runs();
     let many = (0..30_000).map(|i| format!("user.u{i:05}").into());

@@ -156,13 +156,17 @@ fn never_for_others() {
     // With other capabilities, or a client that says nothing of what it believes.
     let old = d.open_by(3, Mode::Strict, true);
     assert!(is_real(&mut d, old, "user.a"));
+    let other = d.open_by(4, Mode::Strict, true);
+    d.say(other, "APPLY CAPABILITIES (OTHER)\r\n");
+    d.answer(other).unwrap();
+    assert!(is_real(&mut d, other, "user.a"));
     // FORCE is one session's.
     let (mut d, s) = known();
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     d.say(s, "APPLY FORCE %()\r\n");
     d.reply_to("APPLY FORCE", OK);
     d.answer(s).unwrap();
-    assert!(is_real(&mut d, s, "user.a"));
+    assert!(is_real(&mut d, s, "user.a") && is_real(&mut d, s, "user.a"));
     // Inside a USER sync the client is repairing.
     let (mut d, s) = known();
     d.say(s, "GET USER a\r\n");
@@ -173,8 +177,7 @@ fn never_for_others() {
 
 #[test]
 fn only_where_both_ends_use_since() {
-    let (mut d, s) = rolling("USER a\n", false);
-    d.run = None;
+    let (mut d, s) = rolling("USER z\n", false);
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     assert!(
         is_real(&mut d, s, "user.a"),
@@ -183,8 +186,45 @@ fn only_where_both_ends_use_since() {
     d.say(s, &update("user.a", 2));
     d.reply_to("APPLY MAILBOX", OK);
     d.answer(s);
-    d.run = Some(RUN);
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 2));
+    // An old replica.
+    let (mut d, s) = rolling("USER z\n", false);
+    let old = answer(&["user.a"], 1).replace(" FOLDERMODSEQ 1", "");
+    really(&mut d, s, "user.a", &old);
+    d.say(s, &update("user.a", 2));
+    d.reply_to("APPLY MAILBOX", OK);
+    d.answer(s);
+    assert!(is_real(&mut d, s, "user.a"));
+    // The replica that comes back may be one.
+    let (mut d, s) = fan_out("USER a\n");
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    let lanes: Vec<_> = d.sent.keys().copied().collect();
+    lanes.into_iter().for_each(|lane| d.lose(lane));
+    d.pass(Duration::from_secs(1));
+    assert_eq!(d.ask(s, &update("user.a", 2)), OK);
+    d.reply_to("APPLY MAILBOX", OK);
+    assert!(is_real(&mut d, s, "user.a"));
+}
+
+#[test]
+fn never_to_a_client_with_a_cache_of_its_own() {
+    let (mut d, s) = fan_out("USER a\n");
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    d.say(s, &update("user.a.x", 2));
+    d.reply_to("APPLY MAILBOX", OK);
+    d.answer(s).unwrap();
+    assert!(is_real(&mut d, s, "user.a"));
+}
+
+#[test]
+fn an_update_behind_which_another_is_queued_says_nothing() {
+    let (mut d, s) = known();
+    let other = d.open_by(2, Mode::Strict, false);
+    d.say(s, &update("user.a", 2));
+    d.say(other, &update("user.a", 3));
+    d.reply_to("APPLY MAILBOX", OK);
+    d.answer(s).unwrap();
+    assert_eq!(d.core.snapshot().known_mailboxes, 0);
 }
 
 #[test]
@@ -506,6 +546,18 @@ fn an_update_takes_the_run_over_from_what_was_told() {
     assert_eq!(d.disk, ["link"]);
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.disk, ["link", "drop link"]);
+}
+
+#[test]
+fn a_later_update_ends_the_doubt() {
+    let (mut d, s) = told_nothing();
+    d.ask(s, "RESTART\r\n");
+    d.ask(s, &ask_for("user.a"));
+    d.ask(s, "RESTART\r\n");
+    assert_eq!(d.core.snapshot().known_doubts, 1);
+    d.ask(s, &ask_for("user.a"));
+    assert_eq!(d.ask(s, &update("user.a", 2)), OK);
+    assert_eq!(d.core.snapshot().known_doubts, 0);
 }
 
 #[test]
