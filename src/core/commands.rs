@@ -99,7 +99,8 @@ impl Core {
                 let settled = self.ledger.run_gone(gone);
                 self.settle(settled);
             }
-            if let Some(run) = run {
+            let ahead = self.setup.limits.known_bytes > 0;
+            if let Some(run) = run.filter(|_| ahead || self.ledger.awaits_run()) {
                 // To read ahead, to see whether the owed lines in `log` have been taken, and so
                 // that the first write finds it linked.
                 if matches!(self.runs.cover(run, now), Cover::Link) {

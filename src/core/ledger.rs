@@ -145,6 +145,11 @@ impl Ledger {
         self.subjects.iter()
     }
 
+    /// Whether any line stands in `log` and waits to be taken by the client.
+    pub(super) fn awaits_run(&self) -> bool {
+        !self.logged.is_empty()
+    }
+
     /// How many lines are not done with.
     pub(super) fn len(&self) -> usize {
         self.lines.len()
