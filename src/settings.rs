@@ -60,7 +60,7 @@ pub fn credentials(login: &Login) -> Option<Credentials> {
 /// Every listener of a channel; `run` is its sync directory's.
 #[must_use]
 pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
-    let settings = |listen: &Listen, mode| ListenerSettings {
+    let settings = |listen: &Listen, mode, rolling| ListenerSettings {
         address: match listen {
             Listen::Tcp(address) => address::Address::Tcp {
                 host: address.ip().to_string(),
@@ -69,6 +69,7 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
             Listen::Unix(path) => address::Address::Unix(path.clone()),
         },
         mode,
+        rolling,
         run: run.filter(|_| mode == Mode::FanOut).map(|run| {
             let run = run.clone();
             Arc::new(move || run.current()) as _
@@ -77,11 +78,11 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
     let rolling = channel
         .listen
         .iter()
-        .map(|listen| settings(listen, channel.mode));
+        .map(|listen| settings(listen, channel.mode, true));
     let strict = channel
         .strict_listen
         .iter()
-        .map(|listen| settings(listen, Mode::Strict));
+        .map(|listen| settings(listen, Mode::Strict, false));
     rolling.chain(strict).collect()
 }
 
@@ -122,6 +123,7 @@ pub fn core_limits(config: &Config, channel: &Channel) -> core::Limits {
         lanes: channel.replica.lanes,
         unconfirmed_users: limits.unconfirmed_users,
         queued_bytes: limits.queued_bytes,
+        known_bytes: limits.known_state,
         staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
         noted_bytes: limits.staged_memory,
         absence: limits.replica_absence,

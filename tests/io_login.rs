@@ -261,6 +261,7 @@ async fn unix_sockets_know_who_is_there() {
     let other = ListenerSettings {
         address: Address::Unix(path.clone()),
         mode: Mode::Strict,
+        rolling: false,
         run: None,
     };
     let (sender, _events) = unbounded_channel();

@@ -457,6 +457,7 @@ impl Build<'_> {
                 1 << 16,
                 sane.queued_bytes,
             ),
+            known_state: size(self, keys.known_state, "known_state", 0, sane.known_state),
             staged_memory: size(
                 self,
                 keys.staged_memory,

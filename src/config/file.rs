@@ -92,6 +92,7 @@ pub(super) struct Limits {
     pub(super) sessions: Key<u32>,
     pub(super) unconfirmed_users: Key<u32>,
     pub(super) queued_bytes: Key<Size>,
+    pub(super) known_state: Key<Size>,
     pub(super) staged_memory: Key<Size>,
     pub(super) spill_directory: Key<PathBuf>,
     pub(super) spill_size: Key<Size>,

@@ -152,6 +152,8 @@ pub struct Limits {
     pub unconfirmed_users: usize,
     /// Bytes of commands that wait for a lane, of one channel.
     pub queued_bytes: u64,
+    /// Bytes of what is known of the replica's mailboxes, of one channel; 0 for nothing.
+    pub known_state: u64,
     /// Message bytes held in memory, of all sessions; what is over this spills.
     pub staged_memory: u64,
     /// Where the unlinked temporary files of the spill are made.
@@ -198,6 +200,7 @@ impl Default for Limits {
             sessions: 256,
             unconfirmed_users: 10_000,
             queued_bytes: 256 << 20,
+            known_state: 24 << 20,
             staged_memory: 64 << 20,
             spill_directory: spill_directory(),
             spill_size: 4 << 30,

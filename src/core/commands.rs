@@ -22,7 +22,13 @@ const OK: &str = "OK success\r\n";
 const BYE: &str = "BYE syncmux is shutting down\r\n";
 
 impl Core {
-    pub(super) fn session_opened(&mut self, id: SessionId, mode: Mode, identity: Identity) {
+    pub(super) fn session_opened(
+        &mut self,
+        id: SessionId,
+        mode: Mode,
+        rolling: bool,
+        identity: Identity,
+    ) {
         debug_assert!(!self.sessions.contains_key(&id), "a session opened twice");
         if self.draining.is_some() {
             return self.act(Action::EndSession {
@@ -31,12 +37,13 @@ impl Core {
             });
         }
         self.sessions
-            .insert(id, Session::new(mode, identity, self.now));
+            .insert(id, Session::new(mode, rolling, identity, self.now));
     }
 
     /// The client is gone: what it sent and was not answered is nobody's any more, unless it is
     /// on a lane already.
     pub(super) fn session_closed(&mut self, id: SessionId) {
+        self.group_ended(id);
         let Some(mut session) = self.sessions.remove(&id) else {
             return;
         };
@@ -61,6 +68,9 @@ impl Core {
             }
         }
         self.forget_pool(&session.pool);
+        if session.mode == Mode::FanOut {
+            self.watch_log();
+        }
     }
 
     /// Ends a session from this side.
@@ -88,15 +98,21 @@ impl Core {
         }
         if mode == Mode::FanOut {
             for gone in self.runs.is_now(run, now) {
+                self.not_ahead(gone);
                 let settled = self.ledger.run_gone(gone);
                 self.settle(settled);
             }
-            if let (true, Some(run)) = (self.ledger.awaits_run(), run) {
-                // To see whether the owed lines in `log` have been taken.
+            let ahead = self.setup.limits.known_bytes > 0;
+            if let Some(run) = run.filter(|_| ahead || self.ledger.awaits_run()) {
+                // To read ahead, to see whether the owed lines in `log` have been taken, and so
+                // that the first write finds it linked.
                 if matches!(self.runs.cover(run, now), Cover::Link) {
                     self.act(Action::LinkRun { run });
                 }
             }
+        }
+        if mode == Mode::FanOut {
+            self.watch_log();
         }
         self.note_less();
         if let Some(plan) = Plan::of(&command, &self.setup.site) {
@@ -104,6 +120,7 @@ impl Core {
         }
         match command.kind {
             Kind::Restart => {
+                self.group_ended(id);
                 self.unstage(id);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.group = Group::default();
@@ -204,10 +221,17 @@ impl Core {
 
     /// A command that concerns the replica.
     fn submit(&mut self, id: SessionId, command: Command, plan: Plan, run: Option<RunId>) {
+        if matches!(&command.kind, Kind::Get(Get::User(_) | Get::Mailboxes(_))) {
+            self.group_ended(id);
+        }
+        self.repairs(id, &command, &plan);
         let site = &self.setup.site;
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        if let Kind::Apply(Apply::Mailbox(mailbox)) = &command.kind {
+            session.since |= mailbox.since;
+        }
         match &command.kind {
             Kind::Get(Get::User(user)) => {
                 session.group = Group {
@@ -234,6 +258,9 @@ impl Core {
             _ => {}
         }
         let Some(command) = self.set_aside(id, command, &plan) else {
+            return;
+        };
+        let Some((command, plan)) = self.recall(id, command, plan, run) else {
             return;
         };
         let Some(session) = self.sessions.get(&id) else {
@@ -330,6 +357,7 @@ impl Core {
             Some(Pending::Cover { command, plan, run } | Pending::Room { command, plan, run }) => {
                 self.submit(id, command, plan, Some(run));
             }
+            Some(Pending::Ahead { command, plan, run }) => self.submit(id, command, plan, run),
             other => session.pending = other,
         }
     }
@@ -349,7 +377,11 @@ impl Core {
             subject: subject.clone(),
             key: key.clone(),
         };
-        let work = self.work(id, command);
+        let mut work = self.work(id, command);
+        let made = match &mut work {
+            Work::Unit(unit) => Some((unit.mailbox.clone(), unit.made.take())),
+            Work::Plain(_) => None,
+        };
         let verb = plan.verb;
         self.runs.pin(run);
         *self.unconfirmed.entry(key.clone()).or_default() += 1;
@@ -358,6 +390,10 @@ impl Core {
         }
         let bytes = self.push_job(id, 0, &plan, work, Some(acked));
         self.queued_bytes += bytes;
+        if let (Some((name, made)), Some(session)) = (made, self.sessions.get(&id)) {
+            let pool = session.pool.clone();
+            self.learn_made(&name, made, &pool);
+        }
         self.answer(id, verb, "ok", OK.into(), true);
     }
 
@@ -376,13 +412,14 @@ impl Core {
     fn work(&self, id: SessionId, command: Command) -> Work {
         let staging = self.sessions.get(&id).map(|session| &session.staging);
         match (command.kind, staging) {
-            (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Unit {
+            (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Box::new(Unit {
                 needs: staging.needs(&mailbox),
                 mailbox: mailbox.name,
                 partition: mailbox.partition,
+                made: mailbox.state,
                 command: command.raw,
                 step: Step::default(),
-            }),
+            })),
             _ => Work::Plain(command.raw),
         }
     }
@@ -418,6 +455,7 @@ impl Core {
         else {
             return 0;
         };
+        self.wrote(plan, &work);
         let bytes = work.bytes() + JOB;
         let job = Job {
             session,
@@ -428,6 +466,7 @@ impl Core {
             alone: plan.class == Class::Exclusive || (careful && !read),
             careful,
             subjects: plan.subjects.clone(),
+            asks: plan.asks.clone(),
             acked,
             arrived: self.now,
             state: State::Waiting,
@@ -530,6 +569,7 @@ impl Core {
             let settled = self.ledger.run_gone(run);
             self.settle(settled);
         }
+        self.read_ahead(run, &coverage);
         self.uncover(run);
     }
 
@@ -542,6 +582,7 @@ impl Core {
     }
 
     pub(super) fn run_gone(&mut self, run: RunId) {
+        self.not_ahead(run);
         if self.runs.gone(run) {
             let settled = self.ledger.run_gone(run);
             self.settle(settled);

@@ -225,7 +225,7 @@ impl Core {
     }
 
     /// Opens a lane if there may be one more, or makes room for it; whether one is opening.
-    fn open_lane(&mut self, pool: &Pool, extra: usize) -> bool {
+    pub(super) fn open_lane(&mut self, pool: &Pool, extra: usize) -> bool {
         if self.lanes.retry_at.is_some_and(|at| self.now < at) || self.drained {
             return true;
         }
@@ -363,6 +363,11 @@ impl Core {
         for id in waiting {
             match &enabled {
                 Some(names) => {
+                    // Only 3.6 and later know of capabilities, at either end.
+                    if let (false, Some(session)) = (names.is_empty(), self.sessions.get_mut(&id)) {
+                        session.since = true;
+                        self.known.since = true;
+                    }
                     let mut body = print::enabled(names.iter().map(AsRef::as_ref));
                     body.append("OK success\r\n".into());
                     self.answer(id, "APPLY CAPABILITIES", "ok", body, false);
@@ -572,7 +577,7 @@ impl Core {
         };
         let lanes = self.lanes.all.values().filter_map(lane).min();
         let mut pools = self.lanes.pools.values();
-        let wants = pools.any(super::lanes::PoolState::wants);
+        let wants = pools.any(super::lanes::PoolState::wants) || self.known.doubts() > 0;
         let retry = self.lanes.retry_at.filter(|_| wants);
         let all = [
             lanes,

@@ -65,6 +65,9 @@ pub enum Event {
         session: SessionId,
         /// The listener's mode.
         mode: Mode,
+        /// It came by the rolling client's listener, whose questions may be answered from known
+        /// state.
+        rolling: bool,
         /// In whose name its lanes log in.
         identity: Identity,
     },
@@ -141,6 +144,11 @@ pub enum Event {
         /// Which.
         run: RunId,
     },
+    /// Lines came into `log` that name these mailboxes: the client has not taken them yet.
+    LogNames {
+        /// Which, in no order.
+        names: Vec<Bytes>,
+    },
     /// The lines stand, fsynced, in `log`.
     LinesWritten {
         /// Which.
@@ -213,6 +221,11 @@ pub enum Action {
     DropLink {
         /// Which.
         run: RunId,
+    },
+    /// Look into `log` now and then, and tell what its lines name (`LogNames`), or stop that.
+    WatchLog {
+        /// Begin from its beginning, or stop.
+        on: bool,
     },
     /// Append to `log` by Cyrus's own lock dance, fsync.
     WriteLines {
@@ -293,6 +306,14 @@ pub enum Note {
         took: Duration,
         /// How it ended: "ok", "refused", "in doubt".
         outcome: &'static str,
+    },
+    /// Mailboxes of GET MAILBOXES were answered from known state, or were not.
+    Known {
+        /// "hit"; "miss": asked for real; "checked": a client was told something and sent nothing,
+        /// and the replica was asked whether it is so; "wrong": it was not.
+        outcome: &'static str,
+        /// How many.
+        names: usize,
     },
     /// A command was answered after this time.
     Answered {

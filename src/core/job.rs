@@ -27,6 +27,8 @@ pub(super) struct Job {
     /// a refused one would take the replica's process with it.
     pub(super) careful: bool,
     pub(super) subjects: Vec<Subject>,
+    /// The names of a GET MAILBOXES, whose answer tells of them.
+    pub(super) asks: Vec<Bytes>,
     pub(super) acked: Option<Acked>,
     pub(super) arrived: Duration,
     pub(super) state: State,
@@ -68,7 +70,7 @@ pub(super) enum Work {
     /// One command.
     Plain(Body),
     /// A mailbox update with its messages.
-    Unit(Unit),
+    Unit(Box<Unit>),
 }
 
 /// A mailbox update.
@@ -78,5 +80,7 @@ pub(super) struct Unit {
     pub(super) partition: Bytes,
     pub(super) needs: Vec<Need>,
     pub(super) command: Body,
+    /// What the replica will say of the mailbox once it has said OK.
+    pub(super) made: Option<Bytes>,
     pub(super) step: Step,
 }

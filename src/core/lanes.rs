@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hashbrown::HashSet;
 
 use super::event::{LaneId, Pool};
+use super::known::QuestionId;
 use super::limits::Limits;
 use super::queue::JobId;
 use crate::protocol::Guid;
@@ -125,6 +126,8 @@ pub(super) enum What {
     Restart,
     Noop,
     Force,
+    /// A question outside of the users' queues.
+    Question(QuestionId),
 }
 
 impl Lane {

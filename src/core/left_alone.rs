@@ -20,7 +20,7 @@ use super::Core;
 use super::event::SessionId;
 use super::mailboxes::merge;
 use super::outcome::{TOO_MUCH, body_of, outcome};
-use super::plan::{self, Plan, Subject};
+use super::plan::{Plan, Subject};
 use super::session::{Asked, AskedMailboxes, Group, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Apply, Body, Command, Get, Kind, Reply, StatusKind, print};
@@ -92,12 +92,11 @@ impl Core {
 
     /// GET MAILBOXES without some of its names.
     fn ask_without(&mut self, id: SessionId, names: Vec<Bytes>, left_out: Vec<Bytes>) {
-        let (keys, subjects) = plan::all(&names, &self.setup.site);
-        let plan = Plan::new("GET MAILBOXES", plan::Class::Read, keys, subjects);
+        let plan = Plan::mailboxes(names.clone(), &self.setup.site);
         let asked = AskedMailboxes {
             names,
             left_out,
-            singly: false,
+            ..AskedMailboxes::default()
         };
         if asked.names.is_empty() {
             let waiting = Waiting::new(plan, Asked::Mailboxes(asked), 0, Vec::new());

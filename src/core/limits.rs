@@ -58,6 +58,14 @@ pub struct Limits {
     pub heal_max: Duration,
     /// The pause before a SEEN or SUB line in doubt is written again.
     pub in_doubt: Duration,
+    /// Bytes of known state; what was least of use goes first. With 0 every question is real.
+    pub known_bytes: u64,
+    /// Known state is not believed after this time since the replica confirmed it.
+    pub known_age: Duration,
+    /// Questions asked ahead at once.
+    pub ahead_requests: usize,
+    /// Mailboxes in one of them.
+    pub ahead_names: usize,
     /// How often a read is tried on another lane after one was lost.
     pub read_tries: u32,
     /// How often what the replica answers with `IMAP_MAILBOX_LOCKED` is sent again.
@@ -95,6 +103,10 @@ impl Default for Limits {
             heal: Duration::from_secs(2),
             heal_max: Duration::from_secs(10 * 60),
             in_doubt: Duration::from_secs(5),
+            known_bytes: 24 << 20,
+            known_age: Duration::from_secs(60 * 60),
+            ahead_requests: 8,
+            ahead_names: 32,
             read_tries: 3,
             locked_retries: 3,
             locked: Duration::from_millis(50),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::Core;
 use super::event::SessionId;
 use super::job::Work;
-use super::plan::{self, Plan};
+use super::plan::Plan;
 use super::session::{Asked, AskedMailboxes, Pending, Waiting};
 use crate::protocol::{Reply, Status, StatusKind, print};
 
@@ -16,8 +16,16 @@ impl Core {
         let mut parts: Vec<Vec<Bytes>> = Vec::new();
         let mut order = Vec::with_capacity(asked.names.len());
         let mut index = hashbrown::HashMap::new();
+        // Asked one by one, all of them are.
+        let mut known = asked.known.iter().filter(|_| !asked.singly).peekable();
+        let mut from_known = Vec::new();
         for name in &asked.names {
             let new = parts.len();
+            if let Some(one) = known.next_if(|(known, _)| known == name) {
+                from_known.push(one.clone());
+                order.push((name.clone(), usize::MAX));
+                continue;
+            }
             let key = || self.setup.site.key_of_mailbox(name);
             let part = if asked.singly {
                 new
@@ -33,14 +41,20 @@ impl Core {
         let count = parts.len();
         for (part, names) in parts.into_iter().enumerate() {
             // Only its own subjects: the cost of many users must not be that of their square.
-            let (keys, subjects) = plan::all(&names, &self.setup.site);
-            let part_plan = Plan::new(plan.verb, plan.class, keys, subjects);
+            let part_plan = Plan::mailboxes(names.clone(), &self.setup.site);
             let work = Work::Plain(print::get_mailboxes(names.iter().map(AsRef::as_ref)));
             self.push_job(id, part, &part_plan, work, None);
         }
+        // The known lines are a part that has come already.
+        for (_, part) in order.iter_mut().filter(|(_, part)| *part == usize::MAX) {
+            *part = count;
+        }
+        let mut waiting = Waiting::new(plan, Asked::Mailboxes(asked), count, order);
+        if !from_known.is_empty() {
+            waiting.parts.push(Some(Core::known_part(&from_known)));
+        }
         if let Some(session) = self.sessions.get_mut(&id) {
-            let asked = Asked::Mailboxes(asked);
-            session.pending = Some(Pending::Jobs(Waiting::new(plan, asked, count, order)));
+            session.pending = Some(Pending::Jobs(waiting));
         }
     }
 }

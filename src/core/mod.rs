@@ -6,14 +6,17 @@
 //!
 //! The way of a command: `commands` takes it in and makes it a job or an answer; `queue` orders
 //! jobs by user key; `dispatch` puts them on lanes; `burst` says what goes down a lane; `outcome`
-//! takes the replica's answers; `locked`, `policy`, `left_alone`, `ledger` and `runs` are about
-//! failures and about what stands on disk.
+//! takes the replica's answers; `known`, `recall` and `ahead` are about answers that need not be
+//! waited for; `locked`, `policy`, `left_alone`, `ledger` and `runs` are about failures and about
+//! what stands on disk.
 
+mod ahead;
 mod burst;
 mod commands;
 mod dispatch;
 pub mod event;
 mod job;
+mod known;
 mod lanes;
 mod ledger;
 mod left_alone;
@@ -24,6 +27,7 @@ mod outcome;
 mod plan;
 mod policy;
 mod queue;
+mod recall;
 mod runs;
 mod session;
 mod staging;
@@ -40,6 +44,7 @@ pub use self::event::{
     Action, BatchId, Event, Identity, LaneId, Mode, Note, Pool, RunId, SessionId,
 };
 use self::job::Job;
+use self::known::Known;
 use self::lanes::Lanes;
 use self::ledger::Ledger;
 pub use self::limits::Limits;
@@ -78,6 +83,7 @@ pub struct Core {
     lanes: Lanes,
     runs: Runs,
     ledger: Ledger,
+    known: Known,
     /// Users with acknowledged and unconfirmed units, and how many each has.
     unconfirmed: HashMap<UserKey, usize>,
     queued_bytes: u64,
@@ -116,6 +122,7 @@ impl Core {
             lanes: Lanes::default(),
             runs: Runs::default(),
             ledger: Ledger::default(),
+            known: Known::default(),
             unconfirmed: HashMap::new(),
             queued_bytes: 0,
             staged_bytes: 0,
@@ -140,9 +147,10 @@ impl Core {
             Event::SessionOpened {
                 session,
                 mode,
+                rolling,
                 identity,
             } => {
-                self.session_opened(session, mode, identity);
+                self.session_opened(session, mode, rolling, identity);
             }
             Event::Command {
                 session,
@@ -161,6 +169,7 @@ impl Core {
             Event::RunLinked { run, coverage } => self.run_linked(run, coverage),
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),
             Event::RunGone { run } => self.run_gone(run),
+            Event::LogNames { names } => self.read_on(names),
             Event::LinesWritten { batch } => {
                 self.not_written = false;
                 let settled = self.ledger.written(batch, self.now);
@@ -204,7 +213,9 @@ impl Core {
     fn pump(&mut self) {
         self.check_time();
         self.admit();
+        self.wake_readers();
         self.dispatch();
+        self.ask_ahead();
         while let Some(batch) = self.ledger.next_batch(self.now) {
             self.act(match batch {
                 ledger::Batch::Log(batch, lines) => Action::WriteLines { batch, lines },

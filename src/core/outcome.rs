@@ -53,6 +53,7 @@ impl Core {
                 self.restart(id, false);
             }
             (None, What::Force) => self.forced(id, &reply.status),
+            (None, What::Question(question)) => self.question_answered(*question, &reply),
             (None, _) => {}
         }
         self.retire_if_due(id);
@@ -81,6 +82,8 @@ impl Core {
 
     /// A job has its answer.
     pub(super) fn job_done(&mut self, id: JobId, reply: Reply) {
+        self.learn_from(id, &reply);
+        self.learn_from_write(id, reply.status.kind == StatusKind::Ok);
         let Some(mut job) = self.drop_job(id) else {
             return;
         };
@@ -175,6 +178,7 @@ impl Core {
 
     /// Counts a failure of a subject; returns when its lines go back into the sync log.
     pub(super) fn fail(&mut self, subject: &Subject, words: &str, refused: bool) -> Duration {
+        self.forget_subject(subject);
         let now = self.now;
         let limits = &self.setup.limits;
         let (probation, _) = self.ledger.fail(subject, words, refused, now);
@@ -410,7 +414,19 @@ impl Core {
         let Some(lane) = self.lanes.all.remove(&id) else {
             return;
         };
-        let suspect = lane.in_flight.iter().find_map(|sent| sent.job);
+        let question = |sent: &super::lanes::Sent| match sent.what {
+            What::Question(question) => Some(question),
+            _ => None,
+        };
+        // What was asked ahead may be what killed the replica's process.
+        let oldest = lane.in_flight.front();
+        let suspect = match oldest.and_then(question) {
+            Some(_) => None,
+            None => lane.in_flight.iter().find_map(|sent| sent.job),
+        };
+        for question in lane.in_flight.iter().filter_map(question) {
+            self.question_lost(question);
+        }
         let mut jobs: Vec<JobId> = lane.jobs.iter().copied().collect();
         jobs.sort_unstable();
         if !orderly || !jobs.is_empty() {
@@ -421,6 +437,7 @@ impl Core {
         }
         if !self.lanes.any_up() {
             // The replica may be another one when it comes back.
+            self.known.lost_replica();
             for state in self.lanes.pools.values_mut() {
                 state.enabled = None;
             }
@@ -439,6 +456,7 @@ impl Core {
         job.tries += 1;
         if job.acked.is_none() && !self.sessions.contains_key(&job.session) {
             // Nobody waits for it any more.
+            self.forget_failed(id);
             self.drop_job(id);
             return;
         }
@@ -471,6 +489,7 @@ impl Core {
         if strict && !read {
             // As the client's own connection would have ended: it must not take this for an
             // answer.
+            self.forget_failed(id);
             self.drop_job(id);
             return self.end_session(session, Body::new());
         }

@@ -44,6 +44,8 @@ pub(super) struct Plan {
     pub(super) settles: bool,
     /// A write of this kind may be acknowledged early where the run covers it.
     pub(super) coverable: bool,
+    /// The names of a GET MAILBOXES.
+    pub(super) asks: Vec<Bytes>,
 }
 
 impl Subject {
@@ -95,7 +97,16 @@ impl Plan {
             line: None,
             settles: false,
             coverable: false,
+            asks: Vec::new(),
         }
+    }
+
+    /// A GET MAILBOXES.
+    pub(super) fn mailboxes(names: Vec<Bytes>, site: &Site) -> Self {
+        let (keys, subjects) = all(&names, site);
+        let mut plan = Plan::new("GET MAILBOXES", Class::Read, keys, subjects);
+        plan.asks = names;
+        plan
     }
 
     fn mailbox(verb: &'static str, class: Class, name: &Bytes, site: &Site) -> Self {
@@ -141,10 +152,7 @@ fn of_get(get: &Get, site: &Site) -> Plan {
     match get {
         Get::User(user) => Plan::user("GET USER", read, user, site),
         Get::Meta(user) => Plan::user("GET META", read, user, site),
-        Get::Mailboxes(names) => {
-            let (keys, subjects) = all(names, site);
-            Plan::new("GET MAILBOXES", read, keys, subjects)
-        }
+        Get::Mailboxes(names) => Plan::mailboxes(names.clone(), site),
         Get::FullMailbox(name) => Plan::mailbox("GET FULLMAILBOX", read, name, site),
         Get::Fetch { mailbox } => Plan::mailbox("GET FETCH", read, mailbox, site),
         Get::Annotation(name) => Plan::mailbox("GET ANNOTATION", read, name, site),

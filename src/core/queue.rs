@@ -112,6 +112,23 @@ impl Queue {
         self.keys.get(key).into_iter().flatten().copied()
     }
 
+    /// The barriers in order.
+    pub(super) fn barriers(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.barriers.iter().copied()
+    }
+
+    /// The jobs that wait for this one.
+    pub(super) fn behind(&self, id: JobId) -> impl Iterator<Item = JobId> + '_ {
+        let keys = match self.jobs.get(&id) {
+            Some(Keys::Of(keys)) => &keys[..],
+            _ => &[],
+        };
+        let of_keys = keys.iter().flat_map(|key| self.of_key(key));
+        of_keys
+            .chain(self.barriers())
+            .filter(move |other| *other > id)
+    }
+
     /// How many jobs there are.
     pub(super) fn len(&self) -> usize {
         self.jobs.len()

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use super::event::{Identity, Mode, Pool, RunId};
+use super::known::{Doubt, State};
 use super::plan::{Plan, Subject};
 use super::staging::Staging;
 use crate::protocol::synclog::Line;
@@ -17,6 +18,10 @@ use crate::protocol::{Body, Command, Reply, Site, UserKey};
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) mode: Mode,
+    /// It came by the rolling client's listener.
+    pub(super) rolling: bool,
+    /// The client says what it believes of the replica (SINCE_MODSEQ, 3.2 and later).
+    pub(super) since: bool,
     pub(super) pool: Pool,
     pub(super) staging: Staging,
     pub(super) group: Group,
@@ -53,6 +58,8 @@ pub(super) struct Group {
     pub(super) full: Names,
     /// IMAP_SYNC_CHECKSUM was handed on for these.
     pub(super) checksums: Names,
+    /// What was answered from known state, and for which nothing was sent yet.
+    pub(super) told: HashMap<Bytes, Doubt>,
 }
 
 /// Names, and what they cost in memory.
@@ -99,6 +106,12 @@ pub(super) enum Pending {
         command: Command,
         plan: Plan,
         run: RunId,
+    },
+    /// An answer that was asked for ahead is under way.
+    Ahead {
+        command: Command,
+        plan: Plan,
+        run: Option<RunId>,
     },
     /// There is no room for another unconfirmed unit.
     Room {
@@ -188,15 +201,19 @@ pub(super) struct AskedMailboxes {
     pub(super) names: Vec<Bytes>,
     /// Names that the client asked for too, and that are left alone.
     pub(super) left_out: Vec<Bytes>,
+    /// What need not be asked, in order.
+    pub(super) known: Vec<(Bytes, State)>,
     /// Each name is asked for by itself, to find out whom the replica refuses.
     pub(super) singly: bool,
 }
 
 impl Session {
     /// A session that has just logged in.
-    pub(super) fn new(mode: Mode, identity: Identity, now: Duration) -> Self {
+    pub(super) fn new(mode: Mode, rolling: bool, identity: Identity, now: Duration) -> Self {
         Session {
             mode,
+            rolling,
+            since: false,
             pool: Pool {
                 identity,
                 capabilities: Vec::new(),

@@ -39,6 +39,12 @@ pub struct Snapshot {
     pub noted_bytes: u64,
     /// Runs that are linked.
     pub runs_linked: usize,
+    /// Mailboxes whose state on the replica is known.
+    pub known_mailboxes: usize,
+    /// Bytes of it.
+    pub known_bytes: u64,
+    /// Mailboxes that are to be read, since a client was told of them and sent nothing.
+    pub known_doubts: usize,
     /// Lines that are owed to the sync log, or stand there and are not done with.
     pub owed_lines: usize,
     /// Users and shared mailboxes on probation; at most the first 100.
@@ -101,6 +107,9 @@ impl Core {
             staged_bytes: self.staged_bytes,
             noted_bytes: self.noted_bytes,
             runs_linked: self.runs.len(),
+            known_mailboxes: self.known.len(),
+            known_bytes: self.known.bytes(),
+            known_doubts: self.known.doubts(),
             owed_lines: self.ledger.len(),
             probation: shown.collect(),
             probation_subjects: subjects.len(),
@@ -155,6 +164,7 @@ impl Core {
             for id in unconfirmed {
                 self.give_up(id);
             }
+            self.give_up_doubts();
             let sessions: Vec<_> = self.sessions.keys().copied().collect();
             for id in sessions {
                 let exits =
@@ -178,7 +188,8 @@ impl Core {
             .any(|session| session.pending.is_some());
         // Where the disk takes nothing, the links and the client's log-run hold what is owed.
         let written = self.ledger.all_durable() || (until <= self.now && self.ledger.disk_fails());
-        if !pending && self.unconfirmed.is_empty() && written {
+        let checked = !self.known.holds_runs();
+        if !pending && self.unconfirmed.is_empty() && checked && written {
             self.drained = true;
             for run in self.runs.not_pinned() {
                 self.act(Action::DropLink { run });
@@ -196,6 +207,7 @@ impl Core {
     /// What must hold after every event.
     pub(super) fn check_invariants(&self) {
         debug_assert_eq!(self.jobs.len(), self.queue.len());
+        self.known.check(self.setup.limits.known_bytes);
         let acked = self.jobs.values().filter(|job| job.acked.is_some());
         let (mut count, mut bytes) = (0, 0);
         for job in acked {

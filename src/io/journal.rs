@@ -3,17 +3,20 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::sync_directory::SyncDirectory;
+use super::sync_directory::{LookedAt, SyncDirectory};
 use crate::core::event::{BatchId, Event, RunId};
 use crate::protocol::Site;
 use crate::protocol::synclog::Line;
 
 /// How often `log-run` is looked at while a link of it stands.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How often `log` is looked at while somebody wants to know what comes next.
+const LOOK_AHEAD: Duration = Duration::from_millis(50);
 
 /// How long the end of the program waits for the thread: who holds a lock on `log`, or a disk
 /// that hangs, can keep it for ever. What it leaves undone is healed at the next start.
@@ -34,6 +37,7 @@ enum Order {
     Drop(RunId),
     Write(BatchId, Vec<Line>),
     Store(BatchId, Vec<Line>),
+    Watch(bool),
 }
 
 impl Journal {
@@ -52,6 +56,7 @@ impl Journal {
             site,
             events,
             linked: HashSet::new(),
+            watched: None,
         };
         let (runs, running) = channel();
         std::thread::Builder::new()
@@ -86,6 +91,11 @@ impl Journal {
         self.order(Order::Store(batch, lines));
     }
 
+    /// `Action::WatchLog`
+    pub fn watch_log(&self, on: bool) {
+        self.order(Order::Watch(on));
+    }
+
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             // The thread ends only when this sender is gone.
@@ -109,15 +119,19 @@ struct Work {
     events: UnboundedSender<Event>,
     /// Links whose run was not seen to be gone.
     linked: HashSet<RunId>,
+    /// How far `log` has been read ahead, where that is wanted, and when it is to be looked at.
+    watched: Option<(LookedAt, Instant)>,
 }
 
 impl Work {
     fn run(mut self, orders: &Receiver<Order>) {
         loop {
-            let order = if self.linked.is_empty() {
-                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                orders.recv_timeout(LOOK)
+            let ahead = self.watched.as_ref().map(|(_, at)| *at);
+            let ahead = ahead.map(|at| at.saturating_duration_since(Instant::now()));
+            let look = (!self.linked.is_empty()).then_some(LOOK);
+            let order = match [ahead, look].into_iter().flatten().min() {
+                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => orders.recv_timeout(wait),
             };
             match order {
                 Ok(order) => {
@@ -126,7 +140,10 @@ impl Work {
                         let _ = self.events.send(event);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look();
+                    self.look_ahead();
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -154,6 +171,11 @@ impl Work {
                 }
                 None
             }
+            Order::Watch(on) => {
+                let first = || (LookedAt::default(), Instant::now());
+                self.watched = on.then(first);
+                None
+            }
             Order::Write(batch, lines) => Some(match self.directory.append_lines(&lines) {
                 Ok(unwritable) => {
                     report(&unwritable);
@@ -177,7 +199,24 @@ impl Work {
         }
     }
 
+    fn look_ahead(&mut self) {
+        let Some((looked, at)) = &mut self.watched else {
+            return;
+        };
+        if *at > Instant::now() {
+            return;
+        }
+        let names = self.directory.look_ahead(looked);
+        *at = Instant::now() + LOOK_AHEAD;
+        if !names.is_empty() {
+            let _ = self.events.send(Event::LogNames { names });
+        }
+    }
+
     fn look(&mut self) {
+        if self.linked.is_empty() {
+            return;
+        }
         let now = self.directory.current_run();
         let gone: Vec<RunId> = self
             .linked
@@ -206,8 +245,6 @@ fn report(unwritable: &[Line]) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-    use std::time::Instant;
 
     use super::*;
 

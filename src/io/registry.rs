@@ -29,6 +29,8 @@ pub struct ListenerSettings {
     pub address: Address,
     /// How its sessions are answered.
     pub mode: Mode,
+    /// The rolling client's: its questions may be answered from known state.
+    pub rolling: bool,
     /// For fan-out listeners.
     pub run: Option<RunLookup>,
 }

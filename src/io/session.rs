@@ -45,6 +45,7 @@ pub(super) async fn serve(
     let opened = Event::SessionOpened {
         session: id,
         mode: listener.mode,
+        rolling: listener.rolling,
         identity,
     };
     // Nobody listens any more only when the program is ending.

@@ -170,6 +170,11 @@ impl Shell {
                     Some(journal) => journal.store_owed(batch, lines),
                     None => self.no_journal(batch),
                 },
+                Action::WatchLog { on } => {
+                    if let Some(journal) = &self.journal {
+                        journal.watch_log(on);
+                    }
+                }
                 Action::Note(note) => self.notes.record(&note),
                 Action::Drained => return false,
             }

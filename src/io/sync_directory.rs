@@ -8,6 +8,7 @@
 //! when it closes *any* descriptor of that file. Nothing else in this program may open `log`,
 //! `log-run` or a link of it.
 
+mod ahead;
 mod append;
 pub mod disk;
 mod error;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::disk::{Disk, DiskFile, Mode};
+pub use ahead::LookedAt;
 pub use error::Error;
 pub use recover::Recovered;
 

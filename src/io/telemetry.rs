@@ -55,6 +55,11 @@ pub mod metric {
     pub const OWED_LINES: &str = "syncmux_owed_lines";
     /// Links of runs, by `channel`.
     pub const RUNS_LINKED: &str = "syncmux_runs_linked";
+    /// Mailboxes of GET MAILBOXES that were answered from known state (`outcome` "hit"), were asked
+    /// for ("miss"), or about which a client was told what was not so ("wrong"), by `channel`.
+    pub const KNOWN: &str = "syncmux_known_total";
+    /// Bytes of known state, by `channel`.
+    pub const KNOWN_BYTES: &str = "syncmux_known_bytes";
     /// Log lines that were counted instead of written, by `kind`.
     pub const SUPPRESSED_LINES: &str = "syncmux_log_lines_suppressed_total";
 }
@@ -137,5 +142,7 @@ fn describe() {
     describe_gauge!(PROBATION_USERS, "Users on probation");
     describe_gauge!(OWED_LINES, "Lines that wait to go into the sync log");
     describe_gauge!(RUNS_LINKED, "Links of runs in the sync directory");
+    describe_counter!(KNOWN, "Mailboxes answered from known state, or not");
+    describe_gauge!(KNOWN_BYTES, Unit::Bytes, "Bytes of known state");
     describe_counter!(SUPPRESSED_LINES, "Log lines counted instead of written");
 }

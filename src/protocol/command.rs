@@ -209,6 +209,12 @@ pub struct Mailbox {
     /// The short form of an intermediate mailbox, which carries no version (no RECORD, no
     /// LAST_UID; `sync_do_update_mailbox` in `sync_support.c`).
     pub intermediate: bool,
+    /// SINCE_MODSEQ is there: the client says what it believed of the replica (3.2 and later).
+    pub since: bool,
+    /// The line `* MAILBOX %(...)`, line end included, with which a replica that has executed
+    /// this would answer. `None` for the short form, which says too little, for a part of the
+    /// changes (SYNC_CRC 0), and where the line would be longer than 64 KiB.
+    pub state: Option<Bytes>,
     /// The GUIDs of the RECORDs that are not expunged, in order, repeats left out where they
     /// follow each other: those of them that were staged or reserved are what the update needs.
     pub guids: Vec<Guid>,

@@ -9,6 +9,7 @@ use super::body::Body;
 use super::command::{File, Guid};
 use super::gather::{self, Gather, Write};
 use super::scan::{List, Sink, Text, Token};
+use super::state::StateText;
 
 /// Where a value stands, which tells what its verbs mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(crate) enum Field {
     Root,
     MboxType,
     LastUid,
+    FolderModseq,
+    SinceModseq,
     Record,
     Guid,
     Flags,
@@ -81,6 +84,8 @@ impl Field {
             b"ROOT" => Field::Root,
             b"MBOXTYPE" => Field::MboxType,
             b"LAST_UID" => Field::LastUid,
+            b"FOLDERMODSEQ" => Field::FolderModseq,
+            b"SINCE_MODSEQ" => Field::SinceModseq,
             b"RECORD" => Field::Record,
             b"GUID" => Field::Guid,
             b"FLAGS" => Field::Flags,
@@ -145,6 +150,8 @@ pub(crate) struct Facts {
     current: Option<(Bytes, Guid)>,
     content: Gather,
     pub(crate) raw: Gather,
+    /// Of an APPLY MAILBOX.
+    pub(crate) state: StateText,
 }
 
 /// What a name costs in memory, the list that it stands in included.
@@ -180,6 +187,7 @@ impl Facts {
             current: None,
             content: Gather::default(),
             raw: Gather::default(),
+            state: StateText::default(),
         }
     }
 
@@ -208,7 +216,12 @@ impl Facts {
     pub(crate) fn held(&self) -> u64 {
         let guids = (self.guids.capacity() * size_of::<Guid>()) as u64;
         let files = self.files_memory + (self.files.capacity() * size_of::<File>()) as u64;
-        self.raw.memory() + self.content.memory() + files + guids + self.names_memory
+        self.raw.memory()
+            + self.content.memory()
+            + files
+            + guids
+            + self.names_memory
+            + self.state.memory()
     }
 
     /// As much of it as [`Self::spill`] moves out.
@@ -428,6 +441,9 @@ impl Sink for Facts {
     }
 
     fn token(&mut self, token: Token<'_>) -> Result<(), String> {
+        if self.want == Want::Records {
+            self.state.token(&token);
+        }
         match token {
             Token::Key(text) => self.key(text),
             Token::Text(text) => self.scalar(Some(text.usable()))?,

@@ -15,6 +15,7 @@ pub mod print;
 pub mod reply;
 pub mod reply_reader;
 pub mod scan;
+mod state;
 pub mod synclog;
 mod verbs;
 

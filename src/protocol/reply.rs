@@ -36,6 +36,8 @@ pub struct Untagged {
     pub mailbox: Option<Bytes>,
     /// UNIQUEID of a `MAILBOX` line.
     pub uniqueid: Option<Bytes>,
+    /// A `MAILBOX` line with FOLDERMODSEQ: this replica compares SINCE_MODSEQ (3.2 and later).
+    pub since: bool,
     /// The GUIDs of a `MISSING` line.
     pub guids: Vec<Guid>,
     /// The words of an `ENABLED`, `SASL` or other line of plain words.

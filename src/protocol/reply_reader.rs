@@ -302,6 +302,7 @@ impl ReplyReader {
             kind: std::mem::take(&mut facts.verb),
             mailbox: facts.text(Field::MboxName).filter(|_| is_mailbox),
             uniqueid: facts.text(Field::UniqueId).filter(|_| is_mailbox),
+            since: facts.has(Field::FolderModseq) && is_mailbox,
             guids,
             words: std::mem::take(&mut facts.names),
             raw: facts.raw.finish(),

@@ -147,7 +147,15 @@ fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
 pub struct Coverage {
     keys: RandomState,
     hashes: hashbrown::HashSet<u64, AsIs>,
+    names: Vec<Bytes>,
+    names_bytes: usize,
 }
+
+/// So many mailbox names of a run are kept, in order.
+const MAX_NAMES: usize = 100_000;
+
+/// So many bytes of them.
+const MAX_NAMES_BYTES: usize = 16 << 20;
 
 /// The hashes are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
@@ -199,21 +207,12 @@ impl Coverage {
     /// The other lines (QUOTA, ANNOTATION, UNMAILBOX) cover nothing.
     pub fn add(&mut self, item: &Item, site: &Site) {
         let key = || site.key_of_user(&item.first);
+        item.mailboxes().for_each(|name| self.insert_mailbox(name));
         match (item.kind, &item.second) {
-            (ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox, second) => {
-                self.insert(Class::Mailbox, &item.first, b"");
-                if let Some(second) = second {
-                    self.insert(Class::Mailbox, second, b"");
-                }
-            }
-            (ItemKind::Rename, Some(second)) => {
-                self.insert(Class::Mailbox, &item.first, b"");
-                self.insert(Class::Mailbox, second, b"");
-            }
             (ItemKind::User, _) => self.insert_key(Class::User, &key()),
             (ItemKind::Meta | ItemKind::Sieve, _) => self.insert_key(Class::Meta, &key()),
             (ItemKind::Unuser, _) => self.insert_key(Class::Unuser, &key()),
-            (ItemKind::Seen, Some(id)) => self.insert(Class::Seen, &item.first, id),
+            (ItemKind::Seen, Some(id)) => drop(self.insert(Class::Seen, &item.first, id)),
             (ItemKind::Sub | ItemKind::Unsub, Some(name)) => {
                 self.insert(Class::Sub, &item.first, name);
             }
@@ -249,6 +248,14 @@ impl Coverage {
         self.has_key(Class::User, key) && !self.has_key(Class::Unuser, key)
     }
 
+    /// The mailboxes that it names, each once, in order of appearance: the first 100,000 of them,
+    /// or 16 MiB. The client goes by users, which it takes in an order that can't be known (a hash
+    /// keyed at random).
+    #[must_use]
+    pub fn names(&self) -> &[Bytes] {
+        &self.names
+    }
+
     /// Whether it holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -258,7 +265,7 @@ impl Coverage {
     /// Bytes of memory.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.hashes.allocation_size()
+        self.hashes.allocation_size() + self.names_bytes
     }
 
     fn covers_meta(&self, key: &UserKey) -> bool {
@@ -275,8 +282,19 @@ impl Coverage {
         hasher.finish()
     }
 
-    fn insert(&mut self, class: Class, first: &[u8], second: &[u8]) {
-        self.hashes.insert(self.hash(class, first, second));
+    fn insert(&mut self, class: Class, first: &[u8], second: &[u8]) -> bool {
+        self.hashes.insert(self.hash(class, first, second))
+    }
+
+    fn insert_mailbox(&mut self, name: &Bytes) {
+        let cost = name.len() + size_of::<Bytes>();
+        if self.insert(Class::Mailbox, name, b"")
+            && self.names.len() < MAX_NAMES
+            && self.names_bytes + cost <= MAX_NAMES_BYTES
+        {
+            self.names_bytes += cost;
+            self.names.push(name.clone());
+        }
     }
 
     /// Lines about no user are ignored by the client.

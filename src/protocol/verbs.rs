@@ -120,15 +120,18 @@ fn mailbox(facts: &mut Facts, local: bool) -> Option<Mailbox> {
     let kind = facts.text(Field::MboxType).unwrap_or_default();
     let mut guids = std::mem::take(&mut facts.guids);
     guids.shrink_to_fit();
+    // `mboxlist_mbtype_to_string` writes one letter for each type, `i` for intermediate.
+    let intermediate =
+        kind.contains(&b'i') && !facts.has(Field::LastUid) && !facts.has(Field::Record);
+    let state = facts.state.finish().filter(|_| !intermediate);
     Some(Mailbox {
         name,
         uniqueid,
         partition: facts.text(Field::Partition).unwrap_or_default(),
         local,
-        // `mboxlist_mbtype_to_string` writes one letter for each type, `i` for intermediate.
-        intermediate: kind.contains(&b'i')
-            && !facts.has(Field::LastUid)
-            && !facts.has(Field::Record),
+        intermediate,
+        since: facts.has(Field::SinceModseq),
+        state,
         guids,
         records: facts.records,
     })

@@ -57,8 +57,13 @@ impl Pipe {
         pipe.tell(Event::SessionOpened {
             session: SESSION,
             mode: Mode::FanOut,
+            rolling: true,
             identity: Identity::Configured,
         });
+        // As clients of 3.6 and later begin; with it, what is known is used.
+        pipe.feed(&Bytes::from_static(
+            b"APPLY CAPABILITIES (SIEVE-MAILBOX)\r\n",
+        ));
         pipe
     }
 
@@ -85,7 +90,7 @@ impl Pipe {
         while let Some(action) = self.core.next_action() {
             let event = match action {
                 Action::OpenLane { lane, .. } => {
-                    let enabled = Some(Vec::new());
+                    let enabled = Some(vec![Bytes::from_static(b"SIEVE-MAILBOX")]);
                     Event::LaneOpened { lane, enabled }
                 }
                 Action::Send { lane, body } => {

@@ -118,6 +118,7 @@ impl Driver {
         self.tell(Event::SessionOpened {
             session,
             mode,
+            rolling: mode == Mode::FanOut,
             identity,
         });
         session
@@ -300,7 +301,7 @@ impl Driver {
                     assert!(!polite || lane.requests.is_empty());
                     lane.closing = true;
                 }
-                Action::Note(_) => {}
+                Action::Note(_) | Action::WatchLog { .. } => {}
                 Action::Drained => self.drained = true,
                 action => self.disk.push_back(action),
             }

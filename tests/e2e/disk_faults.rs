@@ -115,7 +115,10 @@ fn no_room_for_owed_lines() {
 
 /// While it lasts nothing can be linked, nor can the client unlink `log-run`.
 fn not_ours(take: impl FnOnce(&Path) -> Option<Mount>, give_back: impl FnOnce(&Path)) {
-    let mut lab = Setup::new(Way::FanOut).start();
+    let mut setup = Setup::new(Way::FanOut);
+    // So that the client waits for the replica before anything is linked.
+    setup.mux_extra = "[limits]\nknown_state = 0\n".to_owned();
+    let mut lab = setup.start();
     let directory = lab.sync_directory();
     let users = lab.add_users(6);
     lab.mail(&users, "1", 1000);

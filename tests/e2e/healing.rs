@@ -331,7 +331,10 @@ fn refused_quota_and_annotations() {
 /// What the replica has locked for a moment is asked again, and nobody is put on probation.
 #[test]
 fn locked_for_a_moment() {
-    let mut lab = lab(Way::FanOut, 4).start();
+    let mut setup = lab(Way::FanOut, 4);
+    // Every question goes to the replica.
+    setup.mux_extra = "[limits]\nknown_state = 0\n".to_owned();
+    let mut lab = setup.start();
     lab.add_user("alice");
     lab.settle();
     let locked = Deed::Refuse("NO IMAP_MAILBOX_LOCKED Mailbox locked");

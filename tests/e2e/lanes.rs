@@ -7,6 +7,7 @@ use crate::support::relay::{Direction, Piece};
 use crate::support::wait_for;
 
 ways!(round_trips: strict);
+ways!(a_known_mailbox_costs_one_burst: strict);
 ways!(force_stays_with_its_session: strict, fan_out);
 
 /// Without TLS, so that the link can be read.
@@ -71,6 +72,33 @@ fn round_trips(way: Way) {
     );
     assert!(turns[1].starts_with("APPLY MESSAGE (%{"), "{turns:#?}");
     assert!(turns[1].contains("\r\nAPPLY MAILBOX %("), "{turns:#?}");
+    lab.settle();
+}
+
+/// By the rolling client's listener nothing is asked about what is known.
+fn a_known_mailbox_costs_one_burst(way: Way) {
+    let mut setup = readable(way);
+    setup.lanes = 1;
+    let mut lab = setup.start();
+    lab.add_user("alice");
+    lab.mail(&["alice"], "1", 2000);
+    lab.settle();
+    lab.mail(&["alice"], "2", 2000);
+    lab.settle();
+    lab.relay.record();
+    lab.mail(&["alice"], "3", 2000);
+    lab.replicate();
+    let tape = lab.relay.tape();
+    let said = connections(&tape).into_iter().map(|c| turns(&tape, c));
+    let with_work = |turns: &Vec<String>| turns.iter().any(|t| t.contains("APPLY MAILBOX"));
+    let all: Vec<Vec<String>> = said.filter(with_work).collect();
+    assert_eq!(all.len(), 1, "one lane: {all:#?}");
+    let text = all[0].concat();
+    let updates = text.matches("APPLY MAILBOX").count();
+    let bursts = all[0].iter().filter(|t| t.contains("APPLY ")).count();
+    assert_eq!(updates, bursts, "{all:#?}");
+    let (before, _) = text.split_once("APPLY MAILBOX").unwrap();
+    assert!(!before.contains("GET "), "{all:#?}");
     lab.settle();
 }
 

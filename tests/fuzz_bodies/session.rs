@@ -261,6 +261,7 @@ impl World {
                 self.event(Event::SessionOpened {
                     session,
                     mode,
+                    rolling: who != 9,
                     identity,
                 });
             }
@@ -497,7 +498,7 @@ impl World {
                 assert!(lines.iter().all(|line| line.check().is_ok()), "{lines:?}");
                 self.disk.push(action);
             }
-            Action::DropLink { .. } | Action::Note(_) => {}
+            Action::DropLink { .. } | Action::WatchLog { .. } | Action::Note(_) => {}
             Action::Drained => self.drained = true,
         }
     }

@@ -92,6 +92,7 @@ impl Setup {
         let settings = ListenerSettings {
             address: self.address.clone(),
             mode: Mode::FanOut,
+            rolling: true,
             run: Some(Arc::new(|| Some(RunId(42)))),
         };
         let listener = Listener::bind(settings, Arc::new(context)).await.unwrap();
@@ -144,6 +145,7 @@ impl Site {
             Event::SessionOpened {
                 session,
                 mode: Mode::FanOut,
+                rolling: true,
                 identity: Identity::Configured,
             } => session,
             other => panic!("{other:?}"),

@@ -379,7 +379,7 @@ impl Client {
             .collect();
         let tag = self.tag();
         let text = format!(
-            "APPLY MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} LAST_UID {to} HIGHESTMODSEQ {to} PARTITION default SINCE_MODSEQ {from} POP3_SHOW_AFTER {tag} RECORD ({}))\r\n",
+            "APPLY MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} LAST_UID {to} HIGHESTMODSEQ {to} PARTITION default FOLDERMODSEQ 1 SINCE_MODSEQ {from} POP3_SHOW_AFTER {tag} RECORD ({}))\r\n",
             records.join(" ")
         );
         match self.ask(text).await {

@@ -24,6 +24,8 @@ pub(crate) struct Process {
 #[derive(Default)]
 pub(crate) struct Replica {
     pub(crate) mailboxes: BTreeMap<Bytes, u64>,
+    /// What else an update said of them.
+    pub(crate) tags: BTreeMap<Bytes, u64>,
     pub(crate) seen: BTreeMap<(Bytes, Bytes), u64>,
     pub(crate) messages: BTreeSet<Guid>,
     pub(crate) processes: BTreeMap<LaneId, Process>,
@@ -154,8 +156,28 @@ impl Replica {
         let Some(version) = self.mailboxes.get(name) else {
             return String::new();
         };
+        let tag = self.tags.get(name).copied().unwrap_or(0);
         let name = std::str::from_utf8(name).unwrap();
-        format!("* MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} HIGHESTMODSEQ {version})\r\n")
+        format!(
+            "* MAILBOX %(UNIQUEID id.{name} MBOXNAME {name} LAST_UID {version} \
+             HIGHESTMODSEQ {version} PARTITION default FOLDERMODSEQ 1 POP3_SHOW_AFTER {tag})\r\n"
+        )
+    }
+
+    /// Somebody changes a mailbox behind everybody's back: it is what it was before, or gone.
+    pub(crate) fn tamper(&mut self, random: &mut fastrand::Rng) -> Option<Bytes> {
+        if self.mailboxes.is_empty() {
+            return None;
+        }
+        let at = random.usize(..self.mailboxes.len());
+        let (name, version) = self.mailboxes.iter_mut().nth(at).unwrap();
+        let name = name.clone();
+        *version = random.u64(..*version);
+        self.tags.remove(&name);
+        if *version == 0 {
+            self.mailboxes.remove(&name);
+        }
+        Some(name)
     }
 
     fn apply(
@@ -229,6 +251,8 @@ impl Replica {
                         "{mailbox:?} goes back from {here} to {version}"
                     );
                     self.mailboxes.insert(mailbox.name.clone(), version);
+                    let tag = number(text, "POP3_SHOW_AFTER").expect("a tag");
+                    self.tags.insert(mailbox.name.clone(), tag);
                     self.messages.extend(&mailbox.guids);
                     "OK success\r\n".to_owned()
                 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use syncmux::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
 };
-use syncmux::io::sync_directory::SyncDirectory;
+use syncmux::io::sync_directory::{LookedAt, SyncDirectory};
 use syncmux::protocol::synclog::Item;
 use syncmux::protocol::{Body, Site};
 
@@ -57,6 +57,14 @@ pub(crate) struct World {
     linked: BTreeSet<RunId>,
     /// Somebody else on the replica takes locks.
     locks: bool,
+    /// How far `log` has been read ahead, where that is wanted.
+    looked: Option<LookedAt>,
+    /// What was changed behind everybody's back, and not looked at since by the rolling client.
+    tampered: BTreeSet<Bytes>,
+    /// What was, in a run that began after that: it heals.
+    must_heal: BTreeSet<Bytes>,
+    /// The run seen last.
+    last_run: Option<RunId>,
     /// The power is cut now and then.
     loses_power: bool,
     /// Cyrus has lost lines of its own, which nobody can bring back.
@@ -85,6 +93,9 @@ impl World {
             queued_bytes: random.u64(100..5000),
             ask_bytes: random.u64(0..20),
             lane_staged_bytes: random.u64(0..40),
+            known_bytes: [0, 3000, 64 << 20][random.usize(0..3)],
+            ahead_requests: random.usize(0..4),
+            ahead_names: random.usize(1..5),
             ..Limits::default()
         };
         let setup = Setup {
@@ -140,6 +151,10 @@ impl World {
             disk,
             linked: BTreeSet::new(),
             locks,
+            looked: None,
+            tampered: BTreeSet::new(),
+            must_heal: BTreeSet::new(),
+            last_run: None,
             loses_power,
             cyrus_loses: false,
             acks: Vec::new(),
@@ -192,7 +207,20 @@ impl World {
         }
         let snapshot = self.core.as_ref().unwrap().snapshot();
         assert_eq!(snapshot.probation_subjects, 0, "probation without end");
-        if self.cyrus_loses || self.disk.state().cyrus.lost {
+        let cyrus_lost = self.cyrus_loses || self.disk.state().cyrus.lost;
+        // Also where the client was told what was known, and sent nothing.
+        let healed: Vec<Bytes> = self.must_heal.iter().cloned().collect();
+        self.counts.must_heal += healed.len() as u64;
+        for name in healed.iter().filter(|_| !cyrus_lost) {
+            let there = self.replica.mailboxes.get(name);
+            let master = self.master.borrow();
+            let here = master.mailboxes.get(std::str::from_utf8(name).unwrap());
+            assert_eq!(there, here, "{name:?} was looked at and is not repaired");
+        }
+        // What nobody looked at is found at the next look.
+        self.log_everything();
+        self.rest();
+        if cyrus_lost {
             // What Cyrus lost of its own, the next change of the same mailbox brings.
             self.log_everything();
             self.rest();
@@ -248,6 +276,7 @@ impl World {
             && self.orders.is_empty()
             && self.told.is_empty()
             && snapshot.unconfirmed_users == 0
+            && snapshot.known_doubts == 0
             && snapshot.owed_lines
                 == snapshot
                     .probation
@@ -265,6 +294,13 @@ impl World {
             34..=63 => self.replica_works(),
             64..=79 => self.disk_works(),
             80..=84 => self.wake_clients(),
+            88 if self.faults && self.random.u8(0..4) == 0 => {
+                if let Some(name) = self.replica.tamper(&mut self.random) {
+                    self.counts.tampered += 1;
+                    self.must_heal.remove(&name);
+                    self.tampered.insert(name);
+                }
+            }
             85..=88 => self.pass_time(),
             89 if self.faults && self.random.u8(0..6) == 0 => self.lane_breaks(),
             90 if self.faults && self.random.u8(0..8) == 0 => {
@@ -290,6 +326,7 @@ impl World {
             }
             _ => {}
         }
+        self.see_run();
         self.check();
     }
 
@@ -349,6 +386,7 @@ impl World {
                 Event::SessionOpened {
                     session,
                     mode,
+                    rolling: mode == Mode::FanOut || self.setup.seed.is_multiple_of(2),
                     identity,
                 },
             );
@@ -511,6 +549,7 @@ impl World {
         self.directory = None;
         self.orders.clear();
         self.told.clear();
+        self.looked = None;
         let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
         for lane in lanes {
             for _ in 0..self.random.usize(0..4) {
@@ -587,8 +626,16 @@ impl World {
                         self.lose(lane);
                     }
                 }
+                Action::WatchLog { on } => self.looked = on.then(LookedAt::default),
                 Action::Note(Note::Answered { early, .. }) => self.early = early,
                 Action::Note(Note::Healed { .. }) => self.counts.healed += 1,
+                Action::Note(Note::Known { outcome, names }) => match outcome {
+                    "hit" => self.counts.known_hits += names as u64,
+                    "checked" => self.counts.known_checks += names as u64,
+                    "miss" => self.counts.known_misses += names as u64,
+                    "wrong" => self.counts.known_wrong += names as u64,
+                    _ => {}
+                },
                 // Also where it gives up after several lanes, which can't be seen from here.
                 Action::Note(Note::Probation { subject, .. }) => self.fail(&subject),
                 Action::Note(_) => {}

@@ -34,6 +34,8 @@ pub(super) struct Driver {
     /// Lanes open by themselves, the disk does what it is asked.
     pub(super) smooth: bool,
     pub(super) drained: bool,
+    /// `log` is looked at.
+    pub(super) watching: bool,
     pending: Vec<Action>,
 }
 
@@ -65,6 +67,7 @@ pub(super) fn driver(limits: Limits, named: bool) -> Driver {
         notes: Vec::new(),
         smooth: true,
         drained: false,
+        watching: false,
         pending: Vec::new(),
     }
 }
@@ -104,10 +107,16 @@ pub(super) fn hex(guid: u8) -> String {
 
 impl Driver {
     pub(super) fn open(&mut self, id: u64, mode: Mode) -> SessionId {
+        self.open_by(id, mode, mode == Mode::FanOut)
+    }
+
+    /// A session by the rolling client's listener, or not.
+    pub(super) fn open_by(&mut self, id: u64, mode: Mode, rolling: bool) -> SessionId {
         let session = SessionId(id);
         self.event(Event::SessionOpened {
             session,
             mode,
+            rolling,
             identity: Identity::Configured,
         });
         session
@@ -229,6 +238,7 @@ impl Driver {
             Action::Send { lane, body } => self.sent.entry(lane).or_default().push(text(&body)),
             Action::CloseLane { lane, .. } => self.closing.push(lane),
             Action::Note(note) => self.notes.push(note),
+            Action::WatchLog { on } => self.watching = on,
             Action::Drained => self.drained = true,
             Action::DropLink { .. } => self.disk.push("drop link".into()),
             Action::OpenLane { lane, ref pool } => {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, limits, mailbox, rolling};
-use crate::core::{Event, Limits, Mode, Note, RunId, SessionId};
+use super::driver::{Driver, RUN, driver, limits, mailbox, message, rolling};
+use crate::core::{Event, Limits, Mode, Note, SessionId};
 
 const OK: &str = "OK success\r\n";
 
@@ -74,8 +74,13 @@ fn what_no_line_could_repair_is_never_acknowledged_early() {
 #[test]
 fn the_cover_is_durable_before_the_answer() {
     let (mut d, s) = rolling("USER a\n", false);
+    d.run = None;
     get_all(&mut d, s);
+    // It is asked for at the first command under it, which does not wait.
+    d.run = Some(RUN);
     d.smooth = false;
+    d.ask(s, &message(1));
+    assert_eq!(d.disk, ["link"]);
     d.say(s, &mailbox("user.a", None));
     assert_eq!(d.disk, ["link"]);
     assert_eq!(d.answer(s), None);
@@ -128,7 +133,7 @@ fn a_link_stays_until_the_run_is_gone_and_everything_is_confirmed() {
     d.ask(s, &mailbox("user.a", None));
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.disk, ["link"]);
-    d.run = Some(RunId(8));
+    d.run = None;
     d.ask(s, "RESTART\r\n");
     assert_eq!(d.disk, ["link", "drop link"]);
 }

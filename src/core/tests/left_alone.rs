@@ -33,7 +33,7 @@ fn what_the_client_sends_for_a_user_goes_nowhere_and_his_line_is_owed() {
     let (mut d, s) = left_alone(false);
     assert_eq!(
         d.disk,
-        ["write [User(b\"a\")]", "link", "owe [User(b\"a\")]"],
+        ["link", "write [User(b\"a\")]", "owe [User(b\"a\")]"],
         "the second time after a pause"
     );
     assert!(is_nothing(&d.ask(s, "GET USER a\r\n")));
@@ -141,7 +141,7 @@ fn among_shared_mailboxes_those_are_found_that_are_refused() {
         d.answer(s).unwrap(),
         format!("* MAILBOX %(MBOXNAME one)\r\n* MAILBOX %(MBOXNAME three)\r\n{OK}")
     );
-    assert_eq!(d.disk, ["write [Mailbox(b\"two\")]"]);
+    assert_eq!(d.disk, ["link", "write [Mailbox(b\"two\")]"]);
     assert_eq!(d.ask(s, &mailbox("two", None)), OK);
     assert_eq!(d.on_lanes(), [""; 0]);
     assert_eq!(d.ask(s, &mailbox("one", None)), OK);

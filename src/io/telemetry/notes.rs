@@ -41,7 +41,10 @@ impl Notes {
     pub fn record(&self, note: &Note) {
         self.count(note);
         let kind = kind(note);
-        if matches!(note, Note::UnitDone { .. } | Note::Answered { .. }) {
+        if matches!(
+            note,
+            Note::UnitDone { .. } | Note::Answered { .. } | Note::Known { .. }
+        ) {
             self.line(note, 0);
         } else if let Some(suppressed) = self.admit(kind, Instant::now()) {
             self.line(note, suppressed);
@@ -67,6 +70,7 @@ impl Notes {
             (metric::UNCONFIRMED_USERS, now.unconfirmed_users as u64),
             (metric::QUEUED_BYTES, now.queued_bytes),
             (metric::STAGED_BYTES, now.staged_bytes),
+            (metric::KNOWN_BYTES, now.known_bytes),
             (metric::RUNS_LINKED, now.runs_linked as u64),
             (metric::OWED_LINES, now.owed_lines as u64),
             (metric::PROBATION_USERS, now.probation_subjects as u64),
@@ -139,6 +143,10 @@ impl Notes {
                 )
                 .record(took.as_secs_f64());
             }
+            Note::Known { outcome, names } => {
+                counter!(metric::KNOWN, "channel" => channel(), "outcome" => *outcome)
+                    .increment(*names as u64);
+            }
             Note::Healed { .. } | Note::ReplicaBack => {}
         }
     }
@@ -210,6 +218,7 @@ impl Notes {
                 warn!(channel, why, pause, suppressed, "the replica is away");
             }
             Note::ReplicaBack => info!(channel, suppressed, "the replica is back"),
+            Note::Known { outcome, names } => debug!(channel, outcome, names, "known state"),
             Note::UnitDone { took, outcome } => {
                 debug!(channel, outcome, seconds = seconds(*took), "unit done");
             }
@@ -244,6 +253,7 @@ fn kind(note: &Note) -> &'static str {
         Note::ReplicaBack => "replica_back",
         Note::UnitDone { .. } => "unit_done",
         Note::Answered { .. } => "answered",
+        Note::Known { .. } => "known",
     }
 }
 

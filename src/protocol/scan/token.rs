@@ -150,6 +150,13 @@ impl<'a> Text<'a> {
     }
 }
 
+impl<'a> Text<'a> {
+    /// The string as it is; `None` where it is longer than what is kept.
+    pub(crate) fn whole(&self) -> Option<&'a [u8]> {
+        (!self.cut).then_some(self.bytes)
+    }
+}
+
 impl Trouble {
     pub(super) fn fatal(why: impl Into<String>) -> Self {
         Trouble::Fatal {

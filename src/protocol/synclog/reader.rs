@@ -107,6 +107,18 @@ impl Item {
         }
     }
 
+    /// The mailboxes about which it makes the client ask the replica by name.
+    pub fn mailboxes(&self) -> impl Iterator<Item = &Bytes> {
+        let (first, second) = match self.kind {
+            ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox => {
+                (Some(&self.first), self.second.as_ref())
+            }
+            ItemKind::Rename if self.second.is_some() => (Some(&self.first), self.second.as_ref()),
+            _ => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+
     /// The lines of syncmux's own kind that make the client do the same work. RENAME and
     /// DOUBLEMAILBOX become one line for each mailbox, which loses that the client looks at them
     /// together.

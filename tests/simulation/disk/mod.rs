@@ -66,6 +66,9 @@ pub(crate) struct Fault {
     pub(crate) errno: Errno,
 }
 
+/// What somebody else does to the disk meanwhile.
+type Deed = fn(&mut State);
+
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     files: BTreeMap<Fid, Node>,
@@ -88,7 +91,7 @@ pub(crate) struct State {
     /// It is killed before this call.
     pub(crate) crash_at: Option<u64>,
     /// Something that others do just before this call.
-    pub(crate) at_call: Option<(u64, fn(&mut State))>,
+    pub(crate) at_call: Option<(u64, Deed)>,
     pub(crate) fault: Option<Fault>,
     /// Faults that came to pass.
     pub(crate) faults: u64,

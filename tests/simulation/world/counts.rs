@@ -13,6 +13,13 @@ pub(crate) struct Counts {
     pub(crate) vanished: u64,
     pub(crate) barriers: u64,
     pub(crate) healed: u64,
+    pub(crate) tampered: u64,
+    pub(crate) known_hits: u64,
+    pub(crate) known_misses: u64,
+    pub(crate) known_checks: u64,
+    pub(crate) known_wrong: u64,
+    pub(crate) read_ahead: u64,
+    pub(crate) must_heal: u64,
     pub(crate) power_losses: u64,
     pub(crate) starts_cut: u64,
     pub(crate) disk_faults: u64,
@@ -31,6 +38,13 @@ impl Counts {
         self.vanished += other.vanished;
         self.barriers += other.barriers;
         self.healed += other.healed;
+        self.tampered += other.tampered;
+        self.known_hits += other.known_hits;
+        self.known_misses += other.known_misses;
+        self.known_checks += other.known_checks;
+        self.known_wrong += other.known_wrong;
+        self.read_ahead += other.read_ahead;
+        self.must_heal += other.must_heal;
         self.power_losses += other.power_losses;
         self.starts_cut += other.starts_cut;
         self.disk_faults += other.disk_faults;

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::io::Errno;
 use syncmux::core::{Action, Core, Event, RunId};
 use syncmux::io::sync_directory::SyncDirectory;
+use syncmux::protocol::synclog::LineReader;
 
 use super::World;
 use crate::disk::{Fault, lines_put_back};
@@ -108,6 +110,31 @@ impl World {
         for run in gone {
             self.linked.remove(&run);
             self.told.push_back(Event::RunGone { run });
+        }
+        if let (Some(looked), Some(directory)) = (&mut self.looked, &self.directory) {
+            let names = directory.look_ahead(looked);
+            self.counts.read_ahead += names.len() as u64;
+            self.tell(Event::LogNames { names });
+        }
+    }
+
+    /// Notes which mailboxes the client is about to look at, that were changed behind everybody's
+    /// back.
+    pub(super) fn see_run(&mut self) {
+        let now = self.run_now();
+        if now == std::mem::replace(&mut self.last_run, now) || now.is_none() {
+            return;
+        }
+        let disk = self.disk.state();
+        let mut text = Bytes::copy_from_slice(disk.read("log-run").unwrap_or_default());
+        drop(disk);
+        let mut reader = LineReader::new();
+        while let Ok(Some(item)) = reader.feed(&mut text) {
+            for name in item.mailboxes() {
+                if self.tampered.remove(name) {
+                    self.must_heal.insert(name.clone());
+                }
+            }
         }
     }
 

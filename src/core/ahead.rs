@@ -1,0 +1,299 @@
+//! Questions outside of the users' queues: what the run says the client is about to ask, and
+//! whether a client that was told something known, and sent nothing, was told the truth.
+//!
+//! They are GET MAILBOXES with several names each, on lanes that have nothing else to do. An
+//! answer counts only for names whose key had no write queued, running or begun since the question
+//! went out (`Known::distrust`).
+
+use bytes::Bytes;
+
+use super::Core;
+use super::burst;
+use super::event::{Action, LaneId, Note, RunId};
+use super::known::{self, Doubt, Eyes, QuestionId};
+use super::lanes::{Lane, State as LaneState, What};
+use super::plan::Subject;
+use crate::protocol::synclog::{Coverage, Line};
+use crate::protocol::{Reply, StatusKind, UserKey, print};
+
+/// Questions on one lane: what comes behind them waits for so many times `ahead_names` mailboxes to
+/// be opened.
+const DEEP: usize = 4;
+
+/// So many names of `log` are kept; what comes after them is read ahead when it is a run.
+const LATER: usize = 20_000;
+
+/// So many doubts do not wait for an idle lane any more.
+const MANY: usize = 256;
+
+/// So many doubts are looked at in one go: those whose user is being written to come again.
+const AT_ONCE: usize = 64;
+
+impl Core {
+    /// A run is linked: what it names is about to be asked about by the rolling client.
+    pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Coverage) {
+        self.known.wanted.clear();
+        if !self.runs.is_gone(run) {
+            self.known.wanted_for = Some(run);
+            self.known.wanted.extend(coverage.names().iter().cloned());
+        }
+    }
+
+    /// The client is done with a run.
+    pub(super) fn not_ahead(&mut self, run: RunId) {
+        if self.known.wanted_for == Some(run) {
+            self.known.wanted.clear();
+        }
+    }
+
+    /// The next run's names, as far as they are not known already.
+    pub(super) fn read_on(&mut self, names: Vec<Bytes>) {
+        let known = &mut self.known;
+        for name in names {
+            if known.later.len() < LATER && !known.knows(&name) {
+                known.later.push_back(name);
+            }
+        }
+    }
+
+    /// `log` is looked at as long as the client is there that will ask.
+    pub(super) fn watch_log(&mut self) {
+        let on = self.draining.is_none() && self.rolling_eyes().is_some();
+        if on != std::mem::replace(&mut self.known.watching, on) {
+            self.known.later.clear();
+            self.act(Action::WatchLog { on });
+        }
+    }
+
+    /// In whose eyes the rolling client is about to ask.
+    fn rolling_eyes(&mut self) -> Option<Eyes> {
+        if self.setup.limits.known_bytes == 0 {
+            return None;
+        }
+        let rolling = |session: &&super::Session| {
+            session.rolling && session.since && session.fans_out() && session.under_run
+        };
+        let session = self.sessions.values().find(rolling)?;
+        self.known.eyes(&session.pool)
+    }
+
+    /// Asks as much as there are lanes to spare for.
+    pub(super) fn ask_ahead(&mut self) {
+        while self.draining.is_none() && self.known.wants_more() {
+            let Some(eyes) = self.rolling_eyes() else {
+                break;
+            };
+            let Some(lane) = self.lane_to_spare(eyes, false) else {
+                break;
+            };
+            let mut names = Vec::new();
+            while names.len() < self.setup.limits.ahead_names
+                && let Some(name) = self.known.next_wanted()
+            {
+                let key = self.setup.site.key_of_mailbox(&name);
+                if self.is_to_be_asked(&name, &key) {
+                    names.push((name, key));
+                }
+            }
+            self.ask(lane, names, eyes);
+        }
+        self.ask_doubtful();
+    }
+
+    fn is_to_be_asked(&mut self, name: &Bytes, key: &UserKey) -> bool {
+        let subject = Subject::of_mailbox(&self.setup.site, name);
+        // Whose jobs are queued is being asked about already, or being written to.
+        !self.known.knows(name)
+            && !self.known.is_under_way(name)
+            && !self.ledger.on_probation(&subject)
+            && self.queue.of_key(key).next().is_none()
+            && self.queue.barriers().next().is_none()
+    }
+
+    /// What was told and led to nothing is read for real.
+    fn ask_doubtful(&mut self) {
+        if self.known.doubtful.is_empty() {
+            return;
+        }
+        let mut looked = self.known.doubtful.len().min(AT_ONCE);
+        while looked > 0 {
+            let mut names: Vec<(Bytes, UserKey)> = Vec::new();
+            let mut of: Option<(Eyes, LaneId)> = None;
+            while names.len() < self.setup.limits.ahead_names && looked > 0 {
+                looked -= 1;
+                let Some(name) = self.known.doubtful.pop_front() else {
+                    break;
+                };
+                let Some(doubt) = self.known.doubt_of(&name) else {
+                    continue;
+                };
+                let key = self.setup.site.key_of_mailbox(&name);
+                let lane = match of {
+                    Some((eyes, lane)) if eyes == doubt.eyes => Some(lane),
+                    Some(_) => None,
+                    None => {
+                        self.open_for_doubt(doubt.eyes);
+                        self.lane_to_spare(doubt.eyes, true)
+                    }
+                };
+                match lane {
+                    Some(lane) if !self.known.is_under_way(&name) && !self.is_written(&key) => {
+                        of = Some((doubt.eyes, lane));
+                        names.push((name, key));
+                    }
+                    _ => self.known.doubtful.push_back(name),
+                }
+            }
+            let Some((eyes, lane)) = of else { return };
+            self.ask(lane, names, eyes);
+        }
+    }
+
+    /// A client waits for nothing meanwhile: only where its kind of lane is not there at all.
+    fn open_for_doubt(&mut self, eyes: Eyes) {
+        let Some(pool) = self.known.pool(eyes).cloned() else {
+            return;
+        };
+        if self.lanes.of(&pool).next().is_none()
+            && self.sessions.values().any(|session| session.pool == pool)
+        {
+            self.lanes.pools.entry(pool.clone()).or_default();
+            self.open_lane(&pool, 0);
+        }
+    }
+
+    fn ask(&mut self, id: LaneId, names: Vec<(Bytes, UserKey)>, eyes: Eyes) {
+        if names.is_empty() {
+            return;
+        }
+        let body = print::get_mailboxes(names.iter().map(|(name, _)| name.as_ref()));
+        let question = self.known.ask(names, eyes);
+        if let Some(lane) = self.lanes.all.get_mut(&id) {
+            let output = burst::own(lane, What::Question(question), body, self.now);
+            self.send(id, output);
+        }
+    }
+
+    /// A lane that nothing is in need of. Doubts wait for an idle one, unless there are many: they
+    /// hold runs.
+    fn lane_to_spare(&self, eyes: Eyes, doubts: bool) -> Option<LaneId> {
+        let most = self.setup.limits.ahead_requests;
+        if self.known.questions() >= if doubts { most.max(1) } else { most } {
+            return None;
+        }
+        let urgent = doubts && self.known.doubts() >= MANY;
+        let idle = doubts && !urgent;
+        let pool = self.known.pool(eyes)?;
+        let state = self.lanes.pools.get(pool)?;
+        let waits = !state.ready.is_empty() || !state.ready_alone.is_empty();
+        if waits && !urgent {
+            return None;
+        }
+        let questions = |lane: &Lane| {
+            let sent = lane.in_flight.iter();
+            sent.filter(|sent| matches!(sent.what, What::Question(_)))
+                .count()
+        };
+        let reads = |lane: &Lane| {
+            let read = |job| self.jobs.get(job).is_some_and(|job| job.read);
+            lane.jobs.iter().all(read)
+        };
+        let spare = |lane: &Lane| {
+            if idle {
+                return lane.is_idle() && !lane.reserved;
+            }
+            lane.state == LaneState::Up
+                && lane.has_room(&self.setup.limits)
+                && (urgent || reads(lane))
+                && questions(lane) < DEEP
+        };
+        let lanes = self.lanes.of(pool).filter(|(_, lane)| spare(lane));
+        lanes
+            .min_by_key(|(_, lane)| lane.in_flight.len())
+            .map(|(id, _)| *id)
+    }
+
+    /// A question has its answer.
+    pub(super) fn question_answered(&mut self, id: QuestionId, reply: &Reply) {
+        let Some((counted, eyes)) = self.known.answered(id) else {
+            return;
+        };
+        if reply.status.kind == StatusKind::Ok {
+            self.check_told(&counted, reply);
+            self.learn_lines(&counted, reply, eyes);
+            return;
+        }
+        for name in &counted {
+            self.known.forget(name);
+            // The client's own question shows what is wrong: its line brings it.
+            if let Some(doubt) = self.known.settle(name) {
+                self.told_wrong(name, doubt);
+            }
+        }
+    }
+
+    /// A question's lane is gone.
+    pub(super) fn question_lost(&mut self, id: QuestionId) {
+        let _ = self.known.answered(id);
+    }
+
+    /// Whether clients that sent nothing were told the truth.
+    fn check_told(&mut self, names: &[Bytes], reply: &Reply) {
+        for name in names {
+            let Some(doubt) = self.known.settle(name) else {
+                continue;
+            };
+            self.note(Note::Known {
+                outcome: "checked",
+                names: 1,
+            });
+            let line = reply
+                .untagged
+                .iter()
+                .find(|line| line.mailbox.as_ref() == Some(name));
+            // A line that is too long to be kept can't have been told.
+            let real = line.map(|line| known::kept(&line.raw));
+            let same = match real {
+                None => self.known.told(&None) == doubt.told,
+                Some(None) => false,
+                Some(real) => self.known.told(&real) == doubt.told,
+            };
+            if same {
+                self.end_doubt(Some(doubt));
+            } else {
+                self.told_wrong(name, doubt);
+            }
+        }
+    }
+
+    /// A client was told what is not so, and sent nothing. In strict mode there is no sync log to
+    /// write to; there the next question about it has the right answer.
+    fn told_wrong(&mut self, name: &Bytes, doubt: Doubt) {
+        self.note(Note::Known {
+            outcome: "wrong",
+            names: 1,
+        });
+        let words = "the replica holds another state than was known here";
+        self.owe_doubt(name, doubt, words);
+    }
+
+    /// The end of a drain: what could not be read for real is owed.
+    pub(super) fn give_up_doubts(&mut self) {
+        for name in self.known.all_doubts() {
+            if let Some(doubt) = self.known.settle(&name) {
+                self.owe_doubt(&name, doubt, "not read before syncmux stopped");
+            }
+        }
+    }
+
+    fn owe_doubt(&mut self, name: &Bytes, doubt: Doubt, words: &str) {
+        let line = Line::Mailbox(name.clone());
+        let Some(run) = doubt.run.filter(|_| line.check().is_ok()) else {
+            return self.end_doubt(Some(doubt));
+        };
+        let subject = Subject::of_mailbox(&self.setup.site, name);
+        let due = self.fail(&subject, words, false);
+        self.ledger.owe(&subject, &line, due, vec![run], None);
+        self.drop_behind(&subject, due);
+    }
+}

@@ -1,0 +1,394 @@
+//! What is known of the replica's mailboxes (design.md, "Why the stream need not wait for GET
+//! either"): the line with which it would answer GET MAILBOXES, or that it has no such mailbox.
+//!
+//! A belief comes from a real answer or from an acknowledged APPLY MAILBOX, and goes with any
+//! other write to its key, with a failure of its subject, with all lanes, with age, and where
+//! memory is full. Who uses it: `recall`. What is asked outside of the users' queues: `ahead`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
+
+use super::event::{Pool, RunId};
+use crate::protocol::{Body, Piece, UserKey};
+
+/// A longer line is not kept.
+const MAX_LINE: u64 = 64 << 10;
+
+/// What one belief costs besides its name and its line: its places in the maps.
+const OVERHEAD: u64 = 500;
+
+/// So many kinds of lanes are told apart; nothing is known by others.
+const MAX_POOLS: usize = 64;
+
+/// The pool in whose eyes something is known: what a session may see depends on who it is and on
+/// the capabilities that it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Eyes(usize);
+
+/// What the replica would say of a mailbox: the whole line, or nothing.
+pub(super) type State = Option<Bytes>;
+
+/// Everything that is known, and the questions that are under way outside of the queues.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    entries: HashMap<Bytes, Entry>,
+    keys: HashMap<UserKey, HashSet<Bytes>>,
+    /// By when they were last of use.
+    used: BTreeMap<u64, Bytes>,
+    clock: u64,
+    bytes: u64,
+    pools: Vec<Pool>,
+    /// The replica compares SINCE_MODSEQ, which catches a wrong belief that makes the client send
+    /// something.
+    pub(super) since: bool,
+    /// What the run names: to be asked about before the client does.
+    pub(super) wanted: VecDeque<Bytes>,
+    /// That run.
+    pub(super) wanted_for: Option<RunId>,
+    /// What `log` names: the next run.
+    pub(super) later: VecDeque<Bytes>,
+    /// `log` is being looked at.
+    pub(super) watching: bool,
+    doubts: HashMap<Bytes, Doubt>,
+    /// Those that are not being asked about.
+    pub(super) doubtful: VecDeque<Bytes>,
+    questions: HashMap<QuestionId, Question>,
+    next_question: u64,
+    /// Names whose answer is under way, and in which question: any write to the key takes them
+    /// out, and then that answer says nothing.
+    asked: HashMap<Bytes, (QuestionId, UserKey)>,
+    asked_keys: HashMap<UserKey, HashSet<Bytes>>,
+    /// Such an answer came, or is of no use any more: who waits for it is to look again.
+    pub(super) news: bool,
+    hashes: std::hash::RandomState,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    eyes: Eyes,
+    key: UserKey,
+    used: u64,
+    /// When the replica said so, or the update was acknowledged.
+    since: Duration,
+}
+
+/// A client was told this: where it sends nothing it is to be read for real.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    pub(super) eyes: Eyes,
+    /// What it was told.
+    pub(super) told: Told,
+    /// The run that made the client ask, which is pinned until the doubt ends: where the client was
+    /// told wrongly its line is owed. `None` in strict mode.
+    pub(super) run: Option<RunId>,
+}
+
+/// A hash of what a client was told; keyed at random, so that two different lines do not have the
+/// same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told(u64);
+
+/// A GET MAILBOXES outside of the queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct QuestionId(u64);
+
+#[derive(Debug)]
+struct Question {
+    names: Vec<Bytes>,
+    eyes: Eyes,
+}
+
+impl Known {
+    /// The eyes of a pool; `None` where nothing is to be known by them: FORCE is one session's.
+    pub(super) fn eyes(&mut self, pool: &Pool) -> Option<Eyes> {
+        if pool.force.is_some() {
+            return None;
+        }
+        let found = self.pools.iter().position(|known| known == pool);
+        found.map(Eyes).or_else(|| {
+            let room = self.pools.len() < MAX_POOLS;
+            room.then(|| {
+                self.pools.push(pool.clone());
+                Eyes(self.pools.len() - 1)
+            })
+        })
+    }
+
+    /// The pool of these eyes.
+    pub(super) fn pool(&self, eyes: Eyes) -> Option<&Pool> {
+        self.pools.get(eyes.0)
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many mailboxes are known.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What is known of a mailbox, if it is not older than `oldest`.
+    pub(super) fn recall(&mut self, name: &Bytes, eyes: Eyes, oldest: Duration) -> Option<State> {
+        let entry = self.entries.get_mut(name)?;
+        if entry.since < oldest {
+            self.forget(name);
+            return None;
+        }
+        if entry.eyes != eyes {
+            return None;
+        }
+        self.used.remove(&entry.used);
+        self.clock += 1;
+        entry.used = self.clock;
+        self.used.insert(self.clock, name.clone());
+        Some(entry.state.clone())
+    }
+
+    /// Whether something is known of a mailbox.
+    pub(super) fn knows(&self, name: &Bytes) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// This is so now. What was least of use goes where there is more than `limit`.
+    pub(super) fn learn(
+        &mut self,
+        name: &Bytes,
+        key: &UserKey,
+        state: State,
+        eyes: Eyes,
+        now: Duration,
+        limit: u64,
+    ) {
+        self.forget(name);
+        self.clock += 1;
+        let entry = Entry {
+            state,
+            eyes,
+            key: key.clone(),
+            used: self.clock,
+            since: now,
+        };
+        self.bytes += entry.bytes(name);
+        self.used.insert(self.clock, name.clone());
+        self.keys
+            .entry(key.clone())
+            .or_default()
+            .insert(name.clone());
+        self.entries.insert(name.clone(), entry);
+        while self.bytes > limit
+            && let Some((_, oldest)) = self.used.pop_first()
+        {
+            self.forget(&oldest);
+        }
+    }
+
+    /// Nothing is known of this mailbox any more.
+    pub(super) fn forget(&mut self, name: &Bytes) {
+        let Some(entry) = self.entries.remove(name) else {
+            return;
+        };
+        self.bytes -= entry.bytes(name);
+        self.used.remove(&entry.used);
+        if let Some(names) = self.keys.get_mut(&entry.key) {
+            names.remove(name);
+            if names.is_empty() {
+                self.keys.remove(&entry.key);
+            }
+        }
+    }
+
+    /// Nothing is known of this user any more, nor by answers under way.
+    pub(super) fn forget_key(&mut self, key: &UserKey) {
+        for name in self.keys.remove(key).into_iter().flatten() {
+            self.forget(&name);
+        }
+        self.distrust(key);
+    }
+
+    /// Answers under way say nothing of this user.
+    pub(super) fn distrust(&mut self, key: &UserKey) {
+        for name in self.asked_keys.remove(key).into_iter().flatten() {
+            self.asked.remove(&name);
+            self.news = true;
+        }
+    }
+
+    /// Nothing is known at all. Doubts stay: what a client was told is to be read for real.
+    pub(super) fn forget_all(&mut self) {
+        self.entries.clear();
+        self.keys.clear();
+        self.used.clear();
+        self.bytes = 0;
+        self.wanted.clear();
+        self.later.clear();
+        self.news |= !self.asked.is_empty();
+        self.asked.clear();
+        self.asked_keys.clear();
+    }
+
+    /// The replica may be another one when it comes back.
+    pub(super) fn lost_replica(&mut self) {
+        self.forget_all();
+        self.since = false;
+    }
+
+    /// Whether anything is to be asked about before the client does.
+    pub(super) fn wants_more(&self) -> bool {
+        !self.wanted.is_empty() || !self.later.is_empty()
+    }
+
+    /// What comes first.
+    pub(super) fn next_wanted(&mut self) -> Option<Bytes> {
+        self.wanted.pop_front().or_else(|| self.later.pop_front())
+    }
+
+    /// How to tell later what a client was told now.
+    pub(super) fn told(&self, state: &State) -> Told {
+        Told(self.hashes.hash_one(state))
+    }
+
+    /// A client was told this and sent nothing. What it was told before counts no more, and is
+    /// given back.
+    #[must_use]
+    pub(super) fn doubt(&mut self, name: Bytes, doubt: Doubt) -> Option<Doubt> {
+        // An answer that was asked for before the client was told says nothing.
+        self.unask(&name);
+        let before = self.doubts.insert(name.clone(), doubt);
+        if before.is_none() {
+            self.doubtful.push_back(name);
+        }
+        before
+    }
+
+    /// The doubt about a mailbox is over: it was read, or the client does send something, and the
+    /// replica compares what it was told.
+    #[must_use]
+    pub(super) fn settle(&mut self, name: &Bytes) -> Option<Doubt> {
+        self.doubts.remove(name)
+    }
+
+    /// The mailboxes that are to be read for real, or are being read.
+    pub(super) fn all_doubts(&self) -> Vec<Bytes> {
+        let mut names: Vec<Bytes> = self.doubts.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The doubt about a mailbox.
+    pub(super) fn doubt_of(&self, name: &Bytes) -> Option<Doubt> {
+        self.doubts.get(name).copied()
+    }
+
+    /// How many mailboxes are to be read for real, or are being read.
+    pub(super) fn doubts(&self) -> usize {
+        self.doubts.len()
+    }
+
+    /// Whether a line is owed where one of them was told wrongly.
+    pub(super) fn holds_runs(&self) -> bool {
+        self.doubts.values().any(|doubt| doubt.run.is_some())
+    }
+
+    /// How many questions are under way.
+    pub(super) fn questions(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// Whether the answer for a mailbox is under way, for these eyes.
+    pub(super) fn is_asked(&self, name: &Bytes, eyes: Eyes) -> bool {
+        let id = self.asked.get(name).map(|(id, _)| id);
+        let question = id.and_then(|id| self.questions.get(id));
+        question.is_some_and(|question| question.eyes == eyes)
+    }
+
+    /// Whether the answer for a mailbox is under way.
+    pub(super) fn is_under_way(&self, name: &Bytes) -> bool {
+        self.asked.contains_key(name)
+    }
+
+    /// A question goes out.
+    pub(super) fn ask(&mut self, names: Vec<(Bytes, UserKey)>, eyes: Eyes) -> QuestionId {
+        self.next_question += 1;
+        let id = QuestionId(self.next_question);
+        let mut list = Vec::with_capacity(names.len());
+        for (name, key) in names {
+            self.asked.insert(name.clone(), (id, key.clone()));
+            self.asked_keys.entry(key).or_default().insert(name.clone());
+            list.push(name);
+        }
+        self.questions.insert(id, Question { names: list, eyes });
+        id
+    }
+
+    /// A question has its answer, or will have none: the names for which the answer counts.
+    pub(super) fn answered(&mut self, id: QuestionId) -> Option<(Vec<Bytes>, Eyes)> {
+        let question = self.questions.remove(&id)?;
+        self.news = true;
+        let mut counted = Vec::with_capacity(question.names.len());
+        for name in question.names {
+            if self.doubts.contains_key(&name) {
+                self.doubtful.push_back(name.clone());
+            }
+            if self.asked.get(&name).is_some_and(|(of, _)| *of == id) {
+                self.unask(&name);
+                counted.push(name);
+            }
+        }
+        Some((counted, question.eyes))
+    }
+
+    /// The answer under way for a mailbox says nothing.
+    fn unask(&mut self, name: &Bytes) {
+        let Some((_, key)) = self.asked.remove(name) else {
+            return;
+        };
+        self.news = true;
+        if let Some(asked) = self.asked_keys.get_mut(&key) {
+            asked.remove(name);
+            if asked.is_empty() {
+                self.asked_keys.remove(&key);
+            }
+        }
+    }
+
+    /// What must hold after every event.
+    pub(super) fn check(&self, limit: u64) {
+        debug_assert_eq!(self.entries.len(), self.used.len());
+        let of_keys: usize = self.keys.values().map(HashSet::len).sum();
+        debug_assert_eq!(self.entries.len(), of_keys);
+        let bytes = self.entries.iter().map(|(name, entry)| entry.bytes(name));
+        debug_assert_eq!(self.bytes, bytes.sum::<u64>());
+        debug_assert!(self.bytes <= limit);
+        let asked: usize = self.asked_keys.values().map(HashSet::len).sum();
+        debug_assert_eq!(self.asked.len(), asked);
+    }
+}
+
+impl Entry {
+    fn bytes(&self, name: &Bytes) -> u64 {
+        let line = self.state.as_ref().map_or(0, Bytes::len);
+        OVERHEAD + (2 * name.len() + line) as u64
+    }
+}
+
+/// A line in memory of its own; `None` where it is too long to be kept.
+pub(super) fn kept(line: &Body) -> Option<Bytes> {
+    if line.len() > MAX_LINE {
+        return None;
+    }
+    let mut whole = Vec::with_capacity(line.len() as usize);
+    for piece in line.pieces() {
+        match piece {
+            Piece::Memory(bytes) => whole.extend_from_slice(bytes),
+            Piece::Spilled(_) => return None,
+        }
+    }
+    Some(whole.into())
+}
