@@ -56,6 +56,9 @@ enum NameChange {
     Move(String, String, Fid),
 }
 
+/// What others do meanwhile.
+pub(crate) type Others = fn(&mut State);
+
 /// A call of syncmux that fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
@@ -88,7 +91,7 @@ pub(crate) struct State {
     /// It is killed before this call.
     pub(crate) crash_at: Option<u64>,
     /// Something that others do just before this call.
-    pub(crate) at_call: Option<(u64, fn(&mut State))>,
+    pub(crate) at_call: Option<(u64, Others)>,
     pub(crate) fault: Option<Fault>,
     /// Faults that came to pass.
     pub(crate) faults: u64,
