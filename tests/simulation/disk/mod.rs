@@ -56,6 +56,9 @@ enum NameChange {
     Move(String, String, Fid),
 }
 
+/// What others do meanwhile.
+pub(crate) type Others = fn(&mut State);
+
 /// A call of syncmux that fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
@@ -65,9 +68,6 @@ pub(crate) struct Fault {
     pub(crate) and_on: bool,
     pub(crate) errno: Errno,
 }
-
-/// What somebody else does to the disk meanwhile.
-type Deed = fn(&mut State);
 
 #[derive(Clone, Debug)]
 pub(crate) struct State {
@@ -91,7 +91,7 @@ pub(crate) struct State {
     /// It is killed before this call.
     pub(crate) crash_at: Option<u64>,
     /// Something that others do just before this call.
-    pub(crate) at_call: Option<(u64, Deed)>,
+    pub(crate) at_call: Option<(u64, Others)>,
     pub(crate) fault: Option<Fault>,
     /// Faults that came to pass.
     pub(crate) faults: u64,
