@@ -253,7 +253,8 @@ mod tests {
             let encoded = command.trim().rsplit(' ').next().unwrap_or_default();
             let first = String::from_utf8(STANDARD.decode(encoded).unwrap()).unwrap();
             let bare = first.strip_prefix("n,,").unwrap();
-            let nonce = bare.rsplit_once("r=").unwrap().1;
+            // No comma is in a nonce; "r=" may be.
+            let nonce = bare.rsplit_once(",r=").unwrap().1;
             let challenge = format!("r={nonce}server,s={},i=4096", STANDARD.encode("salt"));
             let mut salted = [0; 32];
             pbkdf2::derive(
