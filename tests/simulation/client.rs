@@ -55,6 +55,9 @@ pub(crate) enum Error {
     Checksum,
     Nonexistent,
     Refused,
+    /// The replica's state of this mailbox could not be read again in the middle of its group. Nothing
+    /// can be made up then: it ends the run, and the next one leaves the mailbox alone.
+    Reread(String),
 }
 
 fn guid(name: &str, n: u64) -> String {
@@ -113,6 +116,7 @@ impl Client {
     /// The rolling client, and whoever starts it again when it ends.
     pub(crate) async fn roll(self) {
         let disk = self.master.borrow().disk.clone();
+        let mut reread = None;
         loop {
             self.wire.borrow_mut().connect = true;
             self.wait(|wire| wire.connected).await;
@@ -127,8 +131,13 @@ impl Client {
                     continue;
                 };
                 match self.work(&lines).await {
-                    Ok(()) => {}
+                    Ok(()) => reread = None,
                     Err(Error::Refused) => panic!("one refusal ended a run: nobody else gets on"),
+                    Err(Error::Reread(name)) => {
+                        let before = reread.replace(name.clone());
+                        assert_ne!(before, Some(name), "it ended the next run too");
+                        break;
+                    }
                     Err(_) => break,
                 }
                 disk.state().cyrus.unlinks = true;
@@ -386,7 +395,11 @@ impl Client {
             Err(Error::Checksum) if uploaded == 0 => {
                 // Once more with the replica's state read again and no new upload; the second
                 // failure is the caller's.
-                let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await?;
+                let answer = self.ask(format!("GET MAILBOXES ({name})\r\n")).await;
+                let answer = answer.map_err(|error| match error {
+                    Error::Refused => Error::Reread(name.to_owned()),
+                    other => other,
+                })?;
                 Box::pin(self.update(name, &answer, there, to)).await
             }
             other => other.map(drop),
