@@ -149,14 +149,13 @@ impl Core {
         }
     }
 
-    /// A client waits for nothing meanwhile: only where its kind of lane is not there at all.
+    /// A client waits for nothing meanwhile: only where its kind of lane is not there at all. It
+    /// may have come back as another kind of client, and the doubt holds a run.
     fn open_for_doubt(&mut self, eyes: Eyes) {
         let Some(pool) = self.known.pool(eyes).cloned() else {
             return;
         };
-        if self.lanes.of(&pool).next().is_none()
-            && self.sessions.values().any(|session| session.pool == pool)
-        {
+        if self.lanes.of(&pool).next().is_none() && !self.sessions.is_empty() {
             self.lanes.pools.entry(pool.clone()).or_default();
             self.open_lane(&pool, 0);
         }

@@ -10,7 +10,7 @@ use super::Core;
 use super::event::{Action, Note, Pool, RunId, SessionId};
 use super::job::{Job, Work};
 use super::known::{self, Doubt, Eyes, State};
-use super::plan::{Class, Plan, Subject};
+use super::plan::{Class, Plan, Subject, covered};
 use super::queue::{JobId, Keys};
 use super::runs::Cover;
 use super::session::{AskedMailboxes, Pending, Session};
@@ -76,7 +76,26 @@ impl Core {
         let run = run.filter(|_| self.sessions.get(&id).is_some_and(Session::fans_out));
         if let Some(run) = run {
             match self.runs.cover(run, self.now) {
-                Cover::Linked(_) => {}
+                Cover::Linked(coverage) => {
+                    let site = &self.setup.site;
+                    // After a crash only the run's own lines come back, and `log-run` may be
+                    // another client's. That there is no such mailbox (a former name) may be told
+                    // all the same: whoever has one sends it then, and the replica looks.
+                    known.retain(|(name, state)| {
+                        let line = Line::Mailbox(name.clone());
+                        let brings_it_back =
+                            || line.check().is_ok() && covered(&line, &coverage, site);
+                        let told = state.is_none() || brings_it_back();
+                        if !told {
+                            rest.push(name.clone());
+                        }
+                        told
+                    });
+                    if known.is_empty() {
+                        self.count_known("miss", rest.len());
+                        return Some((command, plan));
+                    }
+                }
                 cover @ (Cover::Link | Cover::Wait) => {
                     if matches!(cover, Cover::Link) {
                         self.act(Action::LinkRun { run });

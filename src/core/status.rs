@@ -164,7 +164,6 @@ impl Core {
             for id in unconfirmed {
                 self.give_up(id);
             }
-            self.give_up_doubts();
             let sessions: Vec<_> = self.sessions.keys().copied().collect();
             for id in sessions {
                 let exits =
@@ -173,6 +172,8 @@ impl Core {
                     self.end_session(id, "BYE syncmux is shutting down\r\n".into());
                 }
             }
+            // What those sessions were told is among it.
+            self.give_up_doubts();
             while let Some(batch) = self.ledger.next_batch(self.now) {
                 self.act(match batch {
                     super::ledger::Batch::Log(batch, lines) => Action::WriteLines { batch, lines },

@@ -177,7 +177,7 @@ fn never_for_others() {
 
 #[test]
 fn only_where_both_ends_use_since() {
-    let (mut d, s) = rolling("USER z\n", false);
+    let (mut d, s) = rolling("USER a\n", false);
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     assert!(
         is_real(&mut d, s, "user.a"),
@@ -634,4 +634,64 @@ fn a_write_to_one_mailbox_leaves_what_was_told_of_others_to_be_checked() {
     d.answer(s).unwrap();
     d.ask(s, "RESTART\r\n");
     assert_eq!(d.on_lanes(), [ask_for("user.a")]);
+}
+
+#[test]
+fn what_the_run_does_not_name_is_told_only_where_that_makes_the_client_send_it() {
+    // The link would not bring it back: it may be another client's run.
+    let (mut d, s) = fan_out("MAILBOX user.b\n");
+    d.run = None;
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    really(&mut d, s, "user.b", &answer(&["user.b"], 1));
+    d.run = Some(RUN);
+    d.say(s, &ask_for("user.a user.b"));
+    assert_eq!(d.answer(s), None);
+    assert_eq!(d.on_lanes(), [ask_for("user.a")]);
+    d.reply_to("GET", &answer(&["user.a"], 2));
+    let both = [line("user.a", 2), line("user.b", 1), OK.to_owned()];
+    assert_eq!(d.answer(s).unwrap(), both.concat());
+    // A former name that the replica has no more is no reason to ask.
+    let (mut d, s) = fan_out("MAILBOX user.b\n");
+    d.run = None;
+    really(&mut d, s, "user.a", OK);
+    really(&mut d, s, "user.b", &answer(&["user.b"], 1));
+    d.run = Some(RUN);
+    assert_eq!(d.ask(s, &ask_for("user.b user.a")), answer(&["user.b"], 1));
+}
+
+#[test]
+fn a_drain_owes_also_what_a_client_was_told_that_still_waits_for_the_rest() {
+    let (mut d, s) = fan_out("USER a\n");
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    d.say(s, &ask_for("user.a user.a.x"));
+    assert_eq!(d.answer(s), None);
+    d.event(Event::Drain);
+    d.pass(limits().drain_grace);
+    assert!(d.ended[&s].starts_with("BYE "));
+    let written = "write [Mailbox(b\"user.a\")]";
+    assert_eq!(d.disk, ["link", written, "drop link"]);
+    assert!(d.drained);
+}
+
+#[test]
+fn who_comes_back_as_another_kind_of_client_leaves_no_run_held_for_ever() {
+    let (mut d, s) = told_nothing();
+    let lanes: Vec<_> = d.sent.keys().copied().collect();
+    d.smooth = false;
+    lanes.into_iter().for_each(|lane| d.lose(lane));
+    d.event(Event::SessionClosed { session: s });
+    d.event(Event::RunGone { run: RUN });
+    d.smooth = true;
+    d.pass(Duration::from_secs(20));
+    d.run = None;
+    let new = d.open_by(2, Mode::FanOut, true);
+    d.say(new, "APPLY CAPABILITIES (OTHER)\r\n");
+    d.answer(new).unwrap();
+    d.pass(Duration::from_secs(600));
+    assert_eq!(
+        d.count("GET MAILBOXES (user.a)"),
+        1,
+        "{:?}",
+        d.core.snapshot()
+    );
 }
