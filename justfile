@@ -18,7 +18,7 @@ test *args:
     tests/run.sh {{args}}
 
 # The simulation of the core with this many seeds
-sim seeds="256":
+sim seeds="1000":
     SYNCMUX_SEEDS={{seeds}} cargo test --test simulation -- --nocapture
 
 # Fuzz one target (commands, replies, session, names, synclog) for so many seconds

@@ -275,9 +275,7 @@ impl Core {
             Kind::Apply(Apply::Mailbox(mailbox)) => &[&mailbox.name],
             Kind::Apply(Apply::Rename { old, new }) => &[old, new],
             Kind::Apply(Apply::Unmailbox(name)) => &[name],
-            Kind::Apply(Apply::Expunge { mailbox } | Apply::Annotation { mailbox, .. }) => {
-                &[mailbox]
-            }
+            Kind::Apply(Apply::Expunge { mailbox }) => &[mailbox],
             _ => return,
         };
         for name in written {

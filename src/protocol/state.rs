@@ -60,8 +60,11 @@ impl StateText {
             }
             Token::Key(text) => {
                 if self.depth == 1 {
-                    self.skip = text.whole().is_none_or(|key| NOT_STATE.contains(&key));
-                    self.crc = text.whole() == Some(b"SYNC_CRC");
+                    let Some(key) = text.whole() else {
+                        return self.lose();
+                    };
+                    self.skip = NOT_STATE.contains(&key);
+                    self.crc = key == b"SYNC_CRC";
                 }
                 self.string(text);
             }
