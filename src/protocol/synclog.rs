@@ -191,7 +191,9 @@ enum Class {
 impl Coverage {
     /// Adds what a line names, by what the client does with it (`sync_do_reader` in
     /// `sync_support.c`):
-    /// - MAILBOX, APPEND, DOUBLEMAILBOX, RENAME: the mailboxes named;
+    /// - MAILBOX, APPEND: the mailbox named; DOUBLEMAILBOX, RENAME: both of them. A second name
+    ///   behind MAILBOX or APPEND is the next line after a torn one, and clients before 3.4 do
+    ///   not look at it;
     /// - SEEN, SUB, UNSUB: the pair; META and SIEVE: the user's seen, subscriptions and scripts;
     ///   USER: all of the user. An UNUSER in the run takes these four out of the client's work,
     ///   wherever it stands, and so out of what is covered; lines that name mailboxes stay.
@@ -200,13 +202,10 @@ impl Coverage {
     pub fn add(&mut self, item: &Item, site: &Site) {
         let key = || site.key_of_user(&item.first);
         match (item.kind, &item.second) {
-            (ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox, second) => {
+            (ItemKind::Mailbox | ItemKind::Append, _) | (ItemKind::DoubleMailbox, None) => {
                 self.insert(Class::Mailbox, &item.first, b"");
-                if let Some(second) = second {
-                    self.insert(Class::Mailbox, second, b"");
-                }
             }
-            (ItemKind::Rename, Some(second)) => {
+            (ItemKind::DoubleMailbox | ItemKind::Rename, Some(second)) => {
                 self.insert(Class::Mailbox, &item.first, b"");
                 self.insert(Class::Mailbox, second, b"");
             }

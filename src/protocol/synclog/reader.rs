@@ -109,18 +109,18 @@ impl Item {
 
     /// The lines of syncmux's own kind that make the client do the same work. RENAME and
     /// DOUBLEMAILBOX become one line for each mailbox, which loses that the client looks at them
-    /// together.
+    /// together. A second name behind MAILBOX or APPEND is not every client's work: see
+    /// [`super::Coverage::add`].
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
         let first = self.first.clone();
         let one = match (self.kind, self.second.clone()) {
-            (ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox, None) => {
+            (ItemKind::Mailbox | ItemKind::Append, _) | (ItemKind::DoubleMailbox, None) => {
                 Line::Mailbox(first)
             }
-            (
-                ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox | ItemKind::Rename,
-                Some(second),
-            ) => return vec![Line::Mailbox(first), Line::Mailbox(second)],
+            (ItemKind::DoubleMailbox | ItemKind::Rename, Some(second)) => {
+                return vec![Line::Mailbox(first), Line::Mailbox(second)];
+            }
             (ItemKind::User, _) => Line::User(first),
             (ItemKind::Unuser, _) => Line::Unuser(first),
             (ItemKind::Meta | ItemKind::Sieve, _) => Line::Meta(first),
