@@ -311,6 +311,18 @@ fn coverage_is_that_of_the_table() {
     assert!(coverage("QUOTA x\nNOVELTY x\nUSER \"\"\nRENAME x\nSEEN joe\n").is_empty());
 }
 
+/// `MAILBOX ` of a full disk and the next imapd's line: clients before 3.4 look at the first name.
+#[test]
+fn a_second_name_of_a_mailbox_covers_nothing() {
+    let site = Site::default();
+    for line in ["APPEND APPEND user.b\n", "MAILBOX user.a user.b\n"] {
+        let coverage = coverage(line);
+        let covers = |name: &[u8]| coverage.covers_mailbox(name, &site.key_of_mailbox(name));
+        assert!(!covers(b"user.b"), "{line}");
+        assert!(covers(b"APPEND") || covers(b"user.a"), "{line}");
+    }
+}
+
 #[test]
 fn a_million_lines_take_less_than_32_megabytes() {
     let (mut coverage, site) = (Coverage::default(), Site::default());

@@ -199,7 +199,9 @@ enum Class {
 impl Coverage {
     /// Adds what a line names, by what the client does with it (`sync_do_reader` in
     /// `sync_support.c`):
-    /// - MAILBOX, APPEND, DOUBLEMAILBOX, RENAME: the mailboxes named;
+    /// - MAILBOX, APPEND: the mailbox named; DOUBLEMAILBOX, RENAME: both of them. A second name
+    ///   behind MAILBOX or APPEND is the next line after a torn one, and clients before 3.4 do
+    ///   not look at it;
     /// - SEEN, SUB, UNSUB: the pair; META and SIEVE: the user's seen, subscriptions and scripts;
     ///   USER: all of the user. An UNUSER in the run takes these four out of the client's work,
     ///   wherever it stands, and so out of what is covered; lines that name mailboxes stay.

@@ -110,9 +110,8 @@ impl Item {
     /// The mailboxes about which it makes the client ask the replica by name.
     pub fn mailboxes(&self) -> impl Iterator<Item = &Bytes> {
         let (first, second) = match self.kind {
-            ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox => {
-                (Some(&self.first), self.second.as_ref())
-            }
+            ItemKind::Mailbox | ItemKind::Append => (Some(&self.first), None),
+            ItemKind::DoubleMailbox => (Some(&self.first), self.second.as_ref()),
             ItemKind::Rename if self.second.is_some() => (Some(&self.first), self.second.as_ref()),
             _ => (None, None),
         };
@@ -121,18 +120,18 @@ impl Item {
 
     /// The lines of syncmux's own kind that make the client do the same work. RENAME and
     /// DOUBLEMAILBOX become one line for each mailbox, which loses that the client looks at them
-    /// together.
+    /// together. A second name behind MAILBOX or APPEND is not every client's work: see
+    /// [`super::Coverage::add`].
     #[must_use]
     pub fn lines(&self) -> Vec<Line> {
         let first = self.first.clone();
         let one = match (self.kind, self.second.clone()) {
-            (ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox, None) => {
+            (ItemKind::Mailbox | ItemKind::Append, _) | (ItemKind::DoubleMailbox, None) => {
                 Line::Mailbox(first)
             }
-            (
-                ItemKind::Mailbox | ItemKind::Append | ItemKind::DoubleMailbox | ItemKind::Rename,
-                Some(second),
-            ) => return vec![Line::Mailbox(first), Line::Mailbox(second)],
+            (ItemKind::DoubleMailbox | ItemKind::Rename, Some(second)) => {
+                return vec![Line::Mailbox(first), Line::Mailbox(second)];
+            }
             (ItemKind::User, _) => Line::User(first),
             (ItemKind::Unuser, _) => Line::Unuser(first),
             (ItemKind::Meta | ItemKind::Sieve, _) => Line::Meta(first),

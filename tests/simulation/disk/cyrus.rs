@@ -24,7 +24,7 @@ pub(crate) struct Cyrus {
     read: Option<Vec<u8>>,
     /// The client is done with `log-run`.
     pub(crate) unlinks: bool,
-    /// A line that the client wrote itself came to nothing.
+    /// A line of its own came to nothing, which nobody can bring back.
     pub(crate) lost: bool,
     /// Lets Cyrus go on between any two calls of syncmux.
     pub(crate) between: Option<fastrand::Rng>,

@@ -552,7 +552,11 @@ impl DiskFile for Open {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.writes()?;
-        let mut state = self.enter("ftruncate")?;
+        let mut state = self.disk.state();
+        let result = state.enter(self.process, "ftruncate", "");
+        // A write that came short and can't be taken back either: an imapd's next line is its rest.
+        state.cyrus.lost |= result.is_err();
+        result?;
         state.changes += 1;
         let node = state.files.get_mut(&self.file).unwrap();
         assert!(len as usize <= node.now.len());
