@@ -1,7 +1,5 @@
 //! Commands in: what is answered here, what is acknowledged early, what goes to the replica.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::Core;
@@ -552,53 +550,6 @@ impl Core {
     fn unstage(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(&id) {
             self.staged_bytes -= session.staging.clear();
-        }
-    }
-
-    pub(super) fn run_linked(&mut self, run: RunId, coverage: Arc<Coverage>) {
-        self.runs.linked(run, coverage.clone());
-        self.not_covered = false;
-        if let Some(seen) = self.runs.seen(run) {
-            let settled = self
-                .ledger
-                .run_linked(run, seen, &coverage, &self.setup.site);
-            self.settle(settled);
-        }
-        if self.runs.is_gone(run) {
-            // Its end came before its link.
-            let settled = self.ledger.run_gone(run);
-            self.settle(settled);
-        }
-        self.read_ahead(run, &coverage);
-        self.uncover(run);
-    }
-
-    pub(super) fn run_link_failed(&mut self, run: RunId, why: String) {
-        self.runs.failed(run, self.now);
-        if !std::mem::replace(&mut self.not_covered, true) {
-            self.note(Note::NotCovered { why });
-        }
-        self.uncover(run);
-    }
-
-    pub(super) fn run_gone(&mut self, run: RunId) {
-        self.not_ahead(run);
-        if self.runs.gone(run) {
-            let settled = self.ledger.run_gone(run);
-            self.settle(settled);
-        }
-    }
-
-    fn uncover(&mut self, run: RunId) {
-        let waits = |session: &Session| matches!(&session.pending, Some(Pending::Cover { run: other, .. }) if *other == run);
-        let waiting: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| waits(session))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in waiting {
-            self.resubmit(id);
         }
     }
 }

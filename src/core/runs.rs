@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::event::RunId;
+use super::Core;
+use super::event::{Note, RunId, SessionId};
+use super::session::{Pending, Session};
 use crate::protocol::synclog::Coverage;
 
 /// How long after a failed link the same run is tried again.
@@ -49,6 +51,59 @@ pub(super) enum Cover {
     Link,
     /// It can't be linked.
     Never,
+}
+
+impl Core {
+    /// A run is linked, and this is what it covers.
+    pub(super) fn run_linked(&mut self, run: RunId, coverage: Arc<Coverage>) {
+        self.runs.linked(run, coverage.clone());
+        self.not_covered = false;
+        if let Some(seen) = self.runs.seen(run) {
+            let settled = self
+                .ledger
+                .run_linked(run, seen, &coverage, &self.setup.site);
+            self.settle(settled);
+        }
+        if self.runs.is_gone(run) {
+            // Its end came before its link.
+            let settled = self.ledger.run_gone(run);
+            self.settle(settled);
+        }
+        self.read_ahead(run, &coverage);
+        self.uncover(run);
+    }
+
+    /// Nothing may be acknowledged under this run.
+    pub(super) fn run_link_failed(&mut self, run: RunId, why: String) {
+        self.runs.failed(run, self.now);
+        if !std::mem::replace(&mut self.not_covered, true) {
+            self.note(Note::NotCovered { why });
+        }
+        self.uncover(run);
+    }
+
+    /// The client has unlinked it.
+    pub(super) fn run_gone(&mut self, run: RunId) {
+        self.not_ahead(run);
+        if self.runs.gone(run) {
+            let settled = self.ledger.run_gone(run);
+            self.settle(settled);
+        }
+    }
+
+    /// Commands that waited to know whether they are covered are looked at again.
+    fn uncover(&mut self, run: RunId) {
+        let waits = |session: &Session| matches!(&session.pending, Some(Pending::Cover { run: other, .. }) if *other == run);
+        let waiting: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| waits(session))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.resubmit(id);
+        }
+    }
 }
 
 impl Runs {

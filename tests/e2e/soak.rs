@@ -9,30 +9,29 @@ use std::time::Duration;
 use crate::support::imap::message;
 use crate::support::lab::{Setup, Way};
 
-ways!(part_1: fan_out);
-ways!(part_2: fan_out);
-ways!(part_3: fan_out);
-ways!(part_4: fan_out);
-
 /// After so many kills both ends are compared.
 const ROUND: u32 = 10;
 
 const PARTS: u64 = 4;
 
-fn part_1(way: Way) {
-    kills(way);
+#[test]
+fn part_1() {
+    kills();
 }
 
-fn part_2(way: Way) {
-    kills(way);
+#[test]
+fn part_2() {
+    kills();
 }
 
-fn part_3(way: Way) {
-    kills(way);
+#[test]
+fn part_3() {
+    kills();
 }
 
-fn part_4(way: Way) {
-    kills(way);
+#[test]
+fn part_4() {
+    kills();
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -41,12 +40,12 @@ fn number(name: &str) -> Option<u64> {
         .map(|text| text.parse().expect("a number"))
 }
 
-fn kills(way: Way) {
+fn kills() {
     let kills = number("SYNCMUX_KILLS").unwrap_or(200).div_ceil(PARTS) as u32;
     let seed = number("SYNCMUX_SEED").unwrap_or_else(|| fastrand::u64(0..1_000_000));
     println!("{kills} kills, SYNCMUX_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut setup = Setup::new(way);
+    let mut setup = Setup::new(Way::FanOut);
     setup.round_trip = Duration::from_millis(10);
     let mut lab = setup.start();
     let users: Vec<String> = (0..24).map(|i| format!("u{i:03}")).collect();
