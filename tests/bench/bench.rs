@@ -80,6 +80,9 @@ struct Matrix {
     /// Without syncmux.
     #[arg(long)]
     stock_only: bool,
+    /// Only contenders with this in their name, the first of which is what others are compared with.
+    #[arg(long)]
+    only: Option<String>,
     #[command(flatten)]
     expect: Expect,
 }
@@ -242,18 +245,23 @@ impl Matrix {
                 all.extend(lanes().map(fan_out));
             }
         }
-        all.retain(|contender| load.is_for(*contender));
+        let only = self.only.as_deref().unwrap_or_default();
+        all.retain(|one| load.is_for(*one) && one.to_string().contains(only));
         all
     }
 
     fn load(&self, load: Load, csv: &mut Option<Csv>, all: &mut Vec<Row>) -> bool {
         let users = self.users.unwrap_or(load.users());
+        let contenders = self.contenders(load);
+        if contenders.is_empty() {
+            return true;
+        }
         let mut bench = Bench::start(load, users, Duration::ZERO, true);
         let mut ok = true;
         for rtt in self.rtt.iter().copied() {
             bench.set_round_trip(milliseconds(rtt));
             let mut rows = Vec::new();
-            for contender in self.contenders(load) {
+            for contender in contenders.iter().copied() {
                 let mut row = Row {
                     load,
                     rtt,

@@ -3,8 +3,8 @@
 # one run. README.md beside this says what is measured.
 #
 #   tests/bench/run.sh [--quick] [--load append,flags,copy,copy-all] [--rtt 0,5,20,50,100] [--users N]
-#                      [--lanes 1,2,4,8,16] [--shards 4,8,16] [--repeats 3] [--csv FILE] [--charts FOLDER]
-#                      [--expect-fan-out X] [--expect-strict X]
+#                      [--lanes 1,2,4,8,16] [--shards 4,8,16] [--repeats 3] [--only TEXT] [--csv FILE]
+#                      [--charts FOLDER] [--expect-fan-out X] [--expect-strict X]
 #   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
 #   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
 #   tests/bench/run.sh cost
