@@ -180,7 +180,9 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     let (events, queue) = mpsc::unbounded_channel();
     let mut lookup: Option<RunLookup> = None;
     let mut journal = None;
-    if let (Mode::FanOut, Some(path)) = (channel.mode, &channel.sync_directory) {
+    // In strict mode too: what fan-out left over there is not to wait for it, and what the client
+    // will ask can be read ahead.
+    if let Some(path) = &channel.sync_directory {
         let directory = SyncDirectory::open(path).map_err(|error| setup(&error))?;
         let (directory, recovered) = tokio::task::spawn_blocking(move || {
             let recovered = directory.recover();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Core;
 use super::burst;
-use super::event::{Action, LaneId, Note, RunId};
+use super::event::{Action, LaneId, Mode, Note, RunId};
 use super::known::{self, Doubt, Eyes, QuestionId};
 use super::lanes::{Lane, State as LaneState, What};
 use super::plan::Subject;
@@ -56,7 +56,8 @@ impl Core {
         }
     }
 
-    /// `log` is looked at as long as the client is there that will ask.
+    /// `log` is looked at as long as the client is there that will ask: in strict mode whoever uses
+    /// the rolling client's listener.
     pub(super) fn watch_log(&mut self) {
         let on = self.draining.is_none() && self.rolling_eyes().is_some();
         if on != std::mem::replace(&mut self.known.watching, on) {
@@ -71,7 +72,9 @@ impl Core {
             return None;
         }
         let rolling = |session: &&super::Session| {
-            session.rolling && session.since && session.fans_out() && session.under_run
+            let strict = session.mode == Mode::Strict;
+            let asks = strict || (session.fans_out() && session.under_run);
+            session.rolling && session.since && asks
         };
         let session = self.sessions.values().find(rolling)?;
         self.known.eyes(&session.pool)
@@ -84,6 +87,7 @@ impl Core {
                 break;
             };
             let Some(lane) = self.lane_to_spare(eyes, false) else {
+                self.open_to_ask(eyes);
                 break;
             };
             let mut names = Vec::new();
@@ -98,6 +102,17 @@ impl Core {
             self.ask(lane, names, eyes);
         }
         self.ask_doubtful();
+    }
+
+    /// No lane can be spared: one more, where there may be one.
+    fn open_to_ask(&mut self, eyes: Eyes) {
+        let most = self.setup.limits.ahead_requests;
+        let Some(pool) = self.known.pool(eyes).cloned() else {
+            return;
+        };
+        if self.known.questions() < most && self.lanes.count(&pool, LaneState::Opening) == 0 {
+            self.open_lane(&pool, 0);
+        }
     }
 
     fn is_to_be_asked(&mut self, name: &Bytes, key: &UserKey) -> bool {

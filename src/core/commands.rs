@@ -66,7 +66,7 @@ impl Core {
             }
         }
         self.forget_pool(&session.pool);
-        if session.mode == Mode::FanOut {
+        if session.rolling {
             self.watch_log();
         }
     }
@@ -90,7 +90,7 @@ impl Core {
         }
         session.arrived = now;
         session.under_run = run.is_some();
-        let mode = session.mode;
+        let (mode, rolling) = (session.mode, session.rolling);
         if self.draining.is_some() {
             return self.end_session(id, BYE.into());
         }
@@ -109,7 +109,7 @@ impl Core {
                 }
             }
         }
-        if mode == Mode::FanOut {
+        if rolling {
             self.watch_log();
         }
         self.note_less();

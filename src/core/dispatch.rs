@@ -99,22 +99,28 @@ impl Core {
                 self.pop_ready(pool, false);
                 continue;
             }
-            let lane = self.lanes.with_room(pool, &self.setup.limits);
-            let idle = lane.and_then(|lane| self.lanes.all.get(&lane));
-            if !idle.is_some_and(|lane| lane.is_idle()) {
-                // Everything is busy: one more lane for each job that waits, up to the limit.
-                let waiting = self
-                    .lanes
-                    .pools
-                    .get(pool)
-                    .map_or(0, |state| state.ready.len());
-                if self.lanes.count(pool, LaneState::Opening) < waiting {
-                    self.open_lane(pool, 0);
-                }
-            }
-            let Some(lane) = lane else { return };
+            self.open_lanes(pool);
+            let Some(lane) = self.lanes.with_room(pool, &self.setup.limits) else {
+                return;
+            };
             self.pop_ready(pool, false);
             self.start(lane, id);
+        }
+    }
+
+    /// One lane for each job that could have one to itself, up to the limit: what is put behind
+    /// others on a lane need not wait for them the next time.
+    fn open_lanes(&mut self, pool: &Pool) {
+        let mut jobs = self.lanes.pools.get(pool).map_or(0, |p| p.ready.len());
+        let mut lanes = 0;
+        for (_, lane) in self.lanes.of(pool) {
+            jobs += lane.jobs.len();
+            lanes += usize::from(matches!(lane.state, LaneState::Opening | LaneState::Up));
+        }
+        for _ in lanes..jobs.min(self.setup.limits.lanes) {
+            if !self.open_lane(pool, 0) {
+                return;
+            }
         }
     }
 

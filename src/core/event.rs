@@ -222,7 +222,8 @@ pub enum Action {
         /// Which.
         run: RunId,
     },
-    /// Look into `log` now and then, and tell what its lines name (`LogNames`), or stop that.
+    /// Look into `log` now and then, and into a `log-run` that is not linked, and tell what their
+    /// lines name (`LogNames`), or stop that.
     WatchLog {
         /// Begin from its beginning, or stop.
         on: bool,

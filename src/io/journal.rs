@@ -206,7 +206,7 @@ impl Work {
         if *at > Instant::now() {
             return;
         }
-        let names = self.directory.look_ahead(looked);
+        let names = self.directory.look_ahead(looked, self.linked.is_empty());
         *at = Instant::now() + LOOK_AHEAD;
         if !names.is_empty() {
             let _ = self.events.send(Event::LogNames { names });

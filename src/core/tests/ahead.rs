@@ -152,6 +152,31 @@ fn what_log_names_is_asked_about_before_it_is_a_run() {
 }
 
 #[test]
+fn in_strict_mode_what_log_names_is_asked_about_on_a_lane_of_its_own() {
+    for rolling in [true, false] {
+        let mut d = driver(limits(), false);
+        let s = d.open_by(1, Mode::Strict, rolling);
+        d.say(s, CAPABILITIES);
+        d.answer(s).unwrap();
+        d.ask(s, "RESTART\r\n");
+        assert_eq!(d.watching, rolling);
+        // The client is at work already.
+        d.say(s, &update("user.z", 2));
+        names(&mut d, &["user.a", "user.b"]);
+        let asked = ask_for("user.a user.b");
+        assert_eq!(d.count(&asked), usize::from(rolling));
+        if rolling {
+            assert_ne!(d.lane_with(&asked), d.lane_with("APPLY MAILBOX"));
+            d.reply_to(&asked, &answer(&["user.a"], 1));
+            d.reply_to("APPLY MAILBOX", OK);
+            assert_eq!(d.answer(s).unwrap(), OK);
+            assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
+            assert_eq!(d.ask(s, &ask_for("user.b")), OK);
+        }
+    }
+}
+
+#[test]
 fn log_is_looked_at_only_while_the_rolling_client_is_there() {
     let (mut d, s) = fan_out("USER a\n");
     assert!(!d.watching, "it may be any client");
