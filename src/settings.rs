@@ -124,6 +124,7 @@ pub fn core_limits(config: &Config, channel: &Channel) -> core::Limits {
         unconfirmed_users: limits.unconfirmed_users,
         queued_bytes: limits.queued_bytes,
         known_bytes: limits.known_state,
+        ask_bytes: limits.reserve_above,
         staged_bytes: limits.staged_memory.saturating_add(limits.spill_size),
         noted_bytes: limits.staged_memory,
         absence: limits.replica_absence,

@@ -458,6 +458,13 @@ impl Build<'_> {
                 sane.queued_bytes,
             ),
             known_state: size(self, keys.known_state, "known_state", 0, sane.known_state),
+            reserve_above: size(
+                self,
+                keys.reserve_above,
+                "reserve_above",
+                0,
+                sane.reserve_above,
+            ),
             staged_memory: size(
                 self,
                 keys.staged_memory,

@@ -93,6 +93,7 @@ pub(super) struct Limits {
     pub(super) unconfirmed_users: Key<u32>,
     pub(super) queued_bytes: Key<Size>,
     pub(super) known_state: Key<Size>,
+    pub(super) reserve_above: Key<Size>,
     pub(super) staged_memory: Key<Size>,
     pub(super) spill_directory: Key<PathBuf>,
     pub(super) spill_size: Key<Size>,

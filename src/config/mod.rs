@@ -154,6 +154,9 @@ pub struct Limits {
     pub queued_bytes: u64,
     /// Bytes of what is known of the replica's mailboxes, of one channel; 0 for nothing.
     pub known_state: u64,
+    /// Bytes of one mailbox's new messages; where there are more the replica is asked first
+    /// (RESERVE) which of them it has.
+    pub reserve_above: u64,
     /// Message bytes held in memory, of all sessions; what is over this spills.
     pub staged_memory: u64,
     /// Where the unlinked temporary files of the spill are made.
@@ -201,6 +204,7 @@ impl Default for Limits {
             unconfirmed_users: 10_000,
             queued_bytes: 256 << 20,
             known_state: 24 << 20,
+            reserve_above: 128 << 10,
             staged_memory: 64 << 20,
             spill_directory: spill_directory(),
             spill_size: 4 << 30,

@@ -2,12 +2,14 @@
 
 use crate::support::client::{leftovers, put_log, take_log};
 use crate::support::csync::Csync;
-use crate::support::lab::{Setup, Way};
+use crate::support::imap::message;
+use crate::support::lab::{Lab, Setup, Way};
 use crate::support::relay::{Direction, Piece};
 use crate::support::wait_for;
 
 ways!(round_trips: strict);
 ways!(a_known_mailbox_costs_one_burst: strict);
+ways!(what_the_replica_has_is_asked_about: strict);
 ways!(force_stays_with_its_session: strict, fan_out);
 
 /// Without TLS, so that the link can be read.
@@ -100,6 +102,101 @@ fn a_known_mailbox_costs_one_burst(way: Way) {
     let (before, _) = text.split_once("APPLY MAILBOX").unwrap();
     assert!(!before.contains("GET "), "{all:#?}");
     lab.settle();
+}
+
+/// Round trips, and bytes towards the replica, of what a change makes the rolling client say.
+fn cost(lab: &mut Lab, what: &str, act: impl FnOnce(&Lab)) -> (usize, usize) {
+    lab.step(what);
+    lab.end_rolling();
+    act(lab);
+    lab.relay.record();
+    lab.replicate();
+    let tape = lab.relay.tape();
+    let all = connections(&tape).into_iter();
+    let turns: Vec<String> = all.flat_map(|c| turns(&tape, c)).collect();
+    let is_work = |turn: &&String| turn.contains("APPLY M") || turn.contains("APPLY RESERVE");
+    let turns: Vec<&String> = turns.iter().filter(is_work).collect();
+    let bytes = turns.iter().map(|turn| turn.len()).sum();
+    println!("{what}: {} round trips, {bytes} bytes", turns.len());
+    (turns.len(), bytes)
+}
+
+/// A small message goes out with its MAILBOX; a large one, and any copy, is asked about first.
+fn what_the_replica_has_is_asked_about(way: Way) {
+    const SMALL: usize = 4_000;
+    const LARGE: usize = 300_000;
+    for (reserve_above, for_large) in [("128KiB", 2), ("1MiB", 1)] {
+        let mut setup = readable(way);
+        setup.lanes = 1;
+        setup.mux_extra = format!("[limits]\nreserve_above = \"{reserve_above}\"\n");
+        let mut lab = setup.start();
+        lab.add_user("alice");
+        let mut alice = lab.master.login("alice");
+        alice.create("INBOX.box");
+        let append = |lab: &Lab, size| {
+            let mut alice = lab.master.login("alice");
+            alice.append(
+                "INBOX",
+                "",
+                &message(&format!("new {size} {}", fastrand::u32(..)), size),
+            );
+        };
+        let copy = |lab: &Lab| {
+            let mut alice = lab.master.login("alice");
+            alice.select("INBOX");
+            alice.copy("*", "INBOX.box");
+        };
+        append(&lab, SMALL);
+        copy(&lab);
+        lab.settle();
+        println!("reserve_above = {reserve_above}");
+        let (turns, bytes) = cost(&mut lab, "append of 4 KB", |lab| append(lab, SMALL));
+        assert!(turns == 1 && bytes > SMALL, "{turns} {bytes}");
+        // Both mailboxes are in the client's run, and so in one RESERVE.
+        let (turns, bytes) = cost(&mut lab, "copy of 4 KB", copy);
+        assert!(turns == 2 && bytes < SMALL, "{turns} {bytes}");
+        let (turns, bytes) = cost(&mut lab, "append of 300 KB", |lab| append(lab, LARGE));
+        assert!(turns == for_large && bytes > LARGE, "{turns} {bytes}");
+        let (turns, bytes) = cost(&mut lab, "copy of 300 KB", copy);
+        assert!(turns == 2 && bytes < SMALL, "{turns} {bytes}");
+        lab.settle();
+    }
+}
+
+/// Six clients at once, each for its own user, on two lanes.
+#[test]
+fn several_sessions_share_lanes() {
+    let mut setup = readable(Way::Strict);
+    setup.lanes = 2;
+    let mut lab = setup.start();
+    let users = ["alice", "bob", "carol", "dave", "erin", "frank"];
+    for user in users {
+        lab.add_user(user);
+    }
+    lab.mail(&users, "1", 2000);
+    lab.settle();
+    lab.end_rolling();
+    lab.mail(&users, "2", 2000);
+    drop(take_log(&lab.sync_directory()));
+    lab.relay.record();
+    let run = |user| {
+        let client = lab.strict_client();
+        std::thread::spawn(move || client.user(&[user]).expect_ok("-u"))
+    };
+    for client in users.map(run) {
+        client.join().unwrap();
+    }
+    let tape = lab.relay.tape();
+    let said = connections(&tape)
+        .into_iter()
+        .map(|c| turns(&tape, c).concat());
+    let updates: Vec<usize> = said
+        .map(|text| text.matches("APPLY MAILBOX").count())
+        .filter(|updates| *updates > 0)
+        .collect();
+    assert!(updates.len() <= 2, "{updates:?}");
+    assert_eq!(updates.iter().sum::<usize>(), users.len());
+    lab.assert_same();
 }
 
 /// The client finishes its whole run while not one APPLY MAILBOX of it has been answered; the
