@@ -20,6 +20,10 @@ use crate::protocol::{Reply, StatusKind, UserKey, print};
 /// be opened.
 const DEEP: usize = 4;
 
+/// So many questions go out even where every lane has writes: the client would ask by itself, one
+/// mailbox at a time, and wait for each.
+const ALWAYS: usize = 2;
+
 /// So many names of `log` are kept; what comes after them is read ahead when it is a run.
 const LATER: usize = 20_000;
 
@@ -28,6 +32,17 @@ const MANY: usize = 256;
 
 /// So many doubts are looked at in one go: those whose user is being written to come again.
 const AT_ONCE: usize = 64;
+
+/// What a lane may be at that is asked something.
+#[derive(Clone, Copy)]
+enum Busy {
+    /// Nothing.
+    Idle,
+    /// Questions, of clients or our own.
+    Reading,
+    /// Units.
+    Writing,
+}
 
 impl Core {
     /// A run is linked: what it names is about to be asked about by the rolling client.
@@ -86,8 +101,7 @@ impl Core {
             let Some(eyes) = self.rolling_eyes() else {
                 break;
             };
-            let Some(lane) = self.lane_to_spare(eyes, false) else {
-                self.open_to_ask(eyes);
+            let Some(lane) = self.lane_for_ahead(eyes) else {
                 break;
             };
             let mut names = Vec::new();
@@ -102,17 +116,6 @@ impl Core {
             self.ask(lane, names, eyes);
         }
         self.ask_doubtful();
-    }
-
-    /// No lane can be spared: one more, where there may be one.
-    fn open_to_ask(&mut self, eyes: Eyes) {
-        let most = self.setup.limits.ahead_requests;
-        let Some(pool) = self.known.pool(eyes).cloned() else {
-            return;
-        };
-        if self.known.questions() < most && self.lanes.count(&pool, LaneState::Opening) == 0 {
-            self.open_lane(&pool, 0);
-        }
     }
 
     fn is_to_be_asked(&mut self, name: &Bytes, key: &UserKey) -> bool {
@@ -148,7 +151,7 @@ impl Core {
                     Some(_) => None,
                     None => {
                         self.open_for_doubt(doubt.eyes);
-                        self.lane_to_spare(doubt.eyes, true)
+                        self.lane_for_doubts(doubt.eyes)
                     }
                 };
                 match lane {
@@ -188,21 +191,48 @@ impl Core {
         }
     }
 
-    /// A lane that nothing is in need of. Doubts wait for an idle one, unless there are many: they
-    /// hold runs.
-    fn lane_to_spare(&self, eyes: Eyes, doubts: bool) -> Option<LaneId> {
-        let most = self.setup.limits.ahead_requests;
-        if self.known.questions() >= if doubts { most.max(1) } else { most } {
+    /// A lane for what the client is about to ask. Where all are writing, one more; where there are
+    /// as many as there may be, a few questions go out all the same.
+    fn lane_for_ahead(&mut self, eyes: Eyes) -> Option<LaneId> {
+        let questions = self.known.questions();
+        if questions >= self.setup.limits.ahead_requests || self.waits_for_lane(eyes) {
             return None;
         }
-        let urgent = doubts && self.known.doubts() >= MANY;
-        let idle = doubts && !urgent;
+        let lane = self.lane_to_spare(eyes, Busy::Reading);
+        if lane.is_some() {
+            return lane;
+        }
+        let pool = self.known.pool(eyes)?.clone();
+        let opening = self.lanes.count(&pool, LaneState::Opening) > 0;
+        if opening || self.open_lane(&pool, 0) || questions >= ALWAYS {
+            return None;
+        }
+        self.lane_to_spare(eyes, Busy::Writing)
+    }
+
+    /// A lane for doubts. They wait for an idle one, unless there are many: they hold runs.
+    fn lane_for_doubts(&self, eyes: Eyes) -> Option<LaneId> {
+        if self.known.questions() >= self.setup.limits.ahead_requests.max(1) {
+            return None;
+        }
+        if self.known.doubts() >= MANY {
+            return self.lane_to_spare(eyes, Busy::Writing);
+        }
+        let waits = self.waits_for_lane(eyes);
+        let idle = || self.lane_to_spare(eyes, Busy::Idle);
+        if waits { None } else { idle() }
+    }
+
+    /// Whether the users' own work waits for a lane: then no question goes before it.
+    fn waits_for_lane(&self, eyes: Eyes) -> bool {
+        let pool = self.known.pool(eyes);
+        let state = pool.and_then(|pool| self.lanes.pools.get(pool));
+        state.is_some_and(|state| !state.ready.is_empty() || !state.ready_alone.is_empty())
+    }
+
+    /// The lane with the least in flight that is no busier than this.
+    fn lane_to_spare(&self, eyes: Eyes, most: Busy) -> Option<LaneId> {
         let pool = self.known.pool(eyes)?;
-        let state = self.lanes.pools.get(pool)?;
-        let waits = !state.ready.is_empty() || !state.ready_alone.is_empty();
-        if waits && !urgent {
-            return None;
-        }
         let questions = |lane: &Lane| {
             let sent = lane.in_flight.iter();
             sent.filter(|sent| matches!(sent.what, What::Question(_)))
@@ -213,13 +243,12 @@ impl Core {
             lane.jobs.iter().all(read)
         };
         let spare = |lane: &Lane| {
-            if idle {
-                return lane.is_idle() && !lane.reserved;
+            let room = || lane.has_room(&self.setup.limits) && questions(lane) < DEEP;
+            match most {
+                Busy::Idle => lane.is_idle() && !lane.reserved,
+                Busy::Reading => room() && reads(lane),
+                Busy::Writing => room(),
             }
-            lane.state == LaneState::Up
-                && lane.has_room(&self.setup.limits)
-                && (urgent || reads(lane))
-                && questions(lane) < DEEP
         };
         let lanes = self.lanes.of(pool).filter(|(_, lane)| spare(lane));
         lanes

@@ -105,7 +105,7 @@ impl Default for Limits {
             in_doubt: Duration::from_secs(5),
             known_bytes: 24 << 20,
             known_age: Duration::from_secs(60 * 60),
-            ahead_requests: 8,
+            ahead_requests: 32,
             ahead_names: 32,
             read_tries: 3,
             locked_retries: 3,
