@@ -1,8 +1,11 @@
 //! Everything around the core: clients, lanes, the disk, time, and what goes wrong.
 
 mod checks;
+mod clients;
 mod counts;
+mod end;
 mod journal;
+mod lanes;
 mod master;
 
 use std::cell::RefCell;
@@ -10,22 +13,19 @@ use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use syncmux::core::{
-    Action, Core, Event, Identity, LaneId, Limits, Mode, Note, RunId, SessionId, Setup,
-};
+use syncmux::core::{Action, Core, Event, LaneId, Limits, Mode, Note, RunId, SessionId, Setup};
 use syncmux::io::sync_directory::{LookedAt, SyncDirectory};
+use syncmux::protocol::Site;
 use syncmux::protocol::synclog::Item;
-use syncmux::protocol::{Body, Site};
 
 use self::checks::{Ack, AckState};
 pub(crate) use self::counts::Counts;
 use super::client::{Client, Master, Wire};
 use super::disk::{SharedDisk, State};
-use super::replica::{Done, LOCKED, Process, Replica, parse};
+use super::replica::{Done, Process, Replica};
 
 struct Endpoint {
     mode: Mode,
@@ -188,101 +188,7 @@ impl World {
             }
             self.step();
         }
-        // No more faults: everything heals by itself.
-        self.faults = false;
-        self.disk.state().cyrus.between = None;
-        self.replica.chances = (0, 0, 0);
-        self.replica.bad = None;
-        self.replica.unreadable = None;
-        // Locks that are held end in their time. The visitor goes on meanwhile, and may fail somebody once more.
-        for _ in 0..12 {
-            self.rest();
-            let snapshot = self.core.as_ref().unwrap().snapshot();
-            if snapshot.probation_subjects == 0 {
-                break;
-            }
-            // Where it could not be seen which run holds a line the next run but one tells.
-            self.now += Duration::from_secs(1);
-            self.change_master();
-        }
-        let snapshot = self.core.as_ref().unwrap().snapshot();
-        assert_eq!(snapshot.probation_subjects, 0, "probation without end");
-        let cyrus_lost = self.cyrus_loses || self.disk.state().cyrus.lost;
-        // Also where the client was told what was known, and sent nothing.
-        let healed: Vec<Bytes> = self.must_heal.iter().cloned().collect();
-        self.counts.must_heal += healed.len() as u64;
-        for name in healed.iter().filter(|_| !cyrus_lost) {
-            let there = self.replica.mailboxes.get(name);
-            let master = self.master.borrow();
-            let here = master.mailboxes.get(std::str::from_utf8(name).unwrap());
-            assert_eq!(there, here, "{name:?} was looked at and is not repaired");
-        }
-        // What nobody looked at is found at the next look.
-        self.log_everything();
-        self.rest();
-        if cyrus_lost {
-            // What Cyrus lost of its own, the next change of the same mailbox brings.
-            self.log_everything();
-            self.rest();
-        }
-        let master = self.master.borrow();
-        for (name, version) in &master.mailboxes {
-            let there = self.replica.mailboxes.get(name.as_bytes());
-            assert_eq!(there, Some(version), "{name} differs");
-        }
-        for ((user, id), uid) in &master.seen {
-            let name = (Bytes::from(user.clone()), Bytes::from(id.clone()));
-            assert_eq!(
-                self.replica.seen.get(&name),
-                Some(uid),
-                "seen of {name:?} differs"
-            );
-        }
-    }
-
-    fn rest(&mut self) {
-        for _ in 0..60_000 {
-            if self.quiet() {
-                return;
-            }
-            self.step();
-        }
-        self.show();
-        panic!("it does not come to rest");
-    }
-
-    /// For whoever looks into a failed seed.
-    fn show(&self) {
-        println!("{:#?} orders {:?}", self.disk.state(), self.orders);
-        for endpoint in &self.endpoints {
-            let wire = endpoint.wire.borrow();
-            println!(
-                "{:?} {wire:?} {:?} {:?}",
-                endpoint.mode, endpoint.session, endpoint.outstanding
-            );
-        }
-        println!("{:#?}", self.core);
-    }
-
-    fn quiet(&self) -> bool {
-        let disk = self.disk.state();
-        let Some(core) = &self.core else { return false };
-        let snapshot = core.snapshot();
-        !self.draining
-            && self.linked.is_empty()
-            // What a disk that fails did not let go of goes at the next start.
-            && ["log", "log-run", "syncmux-owed"].iter().all(|name| disk.read(name).is_none())
-            && (self.counts.disk_faults > 0 || disk.names("").next().is_none())
-            && self.orders.is_empty()
-            && self.told.is_empty()
-            && snapshot.unconfirmed_users == 0
-            && snapshot.known_doubts == 0
-            && snapshot.owed_lines
-                == snapshot
-                    .probation
-                    .iter()
-                    .map(|one| one.lines)
-                    .sum::<usize>()
+        self.end();
     }
 
     fn step(&mut self) {
@@ -330,201 +236,8 @@ impl World {
         self.check();
     }
 
-    fn poll_clients(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
-        for endpoint in &mut self.endpoints {
-            let _ = endpoint.future.as_mut().poll(&mut context);
-            // A client that has ended its connection.
-            let gone = !endpoint.wire.borrow().connected;
-            if let Some(session) = endpoint.session.take_if(|_| gone) {
-                endpoint.outstanding = None;
-                if let Some(core) = &mut self.core {
-                    core.handle(self.now, Event::SessionClosed { session });
-                }
-            }
-        }
-        self.act();
-    }
-
-    /// A client dies in the middle of whatever it is doing.
-    fn vanish(&mut self) {
-        let index = self.random.usize(0..self.endpoints.len());
-        let endpoint = &mut self.endpoints[index];
-        let Some(session) = endpoint.session.take() else {
-            return;
-        };
-        self.counts.vanished += 1;
-        let mut wire = endpoint.wire.borrow_mut();
-        wire.answers.push_back(None);
-        wire.connected = false;
-        wire.command = None;
-        let number = endpoint.number;
-        let left = endpoint.outstanding.take();
-        self.orphans.extend(left.map(|text| (text, number)));
-        drop(wire);
-        self.tell(Event::SessionClosed { session });
-    }
-
     fn run_now(&self) -> Option<RunId> {
         self.disk.state().inode("log-run").map(RunId)
-    }
-
-    fn client_speaks(&mut self) {
-        let run = self.run_now();
-        let index = self.random.usize(0..self.endpoints.len());
-        let endpoint = &mut self.endpoints[index];
-        let Some(core) = &mut self.core else { return };
-        let mut wire = endpoint.wire.borrow_mut();
-        if !self.draining && std::mem::take(&mut wire.connect) {
-            wire.connected = true;
-            self.next_session += 1;
-            let session = SessionId(self.next_session);
-            endpoint.session = Some(session);
-            let (mode, identity) = (endpoint.mode, Identity::Configured);
-            core.handle(
-                self.now,
-                Event::SessionOpened {
-                    session,
-                    mode,
-                    rolling: mode == Mode::FanOut || self.setup.seed.is_multiple_of(2),
-                    identity,
-                },
-            );
-        } else if let (Some(session), Some(text)) = (endpoint.session, wire.command.take()) {
-            self.counts.commands += 1;
-            let command = parse(&Body::from(text.clone()));
-            endpoint.outstanding = Some(text);
-            endpoint.number = self.counts.commands;
-            let run = run.filter(|_| endpoint.mode == Mode::FanOut);
-            if self.traced {
-                eprintln!("{session:?} says {:?}", endpoint.outstanding);
-            }
-            core.handle(
-                self.now,
-                Event::Command {
-                    session,
-                    command,
-                    run,
-                },
-            );
-        }
-        drop(wire);
-        self.act();
-    }
-
-    fn replica_works(&mut self) {
-        let lanes: Vec<LaneId> = self.replica.processes.keys().copied().collect();
-        if lanes.is_empty() {
-            return;
-        }
-        let lane = lanes[self.random.usize(0..lanes.len())];
-        let process = self.replica.processes.get_mut(&lane).unwrap();
-        if !process.open {
-            process.open = true;
-            if self.faults && self.random.u8(0..20) == 0 {
-                self.replica.processes.remove(&lane);
-                self.tell(Event::LaneRefused {
-                    lane,
-                    why: "refused".into(),
-                });
-            } else {
-                let enabled = Some(process.capabilities.clone());
-                self.tell(Event::LaneOpened { lane, enabled });
-            }
-            return;
-        }
-        let text = process.requests.front().map(|body| body.to_vec().unwrap());
-        match self.replica.step(lane, self.now, &mut self.random) {
-            None => {}
-            Some(Done::Died) => self.lose(lane),
-            Some(Done::Reply(reply)) => {
-                let ok = reply.status.kind == syncmux::protocol::StatusKind::Ok;
-                let locked = reply.status.token() == Some(LOCKED);
-                self.counts.locked += u64::from(locked);
-                let text = String::from_utf8(text.unwrap()).unwrap();
-                let on_lane = |ack: &&mut Ack| ack.state == AckState::OnLane(lane);
-                let mut acks = self.acks.iter_mut().filter(on_lane);
-                if let Some(ack) = acks.find(|ack| ack.text == text) {
-                    ack.state = AckState::Done;
-                    if locked {
-                        // It goes out again before anything else of its subject, or counts as
-                        // refused, which is said.
-                        ack.state = AckState::Queued;
-                    } else if !ok {
-                        let subject = ack.subject.clone();
-                        ack.state = AckState::Failed;
-                        self.counts.refused += 1;
-                        self.fail(&subject);
-                    }
-                }
-                self.tell(Event::LaneReply { lane, reply });
-            }
-        }
-    }
-
-    fn lose(&mut self, lane: LaneId) {
-        self.counts.lanes_lost += 1;
-        self.replica.processes.remove(&lane);
-        let lost = |ack: &&mut Ack| ack.state == AckState::OnLane(lane);
-        let mut subjects = Vec::new();
-        for ack in self.acks.iter_mut().filter(lost) {
-            ack.state = AckState::Failed;
-            subjects.push(ack.subject.clone());
-        }
-        for subject in subjects {
-            self.fail(&subject);
-        }
-        self.tell(Event::LaneLost {
-            lane,
-            why: "end of file".into(),
-            orderly: false,
-        });
-    }
-
-    fn lane_breaks(&mut self) {
-        let open = |(_, process): &(&LaneId, &Process)| process.open;
-        let lanes: Vec<LaneId> = self
-            .replica
-            .processes
-            .iter()
-            .filter(open)
-            .map(|(lane, _)| *lane)
-            .collect();
-        if lanes.is_empty() {
-            return;
-        }
-        let lane = lanes[self.random.usize(0..lanes.len())];
-        // What was under way may still be carried out.
-        for _ in 0..self.random.usize(0..3) {
-            let done = self.replica.step(lane, self.now, &mut self.random);
-            if matches!(done, Some(Done::Died)) {
-                break;
-            }
-        }
-        self.lose(lane);
-    }
-
-    /// Somebody else on the replica works on a mailbox or with all of a user, for a moment or for
-    /// longer than anybody waits.
-    fn take_lock(&mut self) {
-        let name = match self.random.u8(0..12) {
-            0 => "shared.a".to_owned(),
-            1 => "shared.b".to_owned(),
-            n @ 2..=6 => format!("user.u{}", n - 2),
-            n => format!("user.u{}.sub", n - 7),
-        };
-        let lasts = match self.random.u8(0..4) {
-            0 => self.random.u64(1_000..200_000),
-            _ => self.random.u64(1..600),
-        };
-        let until = self.now + Duration::from_millis(lasts);
-        self.replica.locks.insert(name, until);
-    }
-
-    fn wake_clients(&mut self) {
-        for endpoint in &self.endpoints {
-            endpoint.wire.borrow_mut().idle = false;
-        }
     }
 
     fn pass_time(&mut self) {

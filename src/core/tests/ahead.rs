@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, limits, rolling};
-use super::known::{CAPABILITIES, answer, ask_for, fan_out, line, really, update};
+use super::driver::{Driver, RUN, driver, one_lane, rolling};
+use super::known::{fan_out, really};
+use super::words::{CAPABILITIES, NO, OK, answer, ask_for, line, update};
 use crate::core::{Event, Limits, Mode, RunId, SessionId};
-
-const OK: &str = "OK success\r\n";
-const NO: &str = "NO Unknown error\r\n";
 
 const RUN_OF_THREE: &str = "APPEND user.a\nAPPEND user.b\nMAILBOX shared\nAPPEND user.b\n";
 
@@ -73,9 +71,8 @@ fn a_refused_question_is_not_asked_ahead_again_and_a_lost_one_neither() {
 #[test]
 fn what_is_asked_ahead_never_stands_before_a_unit_that_waits() {
     let few = Limits {
-        lanes: 1,
         ahead_names: 1,
-        ..limits()
+        ..one_lane()
     };
     let mut d = driver(few, false);
     d.log = "USER z\nAPPEND user.a\nAPPEND user.b\nAPPEND user.c\nAPPEND user.d\nAPPEND user.e\nAPPEND user.f\n";
@@ -113,7 +110,7 @@ fn nothing_is_asked_ahead_for_a_run_that_is_gone_or_for_an_old_client() {
     d.say(s, &ask_for("user.a"));
     assert_eq!(d.on_lanes(), [ask_for("user.a")]);
     let (mut d, s) = fan_out(RUN_OF_THREE);
-    d.smooth = false;
+    d.disk_works = false;
     d.say(s, &ask_for("user.a"));
     d.event(Event::RunGone { run: RUN });
     d.run = Some(RunId(8));

@@ -2,20 +2,11 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, hex, limits, mailbox, message};
+use super::driver::{Driver, driver, limits, rolling_within};
+use super::words::{LOCKED, NO, OK, mailbox, message, reserve};
 use crate::core::{Limits, Mode, RunId, SessionId};
 
-const OK: &str = "OK success\r\n";
-const NO: &str = "NO Unknown error\r\n";
 const TOO_MUCH: &str = "BYE Too much of the sync log is owed already\r\n";
-
-fn get(d: &mut Driver, s: SessionId, text: &str) {
-    d.say(s, text);
-    while d.count("GET") > 0 {
-        d.reply_to("GET", OK);
-    }
-    assert_eq!(d.answer(s).unwrap(), OK);
-}
 
 /// Two lines are owed, and no more may be.
 fn owing(log: &'static str, named: bool) -> (Driver, SessionId) {
@@ -23,12 +14,10 @@ fn owing(log: &'static str, named: bool) -> (Driver, SessionId) {
         owed_lines: 2,
         ..limits()
     };
-    let mut d = driver(limits, named);
-    (d.run, d.log) = (Some(RUN), log);
-    let s = d.open(1, Mode::FanOut);
-    get(&mut d, s, "GET MAILBOXES (user.a user.a.x)\r\n");
-    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
-    assert_eq!(d.ask(s, &mailbox("user.a.x", None)), OK);
+    let (mut d, s) = rolling_within(limits, log, named);
+    d.get(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    assert_eq!(d.ask(s, &mailbox("user.a", &[])), OK);
+    assert_eq!(d.ask(s, &mailbox("user.a.x", &[])), OK);
     d.reply_to("APPLY MAILBOX", NO);
     d.ask(s, "RESTART\r\n");
     assert_eq!(d.core.snapshot().owed_lines, 2);
@@ -38,42 +27,41 @@ fn owing(log: &'static str, named: bool) -> (Driver, SessionId) {
 #[test]
 fn nothing_is_acknowledged_early_while_too_much_is_owed() {
     let (mut d, s) = owing("USER a\nUSER b\n", false);
-    get(&mut d, s, "GET MAILBOXES (user.b)\r\n");
-    d.say(s, &mailbox("user.b", None));
+    d.get(s, "GET MAILBOXES (user.b)\r\n");
+    d.say(s, &mailbox("user.b", &[]));
     assert_eq!(d.answer(s), None, "the replica is waited for");
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
     d.ask(s, "RESTART\r\n");
     // Until there is room again.
-    get(&mut d, s, "GET MAILBOXES (user.a)\r\n");
-    d.say(s, &mailbox("user.a", None));
+    d.get(s, "GET MAILBOXES (user.a)\r\n");
+    d.say(s, &mailbox("user.a", &[]));
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
     d.ask(s, "RESTART\r\n");
     assert_eq!(d.core.snapshot().owed_lines, 1);
-    get(&mut d, s, "GET MAILBOXES (user.b)\r\n");
-    assert_eq!(d.ask(s, &mailbox("user.b", None)), OK);
+    d.get(s, "GET MAILBOXES (user.b)\r\n");
+    assert_eq!(d.ask(s, &mailbox("user.b", &[])), OK);
 }
 
 #[test]
 fn a_refusal_that_would_owe_too_much_ends_the_session() {
     // A write; a user; a shared mailbox; what a named client defers by itself.
-    let locked = "NO IMAP_MAILBOX_LOCKED Mailbox locked\r\n";
     for (asked, refusal, named) in [
-        (&mailbox("user.b", None)[..], NO, false),
+        (&mailbox("user.b", &[])[..], NO, false),
         ("GET USER b\r\n", NO, false),
         ("GET USER b\r\n", NO, true),
         ("GET MAILBOXES (shared.a)\r\n", NO, false),
-        ("GET MAILBOXES (user.b)\r\n", locked, true),
+        ("GET MAILBOXES (user.b)\r\n", LOCKED, true),
     ] {
         let (mut d, s) = owing("USER a\nUSER b\nMAILBOX shared.a\n", named);
         if asked.starts_with("APPLY") {
-            get(&mut d, s, "GET MAILBOXES (user.b)\r\n");
+            d.get(s, "GET MAILBOXES (user.b)\r\n");
         }
         d.say(s, asked);
         let verb = &asked[..8];
         d.reply_to(verb, refusal);
-        while d.ended.is_empty() && refusal == locked {
+        while d.ended.is_empty() && refusal == LOCKED {
             d.wait_for(verb);
             d.reply_to(verb, refusal);
         }
@@ -91,9 +79,9 @@ fn who_is_refused_again_and_owes_nothing_new_hears_of_it_as_always() {
             d.pass(Duration::from_secs(60));
             d.run = Some(RunId(100 + nth));
             d.log = "MAILBOX user.a\nMAILBOX user.a.x\n";
-            get(&mut d, s, "GET MAILBOXES (user.a user.a.x)\r\n");
+            d.get(s, "GET MAILBOXES (user.a user.a.x)\r\n");
             for name in ["user.a", "user.a.x"] {
-                d.say(s, &mailbox(name, None));
+                d.say(s, &mailbox(name, &[]));
                 d.reply_to("APPLY MAILBOX", NO);
                 assert_eq!(d.answer(s).unwrap(), NO);
             }
@@ -143,12 +131,6 @@ fn what_is_noted_of_all_sessions_together_is_bounded() {
         ..limits()
     };
     let mut d = driver(limits, false);
-    let reserve = |guid: u8| {
-        format!(
-            "APPLY RESERVE %(PARTITION default MBOXNAME (user.a) GUID ({}))\r\n",
-            hex(guid)
-        )
-    };
     let sessions: Vec<_> = (1..=10).map(|id| d.open(id, Mode::Strict)).collect();
     // Beyond the limit by what can't be forgotten: messages.
     while d.ask(sessions[0], &message(1)) == OK {
@@ -161,7 +143,7 @@ fn what_is_noted_of_all_sessions_together_is_bounded() {
     assert!(held > 10_000 && held < 11_000, "{held}");
     for guid in 1..=20 {
         for s in &sessions {
-            assert!(d.ask(*s, &reserve(guid)).ends_with(OK));
+            assert!(d.ask(*s, &reserve("user.a", &[guid])).ends_with(OK));
             let noted = d.core.snapshot().noted_bytes;
             assert!(noted < held + 1000, "{noted}");
         }

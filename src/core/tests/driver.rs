@@ -1,11 +1,12 @@
 //! Feeds the core with commands as text and plays the replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::words::OK;
 use crate::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, Pool, RunId, SessionId, Setup,
 };
@@ -27,16 +28,20 @@ pub(super) struct Driver {
     pub(super) sent: BTreeMap<LaneId, Vec<String>>,
     pub(super) answers: BTreeMap<SessionId, Vec<String>>,
     pub(super) ended: BTreeMap<SessionId, String>,
+    /// Lanes that are asked for and not open yet, and whether they open by themselves.
+    pub(super) opening: Vec<LaneId>,
+    pub(super) lanes_open: bool,
+    /// Lanes that the core wants closed; `close_lanes` does it.
     pub(super) closing: Vec<LaneId>,
     /// What `io` was asked to do on disk, in words, as it came.
     pub(super) disk: Vec<String>,
+    /// What of it is not done yet, and whether the disk does everything by itself.
+    pub(super) orders: VecDeque<Action>,
+    pub(super) disk_works: bool,
     pub(super) notes: Vec<Note>,
-    /// Lanes open by themselves, the disk does what it is asked.
-    pub(super) smooth: bool,
     pub(super) drained: bool,
     /// `log` is looked at.
     pub(super) watching: bool,
-    pending: Vec<Action>,
 }
 
 pub(super) fn limits() -> Limits {
@@ -62,19 +67,29 @@ pub(super) fn driver(limits: Limits, named: bool) -> Driver {
         sent: BTreeMap::new(),
         answers: BTreeMap::new(),
         ended: BTreeMap::new(),
+        opening: Vec::new(),
+        lanes_open: true,
         closing: Vec::new(),
         disk: Vec::new(),
+        orders: VecDeque::new(),
+        disk_works: true,
         notes: Vec::new(),
-        smooth: true,
         drained: false,
         watching: false,
-        pending: Vec::new(),
     }
 }
 
 /// A rolling client whose run holds these lines.
 pub(super) fn rolling(log: &'static str, named: bool) -> (Driver, SessionId) {
-    let mut driver = driver(limits(), named);
+    rolling_within(limits(), log, named)
+}
+
+pub(super) fn rolling_within(
+    limits: Limits,
+    log: &'static str,
+    named: bool,
+) -> (Driver, SessionId) {
+    let mut driver = driver(limits, named);
     driver.run = Some(RUN);
     driver.log = log;
     let session = driver.open(1, Mode::FanOut);
@@ -83,26 +98,21 @@ pub(super) fn rolling(log: &'static str, named: bool) -> (Driver, SessionId) {
 
 /// A client on a strict listener.
 pub(super) fn strict() -> (Driver, SessionId) {
-    let mut driver = driver(limits(), false);
+    strict_within(limits())
+}
+
+pub(super) fn strict_within(limits: Limits) -> (Driver, SessionId) {
+    let mut driver = driver(limits, false);
     let session = driver.open(1, Mode::Strict);
     (driver, session)
 }
 
-/// `APPLY MAILBOX` of a mailbox with one new message, or none.
-pub(super) fn mailbox(name: &str, guid: Option<u8>) -> String {
-    let record = guid.map(|guid| format!("%(UID 1 FLAGS () GUID {})", hex(guid)));
-    format!(
-        "APPLY MAILBOX %(UNIQUEID id MBOXNAME {name} LAST_UID 1 PARTITION default RECORD ({}))\r\n",
-        record.unwrap_or_default()
-    )
-}
-
-pub(super) fn message(guid: u8) -> String {
-    format!("APPLY MESSAGE (%{{default {} 4}}\r\nbody)\r\n", hex(guid))
-}
-
-pub(super) fn hex(guid: u8) -> String {
-    format!("{guid:040x}")
+/// Limits under which all must share one lane.
+pub(super) fn one_lane() -> Limits {
+    Limits {
+        lanes: 1,
+        ..limits()
+    }
 }
 
 impl Driver {
@@ -141,6 +151,15 @@ impl Driver {
             .unwrap_or_else(|| panic!("no answer yet to {text}"))
     }
 
+    /// Asks, and the replica answers that it has nothing.
+    pub(super) fn get(&mut self, session: SessionId, text: &str) {
+        self.say(session, text);
+        while self.count("GET") > 0 {
+            self.reply_to("GET", OK);
+        }
+        assert_eq!(self.answer(session).unwrap(), OK);
+    }
+
     pub(super) fn answer(&mut self, session: SessionId) -> Option<String> {
         let answers = self.answers.get_mut(&session)?;
         (!answers.is_empty()).then(|| answers.remove(0))
@@ -172,6 +191,13 @@ impl Driver {
         self.reply(lane, text);
     }
 
+    /// The replica answers OK to everything, and to what follows from it.
+    pub(super) fn all_ok(&mut self) {
+        while let Some(oldest) = self.on_lanes().first().map(|text| (*text).to_owned()) {
+            self.reply_to(&oldest, OK);
+        }
+    }
+
     /// Everything on lanes, in the order of lanes.
     pub(super) fn on_lanes(&self) -> Vec<&str> {
         self.sent.values().flatten().map(String::as_str).collect()
@@ -186,18 +212,43 @@ impl Driver {
     }
 
     pub(super) fn lose(&mut self, lane: LaneId) {
+        self.lane_ends(lane, "gone", false);
+    }
+
+    /// The lanes that the core wants closed end.
+    pub(super) fn close_lanes(&mut self) {
+        for lane in std::mem::take(&mut self.closing) {
+            self.lane_ends(lane, "closed", true);
+        }
+    }
+
+    fn lane_ends(&mut self, lane: LaneId, why: &str, orderly: bool) {
         self.sent.remove(&lane);
         self.pools.remove(&lane);
-        self.event(Event::LaneLost {
-            lane,
-            why: "gone".into(),
-            orderly: false,
-        });
+        self.closing.retain(|other| *other != lane);
+        let why = why.into();
+        self.event(Event::LaneLost { lane, why, orderly });
+    }
+
+    /// None of the lanes that are asked for can be opened.
+    pub(super) fn refuse_lanes(&mut self) {
+        while !self.opening.is_empty() {
+            let lane = self.opening.remove(0);
+            self.pools.remove(&lane);
+            let why = "refused".into();
+            self.event(Event::LaneRefused { lane, why });
+        }
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.event(Event::Tick);
+    }
+
+    /// Lets the core's own next deadline come.
+    pub(super) fn wait(&mut self) {
+        let deadline = self.core.deadline().expect("something to wait for");
+        self.pass(deadline.saturating_sub(self.now));
     }
 
     /// Lets the core's own deadlines come until a request that begins like this is on a lane.
@@ -206,10 +257,15 @@ impl Driver {
             if self.count(start) > 0 {
                 return;
             }
-            let deadline = self.core.deadline().expect("something to wait for");
-            self.pass(deadline.saturating_sub(self.now));
+            self.wait();
         }
         panic!("{start} does not come again");
+    }
+
+    /// The client has done its run and unlinks it.
+    pub(super) fn end_run(&mut self) {
+        let run = self.run.take().expect("a run");
+        self.event(Event::RunGone { run });
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -217,15 +273,17 @@ impl Driver {
         while let Some(action) = self.core.next_action() {
             self.act(action);
         }
-        while self.smooth && !self.pending.is_empty() {
-            let action = self.pending.remove(0);
-            self.carry_out(&action);
+        while self.lanes_open && !self.opening.is_empty() {
+            self.open_lane();
+        }
+        while self.disk_works && !self.orders.is_empty() {
+            self.disk_does();
         }
     }
 
-    /// Does what was put off while not `smooth`.
+    /// Lanes open and the disk works again, and what was put off is done.
     pub(super) fn catch_up(&mut self) {
-        self.smooth = true;
+        (self.lanes_open, self.disk_works) = (true, true);
         self.event(Event::Tick);
     }
 
@@ -235,43 +293,65 @@ impl Driver {
                 self.answers.entry(session).or_default().push(text(&body));
             }
             Action::EndSession { session, body } => drop(self.ended.insert(session, text(&body))),
-            Action::Send { lane, body } => self.sent.entry(lane).or_default().push(text(&body)),
-            Action::CloseLane { lane, .. } => self.closing.push(lane),
+            Action::Send { lane, body } => {
+                self.sent
+                    .get_mut(&lane)
+                    .expect("an open lane")
+                    .push(text(&body));
+            }
+            Action::CloseLane { lane, polite } => {
+                let idle = self.sent.get(&lane).is_none_or(Vec::is_empty);
+                assert!(idle || !polite, "EXIT behind a request");
+                self.closing.push(lane);
+            }
             Action::Note(note) => self.notes.push(note),
             Action::WatchLog { on } => self.watching = on,
             Action::Drained => self.drained = true,
             Action::DropLink { .. } => self.disk.push("drop link".into()),
-            Action::OpenLane { lane, ref pool } => {
-                self.pools.insert(lane, pool.clone());
-                self.pending.push(action);
+            Action::OpenLane { lane, pool } => {
+                self.pools.insert(lane, pool);
+                self.opening.push(lane);
             }
-            Action::LinkRun { .. } | Action::WriteLines { .. } | Action::StoreOwed { .. } => {
-                self.disk.push(match &action {
-                    Action::LinkRun { .. } => "link".into(),
-                    Action::WriteLines { lines, .. } => format!("write {lines:?}"),
-                    Action::StoreOwed { lines, .. } => format!("owe {lines:?}"),
-                    _ => unreachable!(),
-                });
-                self.pending.push(action);
-            }
+            Action::LinkRun { .. } => self.order("link".into(), action),
+            Action::WriteLines { ref lines, .. } => self.order(format!("write {lines:?}"), action),
+            Action::StoreOwed { ref lines, .. } => self.order(format!("owe {lines:?}"), action),
         }
     }
 
-    fn carry_out(&mut self, action: &Action) {
-        let event = match action {
-            Action::OpenLane { lane, pool } => {
-                self.sent.entry(*lane).or_default();
-                Event::LaneOpened {
-                    lane: *lane,
-                    enabled: Some(pool.capabilities.clone()),
-                }
-            }
+    fn order(&mut self, words: String, action: Action) {
+        self.disk.push(words);
+        self.orders.push_back(action);
+    }
+
+    fn open_lane(&mut self) {
+        let lane = self.opening.remove(0);
+        self.sent.insert(lane, Vec::new());
+        let enabled = Some(self.pools[&lane].capabilities.clone());
+        self.event(Event::LaneOpened { lane, enabled });
+    }
+
+    /// The disk does the oldest of what it was asked.
+    pub(super) fn disk_does(&mut self) {
+        let event = match self.orders.pop_front().expect("something to do") {
             Action::LinkRun { run } => Event::RunLinked {
-                run: *run,
+                run,
                 coverage: Arc::new(coverage(self.log)),
             },
-            Action::WriteLines { batch, .. } => Event::LinesWritten { batch: *batch },
-            Action::StoreOwed { batch, .. } => Event::OwedStored { batch: *batch },
+            Action::WriteLines { batch, .. } => Event::LinesWritten { batch },
+            Action::StoreOwed { batch, .. } => Event::OwedStored { batch },
+            other => panic!("{other:?}"),
+        };
+        self.event(event);
+    }
+
+    /// The oldest of what the disk was asked fails.
+    pub(super) fn disk_fails(&mut self) {
+        let why = "full".into();
+        let event = match self.orders.pop_front().expect("something to do") {
+            Action::LinkRun { run } => Event::RunLinkFailed { run, why },
+            Action::WriteLines { batch, .. } | Action::StoreOwed { batch, .. } => {
+                Event::DiskFailed { batch, why }
+            }
             other => panic!("{other:?}"),
         };
         self.event(event);

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, limits, mailbox, message, rolling};
+use super::driver::{Driver, RUN, driver, limits, rolling, rolling_within};
+use super::words::{NO, OK, SEEN, mailbox, message};
 use crate::core::{Event, Limits, Mode, Note, SessionId};
-
-const OK: &str = "OK success\r\n";
 
 /// Whether a write is acknowledged before the replica has answered.
 fn early(log: &'static str, text: &str) -> bool {
@@ -17,20 +16,14 @@ fn early(log: &'static str, text: &str) -> bool {
 
 /// The client has asked about the mailboxes that it is going to send.
 fn get_all(d: &mut Driver, s: SessionId) {
-    d.say(s, "GET MAILBOXES (user.a user.a.x shared)\r\n");
-    for name in ["user.a", "shared"] {
-        d.reply_to(&format!("GET MAILBOXES ({name}"), OK);
-    }
-    assert_eq!(d.answer(s).unwrap(), OK);
+    d.get(s, "GET MAILBOXES (user.a user.a.x shared)\r\n");
 }
 
 #[test]
 fn only_what_the_run_names_is_acknowledged_early() {
-    let seen =
-        "APPLY SEEN %(USERID a UNIQUEID id LASTREAD 1 LASTUID 1 LASTCHANGE 1 SEENUIDS 1)\r\n";
     let sub = "APPLY SUB %(USERID a MBOXNAME user.b)\r\n";
     let unsub = "APPLY UNSUB %(USERID a MBOXNAME user.b)\r\n";
-    let inbox = mailbox("user.a", None);
+    let inbox = mailbox("user.a", &[]);
     for log in [
         "MAILBOX user.a\n",
         "APPEND user.a\n",
@@ -40,10 +33,10 @@ fn only_what_the_run_names_is_acknowledged_early() {
         assert!(early(log, &inbox), "{log}");
     }
     assert!(early("RENAME user.a user.b\n", &inbox));
-    assert!(early("MAILBOX shared\n", &mailbox("shared", None)));
+    assert!(early("MAILBOX shared\n", &mailbox("shared", &[])));
     assert!(!early("MAILBOX user.a.x\nUSER b\nMETA a\n", &inbox));
-    assert!(early("SEEN a id\n", seen) && early("META a\n", seen) && early("USER a\n", seen));
-    assert!(!early("SEEN b id\nSEEN a other\n", seen));
+    assert!(early("SEEN a id\n", SEEN) && early("META a\n", SEEN) && early("USER a\n", SEEN));
+    assert!(!early("SEEN b id\nSEEN a other\n", SEEN));
     for text in [sub, unsub] {
         assert!(
             early("SUB a user.b\n", text) && early("META a\n", text) && early("USER a\n", text)
@@ -78,12 +71,12 @@ fn the_cover_is_durable_before_the_answer() {
     get_all(&mut d, s);
     // It is asked for at the first command under it, which does not wait.
     d.run = Some(RUN);
-    d.smooth = false;
+    d.disk_works = false;
     d.ask(s, &message(1));
     assert_eq!(d.disk, ["link"]);
-    d.say(s, &mailbox("user.a", None));
+    d.say(s, &mailbox("user.a", &[]));
     assert_eq!(d.disk, ["link"]);
-    assert_eq!(d.answer(s), None);
+    assert_eq!((d.answer(s), d.on_lanes()), (None, vec![]));
     d.catch_up();
     assert_eq!(d.answer(s).unwrap(), OK);
 }
@@ -91,16 +84,13 @@ fn the_cover_is_durable_before_the_answer() {
 #[test]
 fn without_a_link_the_replica_is_waited_for_and_the_log_says_so_once() {
     let (mut d, s) = rolling("USER a\n", false);
+    d.disk_works = false;
     get_all(&mut d, s);
-    d.smooth = false;
-    for _ in 0..2 {
-        d.say(s, &mailbox("user.a", None));
-        if !d.disk.is_empty() {
-            d.disk.clear();
-            d.event(Event::RunLinkFailed {
-                run: RUN,
-                why: "disk full".into(),
-            });
+    for nth in 0..2 {
+        d.say(s, &mailbox("user.a", &[]));
+        if nth == 0 {
+            assert_eq!(d.on_lanes(), [""; 0], "it may still be linked");
+            d.disk_fails();
         }
         d.reply_to("APPLY MAILBOX", OK);
         assert_eq!(d.answer(s).unwrap(), OK);
@@ -113,16 +103,16 @@ fn without_a_link_the_replica_is_waited_for_and_the_log_says_so_once() {
     assert_eq!(notes, 1);
     // After a while the same run is tried again.
     d.pass(Duration::from_secs(5));
-    d.smooth = true;
-    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
-    assert_eq!(d.disk, ["link"]);
+    d.disk_works = true;
+    assert_eq!(d.ask(s, &mailbox("user.a", &[])), OK);
+    assert_eq!(d.disk, ["link", "link"]);
 }
 
 #[test]
 fn a_link_stays_until_the_run_is_gone_and_everything_is_confirmed() {
     let (mut d, s) = rolling("USER a\n", false);
     get_all(&mut d, s);
-    d.ask(s, &mailbox("user.a", None));
+    d.ask(s, &mailbox("user.a", &[]));
     d.event(Event::RunGone { run: RUN });
     assert_eq!(d.disk, ["link"]);
     d.reply_to("APPLY MAILBOX", OK);
@@ -130,7 +120,7 @@ fn a_link_stays_until_the_run_is_gone_and_everything_is_confirmed() {
     // The other way round.
     let (mut d, s) = rolling("USER a\n", false);
     get_all(&mut d, s);
-    d.ask(s, &mailbox("user.a", None));
+    d.ask(s, &mailbox("user.a", &[]));
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.disk, ["link"]);
     d.run = None;
@@ -139,43 +129,18 @@ fn a_link_stays_until_the_run_is_gone_and_everything_is_confirmed() {
 }
 
 #[test]
-fn reads_see_writes() {
-    let (mut d, s) = rolling("USER a\n", false);
-    get_all(&mut d, s);
-    d.ask(s, &mailbox("user.a", None));
-    d.ask(s, "RESTART\r\n");
-    d.say(s, "GET MAILBOXES (user.a)\r\n");
-    assert_eq!(d.count("GET"), 0);
-    d.reply_to("APPLY MAILBOX", OK);
-    assert_eq!(d.count("GET"), 1);
-}
-
-#[test]
-fn units_of_different_users_go_out_together_and_of_one_user_one_at_a_time() {
-    let (mut d, s) = rolling("USER a\nMAILBOX shared\n", false);
-    get_all(&mut d, s);
-    for name in ["user.a", "user.a.x", "shared"] {
-        assert_eq!(d.ask(s, &mailbox(name, None)), OK);
-    }
-    assert_eq!(d.count("APPLY MAILBOX"), 2);
-    d.reply_to("APPLY MAILBOX %(UNIQUEID id MBOXNAME user.a ", OK);
-    d.reply_to("APPLY MAILBOX %(UNIQUEID id MBOXNAME user.a.x ", OK);
-}
-
-#[test]
 fn at_the_limit_the_client_waits() {
-    let mut d = driver(
-        Limits {
-            unconfirmed_users: 1,
-            ..limits()
-        },
-        false,
-    );
-    (d.run, d.log) = (Some(RUN), "USER a\nMAILBOX shared\n");
-    let s = d.open(1, Mode::FanOut);
+    let one_user = Limits {
+        unconfirmed_users: 1,
+        ..limits()
+    };
+    let (mut d, s) = rolling_within(one_user, "USER a\nMAILBOX shared\n", false);
     get_all(&mut d, s);
-    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
-    d.say(s, &mailbox("shared", None));
+    assert_eq!(d.ask(s, &mailbox("user.a", &[])), OK);
+    assert_eq!(d.ask(s, &mailbox("user.a.x", &[])), OK, "the same user");
+    d.say(s, &mailbox("shared", &[]));
+    assert_eq!(d.answer(s), None);
+    d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(s), None);
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
@@ -184,17 +149,18 @@ fn at_the_limit_the_client_waits() {
 #[test]
 fn a_client_with_a_cache_of_its_own_is_served_strictly() {
     let (mut d, s) = rolling("USER a\n", false);
-    d.say(s, &mailbox("user.a", None));
+    d.say(s, &mailbox("user.a", &[]));
     assert_eq!(d.answer(s), None);
     assert!(
         matches!(d.notes.last(), Some(Note::ClientCache { .. })),
         "{:?}",
         d.notes
     );
-    d.reply_to("APPLY MAILBOX", OK);
-    d.answer(s);
+    d.reply_to("APPLY MAILBOX", NO);
+    assert_eq!(d.answer(s).unwrap(), NO, "it would note down an OK");
+    assert_eq!(d.core.snapshot().probation_subjects, 0);
     get_all(&mut d, s);
-    d.say(s, &mailbox("user.a", None));
+    d.say(s, &mailbox("user.a", &[]));
     assert_eq!(d.answer(s), None, "it stays so");
 }
 
@@ -204,24 +170,6 @@ fn strict_listeners_never_acknowledge_early() {
     (d.run, d.log) = (Some(RUN), "USER a\n");
     let s = d.open(1, Mode::Strict);
     get_all(&mut d, s);
-    d.say(s, &mailbox("user.a", None));
+    d.say(s, &mailbox("user.a", &[]));
     assert_eq!(d.answer(s), None);
-}
-
-#[test]
-fn a_drain_finishes_what_was_acknowledged_and_heals_the_rest() {
-    let (mut d, s) = rolling("USER a\nMAILBOX shared\n", false);
-    get_all(&mut d, s);
-    d.ask(s, &mailbox("user.a", None));
-    d.ask(s, &mailbox("shared", None));
-    d.event(Event::Drain);
-    assert!(d.ended[&s].starts_with("BYE "));
-    d.reply_to("APPLY MAILBOX %(UNIQUEID id MBOXNAME user.a ", OK);
-    assert!(!d.drained);
-    d.pass(limits().drain_grace + Duration::from_secs(1));
-    assert!(d.drained);
-    assert_eq!(
-        d.disk,
-        ["link", "write [Mailbox(b\"shared\")]", "drop link"]
-    );
 }

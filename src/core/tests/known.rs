@@ -3,36 +3,11 @@
 use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver, limits, rolling};
-use crate::core::{Event, Limits, Mode, Note, RunId, SessionId};
-
-const OK: &str = "OK success\r\n";
-const NO: &str = "NO Unknown error\r\n";
-pub(super) const CAPABILITIES: &str = "APPLY CAPABILITIES (SIEVE-MAILBOX)\r\n";
-
-/// What the replica says of a mailbox.
-pub(super) fn line(name: &str, version: u64) -> String {
-    format!(
-        "* MAILBOX %(UNIQUEID id MBOXNAME {name} LAST_UID 1 HIGHESTMODSEQ {version} PARTITION default FOLDERMODSEQ 1)\r\n"
-    )
-}
-
-pub(super) fn answer(names: &[&str], version: u64) -> String {
-    let lines: String = names.iter().map(|name| line(name, version)).collect();
-    format!("{lines}{OK}")
-}
-
-pub(super) fn update(name: &str, version: u64) -> String {
-    format!(
-        "APPLY MAILBOX %(UNIQUEID id MBOXNAME {name} LAST_UID 1 HIGHESTMODSEQ {version} PARTITION default FOLDERMODSEQ 1 SINCE_MODSEQ 1 SINCE_CRC 1 SINCE_CRC_ANNOT 1 RECORD ())\r\n"
-    )
-}
-
-pub(super) fn ask_for(names: &str) -> String {
-    format!("GET MAILBOXES ({names})\r\n")
-}
+use super::words::{CAPABILITIES, NO, OK, SEEN, answer, ask_for, line, update};
+use crate::core::{Limits, Mode, SessionId};
 
 /// A 3.6 client by the rolling client's listener, in strict mode: nothing is read ahead.
-fn known() -> (Driver, SessionId) {
+pub(super) fn known() -> (Driver, SessionId) {
     let mut d = driver(limits(), false);
     let s = d.open_by(1, Mode::Strict, true);
     d.say(s, CAPABILITIES);
@@ -72,19 +47,6 @@ pub(super) fn is_real(d: &mut Driver, s: SessionId, names: &str) -> bool {
         d.answer(s).expect("an answer");
     }
     real
-}
-
-fn wrong(d: &Driver) -> usize {
-    let wrong = |note: &&Note| {
-        matches!(
-            note,
-            Note::Known {
-                outcome: "wrong",
-                ..
-            }
-        )
-    };
-    d.notes.iter().filter(wrong).count()
 }
 
 #[test]
@@ -282,11 +244,7 @@ fn any_other_write_drops_what_is_known_of_its_keys() {
             &["user.a", "user.b", "shared"],
             &[],
         ),
-        (
-            "APPLY SEEN %(USERID a UNIQUEID id LASTREAD 1 LASTUID 1 LASTCHANGE 1 SEENUIDS 1)\r\n",
-            &[],
-            &["user.a"],
-        ),
+        (SEEN, &[], &["user.a"]),
         ("GET FULLMAILBOX user.a.x\r\n", &["user.a"], &["user.b"]),
     ];
     for (text, gone, stay) in rows {
@@ -410,163 +368,13 @@ fn memory_is_bounded_and_what_was_least_of_use_goes_first() {
     assert!(is_real(&mut d, s, "user.b"));
 }
 
-// What was told and led to nothing.
-
-/// A client was told version 1 and sent nothing.
-fn told_nothing() -> (Driver, SessionId) {
-    // It names no mailbox that is read ahead.
-    let (mut d, s) = fan_out("USER a\n");
-    really(
-        &mut d,
-        s,
-        "user.a user.a.x",
-        &answer(&["user.a", "user.a.x"], 1),
-    );
-    assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
-    assert_eq!(d.count("GET"), 0, "not before it is certain");
-    (d, s)
-}
-
-#[test]
-fn what_was_told_and_led_to_nothing_is_read_for_real() {
-    for end in [
-        "RESTART\r\n",
-        "GET MAILBOXES (user.a.x)\r\n",
-        "EXIT\r\n",
-        "",
-    ] {
-        let (mut d, s) = told_nothing();
-        match end {
-            "" => d.event(Event::SessionClosed { session: s }),
-            end => d.say(s, end),
-        }
-        assert_eq!(d.on_lanes(), [ask_for("user.a")], "{end}");
-        d.reply_to("GET", &answer(&["user.a"], 1));
-        assert_eq!((wrong(&d), d.core.snapshot().probation_subjects), (0, 0));
-        assert_eq!(d.core.snapshot().known_doubts, 0);
-    }
-}
-
-#[test]
-fn a_wrong_belief_that_led_to_nothing_is_owed_and_the_next_read_is_real() {
-    // Another version, no such mailbox, or an answer that says nothing.
-    for real in [answer(&["user.a"], 0), OK.to_owned(), NO.to_owned()] {
-        let (mut d, s) = told_nothing();
-        d.ask(s, "RESTART\r\n");
-        d.reply_to("GET", &real);
-        assert_eq!(wrong(&d), 1);
-        assert_eq!(d.disk, ["link", "write [Mailbox(b\"user.a\")]"]);
-        let one = d.core.snapshot().probation[0].clone();
-        assert_eq!((one.subject.as_str(), one.failures), ("a", 0));
-        assert!(is_real(&mut d, s, "user.a"));
-    }
-}
-
-#[test]
-fn an_update_needs_no_such_read() {
-    let (mut d, s) = told_nothing();
-    d.run = Some(RUN);
-    d.say(s, &update("user.a", 2));
-    d.reply_to("APPLY MAILBOX", OK);
-    d.answer(s).unwrap();
-    d.ask(s, "RESTART\r\n");
-    assert!(!d.on_lanes().contains(&ask_for("user.a").as_str()));
-    // But one of another mailbox says nothing of this one.
-    let (mut d, s) = told_nothing();
-    d.say(s, &update("user.a.x", 2));
-    d.reply_to("APPLY MAILBOX", OK);
-    d.answer(s).unwrap();
-    d.ask(s, "RESTART\r\n");
-    assert_eq!(d.on_lanes(), [ask_for("user.a")]);
-}
-
-#[test]
-fn a_write_under_way_puts_it_off_and_its_lane_lost_as_well() {
-    let (mut d, s) = told_nothing();
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, "APPLY SUB %(USERID a MBOXNAME user.a)\r\n");
-    d.ask(s, "RESTART\r\n");
-    assert_eq!(d.count("GET"), 0);
-    d.reply_to("APPLY SUB", OK);
-    assert_eq!(d.count("GET"), 1);
-    d.lose(d.lane_with("GET"));
-    d.pass(Duration::from_secs(1));
-    assert_eq!(d.on_lanes(), [ask_for("user.a")], "on another lane");
-    // A write while it is under way: once more.
-    d.say(other, &update("user.a.x", 3));
-    d.reply_to("GET MAILBOXES", OK);
-    assert_eq!(wrong(&d), 0);
-    d.reply_to("APPLY MAILBOX", OK);
-    assert_eq!(d.on_lanes(), [ask_for("user.a")]);
-}
-
-#[test]
-fn in_strict_mode_there_is_no_log_to_write_to() {
-    let (mut d, s) = known();
-    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-    d.ask(s, &ask_for("user.a"));
-    d.ask(s, "RESTART\r\n");
-    d.reply_to("GET", &answer(&["user.a"], 0));
-    assert_eq!((wrong(&d), d.disk.len()), (1, 0));
-    assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 0));
-}
-
-#[test]
-fn a_run_is_held_until_what_was_told_under_it_is_checked() {
-    // By RESTART, by a client that goes, and by one whose next run has begun.
-    for end in ["RESTART\r\n", "", "next"] {
-        for right in [true, false] {
-            let (mut d, s) = told_nothing();
-            match end {
-                "" => d.event(Event::SessionClosed { session: s }),
-                "next" => {}
-                end => drop(d.ask(s, end)),
-            }
-            d.event(Event::RunGone { run: RUN });
-            d.run = Some(RunId(8));
-            d.log = "USER a\n";
-            if end == "next" {
-                d.ask(s, "RESTART\r\n");
-            }
-            assert!(!d.disk.contains(&"drop link".to_owned()), "{end}");
-            d.reply_to("GET", &answer(&["user.a"], u64::from(right)));
-            let written = "write [Mailbox(b\"user.a\")]".to_owned();
-            assert_eq!(d.disk.contains(&written), !right, "{end}");
-            assert_eq!(d.disk.iter().filter(|one| *one == "drop link").count(), 1);
-        }
-    }
-}
-
-#[test]
-fn an_update_takes_the_run_over_from_what_was_told() {
-    let (mut d, s) = told_nothing();
-    assert_eq!(d.ask(s, &update("user.a", 2)), OK);
-    d.ask(s, "RESTART\r\n");
-    d.event(Event::RunGone { run: RUN });
-    assert_eq!(d.disk, ["link"]);
-    d.reply_to("APPLY MAILBOX", OK);
-    assert_eq!(d.disk, ["link", "drop link"]);
-}
-
-#[test]
-fn a_later_update_ends_the_doubt() {
-    let (mut d, s) = told_nothing();
-    d.ask(s, "RESTART\r\n");
-    d.ask(s, &ask_for("user.a"));
-    d.ask(s, "RESTART\r\n");
-    assert_eq!(d.core.snapshot().known_doubts, 1);
-    d.ask(s, &ask_for("user.a"));
-    assert_eq!(d.ask(s, &update("user.a", 2)), OK);
-    assert_eq!(d.core.snapshot().known_doubts, 0);
-}
-
 #[test]
 fn nothing_is_told_before_the_run_is_linked_nor_where_it_can_not_be() {
     let (mut d, s) = fan_out("USER a\n");
     d.run = None;
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     d.run = Some(RUN);
-    d.smooth = false;
+    d.disk_works = false;
     d.say(s, &ask_for("user.a"));
     assert_eq!((d.answer(s), d.count("GET")), (None, 0));
     d.catch_up();
@@ -578,62 +386,11 @@ fn nothing_is_told_before_the_run_is_linked_nor_where_it_can_not_be() {
     d.run = None;
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     d.run = Some(RUN);
-    d.smooth = false;
+    d.disk_works = false;
     d.say(s, &ask_for("user.a"));
-    d.event(Event::RunLinkFailed {
-        run: RUN,
-        why: "full".into(),
-    });
+    d.disk_fails();
     d.catch_up();
     assert_eq!(d.count("GET MAILBOXES"), 1);
-}
-
-#[test]
-fn an_answer_asked_for_before_the_client_was_told_is_no_check() {
-    let (mut d, s) = told_nothing();
-    d.ask(s, "RESTART\r\n");
-    assert_eq!(d.count("GET"), 1);
-    d.ask(s, &ask_for("user.a"));
-    d.ask(s, "RESTART\r\n");
-    d.reply_to("GET", &answer(&["user.a"], 1));
-    assert_eq!(d.core.snapshot().known_doubts, 1);
-    d.reply_to("GET", &answer(&["user.a"], 0));
-    assert_eq!((wrong(&d), d.core.snapshot().known_doubts), (1, 0));
-}
-
-#[test]
-fn a_drain_checks_or_owes_what_was_told() {
-    for answered in [true, false] {
-        let (mut d, s) = told_nothing();
-        d.event(Event::Drain);
-        assert!(d.ended[&s].starts_with("BYE "));
-        assert!(!d.drained);
-        if answered {
-            d.reply_to("GET", &answer(&["user.a"], 1));
-            assert_eq!(d.disk, ["link", "drop link"]);
-        } else {
-            d.pass(limits().drain_grace);
-            let written = "write [Mailbox(b\"user.a\")]";
-            assert_eq!(d.disk, ["link", written, "drop link"]);
-        }
-        assert!(d.drained);
-    }
-}
-
-#[test]
-fn a_write_to_one_mailbox_leaves_what_was_told_of_others_to_be_checked() {
-    let (mut d, s) = fan_out("USER a\n");
-    let both = answer(&["user.a", "user.a.x"], 1);
-    really(&mut d, s, "user.a user.a.x", &both);
-    assert_eq!(d.ask(s, &ask_for("user.a user.a.x")), both);
-    d.say(
-        s,
-        "APPLY RENAME %(OLDMBOXNAME user.a.x NEWMBOXNAME user.a.y PARTITION p)\r\n",
-    );
-    d.reply_to("APPLY RENAME", OK);
-    d.answer(s).unwrap();
-    d.ask(s, "RESTART\r\n");
-    assert_eq!(d.on_lanes(), [ask_for("user.a")]);
 }
 
 #[test]
@@ -657,41 +414,4 @@ fn what_the_run_does_not_name_is_told_only_where_that_makes_the_client_send_it()
     really(&mut d, s, "user.b", &answer(&["user.b"], 1));
     d.run = Some(RUN);
     assert_eq!(d.ask(s, &ask_for("user.b user.a")), answer(&["user.b"], 1));
-}
-
-#[test]
-fn a_drain_owes_also_what_a_client_was_told_that_still_waits_for_the_rest() {
-    let (mut d, s) = fan_out("USER a\n");
-    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-    d.say(s, &ask_for("user.a user.a.x"));
-    assert_eq!(d.answer(s), None);
-    d.event(Event::Drain);
-    d.pass(limits().drain_grace);
-    assert!(d.ended[&s].starts_with("BYE "));
-    let written = "write [Mailbox(b\"user.a\")]";
-    assert_eq!(d.disk, ["link", written, "drop link"]);
-    assert!(d.drained);
-}
-
-#[test]
-fn who_comes_back_as_another_kind_of_client_leaves_no_run_held_for_ever() {
-    let (mut d, s) = told_nothing();
-    let lanes: Vec<_> = d.sent.keys().copied().collect();
-    d.smooth = false;
-    lanes.into_iter().for_each(|lane| d.lose(lane));
-    d.event(Event::SessionClosed { session: s });
-    d.event(Event::RunGone { run: RUN });
-    d.smooth = true;
-    d.pass(Duration::from_secs(20));
-    d.run = None;
-    let new = d.open_by(2, Mode::FanOut, true);
-    d.say(new, "APPLY CAPABILITIES (OTHER)\r\n");
-    d.answer(new).unwrap();
-    d.pass(Duration::from_secs(600));
-    assert_eq!(
-        d.count("GET MAILBOXES (user.a)"),
-        1,
-        "{:?}",
-        d.core.snapshot()
-    );
 }

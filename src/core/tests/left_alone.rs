@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, hex, limits, mailbox, message, rolling};
+use super::driver::{Driver, RUN, limits, rolling, rolling_within};
+use super::words::{OK, SEEN, mailbox, message, missing};
 use crate::core::{Limits, Mode, RunId, SessionId};
 
-const OK: &str = "OK success\r\n";
 const NO: &str = "NO System I/O error\r\n";
 
 fn is_nothing(answer: &str) -> bool {
@@ -40,9 +40,9 @@ fn what_the_client_sends_for_a_user_goes_nowhere_and_his_line_is_owed() {
     let guid = "0123456789abcdef0123456789abcdef01234567";
     for text in [
         &format!("APPLY RESERVE %(PARTITION p MBOXNAME (syncmux.left-alone) GUID ({guid}))\r\n"),
-        &mailbox("user.a", None),
-        &mailbox("user.a.x", None),
-        "APPLY SEEN %(USERID a UNIQUEID id LASTREAD 1 LASTUID 1 LASTCHANGE 1 SEENUIDS 1)\r\n",
+        &mailbox("user.a", &[]),
+        &mailbox("user.a.x", &[]),
+        SEEN,
         "APPLY SUB %(USERID a MBOXNAME user.a)\r\n",
         "APPLY UNMAILBOX syncmux.left-alone\r\n",
     ] {
@@ -60,7 +60,7 @@ fn what_the_client_sends_for_a_user_goes_nowhere_and_his_line_is_owed() {
     d.reply_to("APPLY NOVELTY", OK);
     d.answer(s);
     d.ask(s, "RESTART\r\n");
-    d.say(s, &mailbox("user.a", None));
+    d.say(s, &mailbox("user.a", &[]));
     assert_eq!(d.count("APPLY MAILBOX"), 1, "RESTART ends it");
 }
 
@@ -77,7 +77,7 @@ fn after_the_pause_it_is_tried_again_and_heals() {
         d.say(s, "GET USER a\r\n");
         d.reply_to("GET USER", OK);
         assert_eq!(d.answer(s).unwrap(), OK);
-        d.say(s, &mailbox("user.a", None));
+        d.say(s, &mailbox("user.a", &[]));
         d.reply_to("APPLY MAILBOX", OK);
         d.ask(s, "RESTART\r\n");
         d.run = None;
@@ -87,10 +87,31 @@ fn after_the_pause_it_is_tried_again_and_heals() {
 }
 
 #[test]
+fn who_is_refused_only_in_writes_of_a_user_sync_is_left_alone_as_well() {
+    let (mut d, s) = rolling("MAILBOX user.z\n", true);
+    for nth in 1..=3 {
+        d.get(s, "GET USER a\r\n");
+        d.say(s, &mailbox("user.a", &[]));
+        d.reply_to("APPLY MAILBOX", NO);
+        assert!(d.answer(s).unwrap().starts_with("NO IMAP_MAILBOX_LOCKED "));
+        d.ask(s, "RESTART\r\n");
+        if nth > 1 {
+            // While the pause lasts, without asking.
+            assert_eq!(d.disk.last().unwrap(), "owe [User(b\"a\")]");
+            assert!(is_nothing(&d.ask(s, "GET USER a\r\n")));
+            d.ask(s, "RESTART\r\n");
+            d.pass(limits().heal * 2);
+        }
+        let written = d.disk.iter().filter(|what| *what == "write [User(b\"a\")]");
+        assert_eq!(written.count(), nth);
+    }
+}
+
+#[test]
 fn the_answer_waits_for_the_line() {
     let (mut d, s) = rolling("USER a\n", false);
     d.say(s, "GET USER a\r\n");
-    d.smooth = false;
+    d.disk_works = false;
     d.reply_to("GET USER", NO);
     assert_eq!(d.answer(s), None);
     d.catch_up();
@@ -142,9 +163,9 @@ fn among_shared_mailboxes_those_are_found_that_are_refused() {
         format!("* MAILBOX %(MBOXNAME one)\r\n* MAILBOX %(MBOXNAME three)\r\n{OK}")
     );
     assert_eq!(d.disk, ["link", "write [Mailbox(b\"two\")]"]);
-    assert_eq!(d.ask(s, &mailbox("two", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("two", &[])), OK);
     assert_eq!(d.on_lanes(), [""; 0]);
-    assert_eq!(d.ask(s, &mailbox("one", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("one", &[])), OK);
     assert_eq!(d.count("APPLY MAILBOX"), 1);
 }
 
@@ -163,7 +184,7 @@ fn while_its_pause_lasts_a_shared_mailbox_is_not_asked_for() {
     );
     let answer = d.answer(s).unwrap();
     assert_eq!(answer, format!("* MAILBOX %(MBOXNAME two)\r\n{OK}"));
-    assert_eq!(d.ask(s, &mailbox("one", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("one", &[])), OK);
     d.ask(s, "RESTART\r\n");
     assert!(is_nothing(&d.ask(s, "GET MAILBOXES (one)\r\n")));
     // With something else in its answer the client may ask for uploads: they stay here.
@@ -180,13 +201,11 @@ fn the_answer_waits_for_the_lines_of_all() {
     shared(&mut d, s, &["one"]);
     d.answer(s).unwrap();
     d.ask(s, "RESTART\r\n");
-    d.smooth = false;
+    d.disk_works = false;
     // The line of `one` waits out a pause in the owed file, that of `two` is written at once.
     shared(&mut d, s, &["one", "two"]);
     assert_eq!(d.disk.last().unwrap(), "write [Mailbox(b\"two\")]");
-    d.event(crate::core::Event::LinesWritten {
-        batch: crate::core::BatchId(2),
-    });
+    d.disk_does();
     assert_eq!(d.answer(s), None, "{:?}", d.disk);
     d.catch_up();
     assert_eq!(
@@ -212,9 +231,9 @@ fn among_several_users_the_one_is_found_that_is_refused() {
     d.reply_to("GET MAILBOXES (user.a)", NO);
     d.reply_to("GET MAILBOXES (user.b)", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
-    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("user.a", &[])), OK);
     assert_eq!(d.on_lanes(), [""; 0]);
-    assert_eq!(d.ask(s, &mailbox("user.b", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("user.b", &[])), OK);
     assert_eq!(d.count("APPLY MAILBOX"), 1);
     assert_eq!(d.core.snapshot().probation[0].subject, "a");
 }
@@ -249,12 +268,12 @@ fn without_a_restart_a_mailbox_is_not_left_alone_for_ever() {
     let (mut d, s) = rolling(SHARED, false);
     shared(&mut d, s, &["two"]);
     d.answer(s).unwrap();
-    assert_eq!(d.ask(s, &mailbox("two", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("two", &[])), OK);
     (d.run, d.log) = (Some(RunId(8)), "MAILBOX two\n");
     d.say(s, "GET MAILBOXES (two)\r\n");
     d.reply_to("GET MAILBOXES (two)", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
-    d.say(s, &mailbox("two", None));
+    d.say(s, &mailbox("two", &[]));
     assert_eq!(d.count("APPLY MAILBOX"), 1);
 }
 
@@ -279,7 +298,7 @@ fn a_shared_mailbox_that_can_not_be_repaired_is_left_alone_in_the_next_run() {
         d.say(s, "GET MAILBOXES (one two)\r\n");
         d.reply_to("GET MAILBOXES (one)", OK);
         assert_eq!(d.answer(s).unwrap(), OK);
-        assert_eq!(d.ask(s, &mailbox("two", None)), OK, "{refused}");
+        assert_eq!(d.ask(s, &mailbox("two", &[])), OK, "{refused}");
         d.ask(s, "RESTART\r\n");
         if refused.contains("RENAME") {
             d.pass(limits().heal);
@@ -300,17 +319,15 @@ fn who_is_left_alone_does_not_fill_the_staging_for_the_others() {
         staged_bytes: 6,
         ..limits()
     };
-    let mut d = driver(small, false);
-    (d.run, d.log) = (Some(RUN), SHARED);
-    let s = d.open(1, Mode::FanOut);
+    let (mut d, s) = rolling_within(small, SHARED, false);
     shared(&mut d, s, &["two"]);
     d.answer(s).unwrap();
     for guid in 1..=2 {
         assert_eq!(d.ask(s, &message(guid)), OK);
     }
-    assert_eq!(d.ask(s, &mailbox("two", Some(1))), OK);
-    assert_eq!(d.ask(s, &mailbox("one", Some(2))), OK);
-    d.reply_to("APPLY RESERVE", &format!("* MISSING ({})\r\n{OK}", hex(2)));
+    assert_eq!(d.ask(s, &mailbox("two", &[1])), OK);
+    assert_eq!(d.ask(s, &mailbox("one", &[2])), OK);
+    d.reply_to("APPLY RESERVE", &missing(&[2]));
     assert_eq!(d.count("APPLY MAILBOX"), 0, "it would kill the process");
     assert_eq!(d.disk.last().unwrap(), "write [Mailbox(b\"one\")]");
 }

@@ -2,25 +2,15 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, driver, hex, limits, mailbox, message, rolling, strict};
-use crate::core::{Event, Limits, Mode, RunId, SessionId};
-
-const OK: &str = "OK success\r\n";
-const LOCKED: &str = "NO IMAP_MAILBOX_LOCKED Mailbox locked\r\n";
-
-fn get(d: &mut Driver, s: SessionId, text: &str) {
-    d.say(s, text);
-    while d.count("GET") > 0 {
-        d.reply_to("GET", OK);
-    }
-    assert_eq!(d.answer(s).unwrap(), OK);
-}
+use super::driver::{RUN, driver, limits, one_lane, rolling, rolling_within, strict};
+use super::words::{LOCKED, NO, OK, mailbox, message, reserve};
+use crate::core::{Event, Limits, Mode, RunId};
 
 #[test]
 fn an_acknowledged_unit_is_sent_again_and_then_counts_as_refused() {
     let (mut d, s) = rolling("USER a\n", false);
-    get(&mut d, s, "GET MAILBOXES (user.a)\r\n");
-    assert_eq!(d.ask(s, &mailbox("user.a", None)), OK);
+    d.get(s, "GET MAILBOXES (user.a)\r\n");
+    assert_eq!(d.ask(s, &mailbox("user.a", &[])), OK);
     let started = d.now;
     for _ in 0..limits().locked_retries {
         d.reply_to("APPLY MAILBOX", LOCKED);
@@ -41,8 +31,8 @@ fn an_acknowledged_unit_is_sent_again_and_then_counts_as_refused() {
 #[test]
 fn what_is_free_again_in_time_is_no_failure() {
     let (mut d, s) = rolling("USER a\n", false);
-    get(&mut d, s, "GET MAILBOXES (user.a)\r\n");
-    d.ask(s, &mailbox("user.a", None));
+    d.get(s, "GET MAILBOXES (user.a)\r\n");
+    d.ask(s, &mailbox("user.a", &[]));
     d.reply_to("APPLY MAILBOX", LOCKED);
     d.wait_for("APPLY MAILBOX");
     d.reply_to("APPLY MAILBOX", OK);
@@ -52,21 +42,13 @@ fn what_is_free_again_in_time_is_no_failure() {
 
 #[test]
 fn nothing_of_the_user_overtakes_it_and_its_lane_is_free_for_others() {
-    let mut d = driver(
-        Limits {
-            lanes: 1,
-            ..limits()
-        },
-        false,
-    );
-    (d.run, d.log) = (Some(super::driver::RUN), "USER a\nUSER b\n");
-    let s = d.open(1, Mode::FanOut);
-    get(&mut d, s, "GET MAILBOXES (user.a user.a.x user.b)\r\n");
-    d.ask(s, &mailbox("user.a", None));
-    d.ask(s, &mailbox("user.a.x", None));
+    let (mut d, s) = rolling_within(one_lane(), "USER a\nUSER b\n", false);
+    d.get(s, "GET MAILBOXES (user.a user.a.x user.b)\r\n");
+    d.ask(s, &mailbox("user.a", &[]));
+    d.ask(s, &mailbox("user.a.x", &[]));
     d.reply_to("APPLY MAILBOX %(UNIQUEID id MBOXNAME user.a ", LOCKED);
     assert_eq!(d.count("APPLY MAILBOX"), 0);
-    assert_eq!(d.ask(s, &mailbox("user.b", None)), OK);
+    assert_eq!(d.ask(s, &mailbox("user.b", &[])), OK);
     d.reply_to("APPLY MAILBOX %(UNIQUEID id MBOXNAME user.b ", OK);
     d.wait_for("APPLY MAILBOX %(UNIQUEID id MBOXNAME user.a ");
     assert_eq!(d.count("APPLY MAILBOX"), 1, "in order");
@@ -76,13 +58,7 @@ fn nothing_of_the_user_overtakes_it_and_its_lane_is_free_for_others() {
 
 #[test]
 fn what_has_a_lane_to_itself_gives_it_back_meanwhile() {
-    let mut d = driver(
-        Limits {
-            lanes: 1,
-            ..limits()
-        },
-        false,
-    );
+    let mut d = driver(one_lane(), false);
     let (a, b) = (d.open(1, Mode::Strict), d.open(2, Mode::Strict));
     d.say(a, "APPLY UNMAILBOX user.a.x\r\n");
     d.reply_to("APPLY UNMAILBOX", LOCKED);
@@ -122,11 +98,11 @@ fn in_the_end_the_client_is_told() {
 fn what_is_still_staged_on_the_lane_is_not_sent_again() {
     let (mut d, s) = strict();
     d.ask(s, &message(1));
-    d.say(s, &mailbox("user.a", Some(1)));
+    d.say(s, &mailbox("user.a", &[1]));
     d.reply_to("APPLY MESSAGE", OK);
     d.reply_to("APPLY MAILBOX", LOCKED);
     d.wait_for("APPLY MAILBOX");
-    assert_eq!(d.on_lanes(), [mailbox("user.a", Some(1))]);
+    assert_eq!(d.on_lanes(), [mailbox("user.a", &[1])]);
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(s).unwrap(), OK);
 }
@@ -134,20 +110,19 @@ fn what_is_still_staged_on_the_lane_is_not_sent_again() {
 #[test]
 fn what_a_restart_took_from_the_lane_is_sent_again() {
     let limits = Limits {
-        lanes: 1,
         lane_staged_bytes: 3,
-        ..limits()
+        ..one_lane()
     };
     let mut d = driver(limits, false);
     let (a, b) = (d.open(1, Mode::Strict), d.open(2, Mode::Strict));
     d.ask(a, &message(1));
-    d.say(a, &mailbox("user.a", Some(1)));
+    d.say(a, &mailbox("user.a", &[1]));
     assert_eq!(d.count("RESTART"), 1, "behind it: {:?}", d.on_lanes());
     d.reply_to("APPLY MESSAGE", OK);
     d.reply_to("APPLY MAILBOX", LOCKED);
     d.reply_to("RESTART", "OK Restarting\r\n");
     d.wait_for("APPLY ME");
-    assert_eq!(d.on_lanes()[..2], [message(1), mailbox("user.a", Some(1))]);
+    assert_eq!(d.on_lanes()[..2], [message(1), mailbox("user.a", &[1])]);
     assert_eq!(d.answer(b), None);
 }
 
@@ -155,25 +130,21 @@ fn what_a_restart_took_from_the_lane_is_sent_again() {
 fn on_another_lane_everything_is_sent_again() {
     let (mut d, s) = strict();
     d.ask(s, &message(1));
-    d.say(s, &mailbox("user.a", Some(1)));
+    d.say(s, &mailbox("user.a", &[1]));
     d.reply_to("APPLY MESSAGE", OK);
     let lane = d.lane_with("APPLY MAILBOX");
     d.reply(lane, LOCKED);
     d.lose(lane);
     assert_eq!(d.ended.get(&s), None, "nothing of it was on that lane");
     d.wait_for("APPLY ME");
-    assert_eq!(d.on_lanes(), [message(1), mailbox("user.a", Some(1))]);
+    assert_eq!(d.on_lanes(), [message(1), mailbox("user.a", &[1])]);
 }
 
 #[test]
 fn what_was_asked_for_by_a_reserve_is_asked_for_again() {
     let (mut d, s) = strict();
-    let reserve = format!(
-        "APPLY RESERVE %(PARTITION default MBOXNAME (user.a user.a.x) GUID ({}))\r\n",
-        hex(1)
-    );
-    d.ask(s, &reserve);
-    d.say(s, &mailbox("user.a.x", Some(1)));
+    d.ask(s, &reserve("user.a user.a.x", &[1]));
+    d.say(s, &mailbox("user.a.x", &[1]));
     d.reply_to("APPLY RESERVE", OK);
     let lane = d.lane_with("APPLY MAILBOX");
     d.reply(lane, LOCKED);
@@ -202,35 +173,15 @@ fn nobody_waits_for_a_client_that_has_gone() {
     assert_eq!(d.count("APPLY"), 0);
 }
 
-#[test]
-fn a_drain_owes_what_is_still_locked_at_its_end() {
-    let limits = Limits {
-        locked: Duration::from_secs(60),
-        locked_max: Duration::from_secs(60),
-        ..limits()
-    };
-    let mut d = driver(limits.clone(), false);
-    (d.run, d.log) = (Some(super::driver::RUN), "USER a\n");
-    let s = d.open(1, Mode::FanOut);
-    get(&mut d, s, "GET MAILBOXES (user.a)\r\n");
-    d.ask(s, &mailbox("user.a", None));
-    d.reply_to("APPLY MAILBOX", LOCKED);
-    d.event(Event::Drain);
-    assert!(!d.drained);
-    d.pass(limits.drain_grace);
-    assert_eq!(d.disk[1], "write [Mailbox(b\"user.a\")]");
-    assert!(d.drained);
-}
-
 /// The client of a named channel writes what it could not do back into its log by itself, without
 /// looking whether that succeeds, and unlinks its run.
 #[test]
 fn what_a_named_client_defers_by_itself_is_still_owed() {
     let (mut d, s) = rolling("USER a\n", true);
-    get(&mut d, s, "GET MAILBOXES (user.a user.a.x)\r\n");
-    d.ask(s, &mailbox("user.a", None));
-    d.ask(s, &mailbox("user.a.x", None));
-    d.reply_to("APPLY MAILBOX", "NO Unknown error\r\n");
+    d.get(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    d.ask(s, &mailbox("user.a", &[]));
+    d.ask(s, &mailbox("user.a.x", &[]));
+    d.reply_to("APPLY MAILBOX", NO);
     let both = "write [Mailbox(b\"user.a\"), Mailbox(b\"user.a.x\")]";
     assert_eq!(d.disk.last().unwrap(), both);
     // A read: both mailboxes are put off.
@@ -242,7 +193,7 @@ fn what_a_named_client_defers_by_itself_is_still_owed() {
         d.reply_to("GET", LOCKED);
         d.wait_for("GET");
     }
-    d.smooth = false;
+    d.disk_works = false;
     d.reply_to("GET", LOCKED);
     assert_eq!(d.answer(s), None, "not before its lines are durable");
     d.catch_up();
@@ -253,8 +204,8 @@ fn what_a_named_client_defers_by_itself_is_still_owed() {
     assert_eq!(d.disk.iter().filter(|what| **what == both).count(), 2);
     // A write: what the client would have sent behind it is put off too.
     (d.run, d.log) = (Some(RunId(9)), lines);
-    get(&mut d, s, "GET MAILBOXES (user.a user.a.x)\r\n");
-    d.say(s, &mailbox("user.a", None));
+    d.get(s, "GET MAILBOXES (user.a user.a.x)\r\n");
+    d.say(s, &mailbox("user.a", &[]));
     for _ in 0..limits().locked_retries {
         d.reply_to("APPLY MAILBOX", LOCKED);
         d.wait_for("APPLY MAILBOX");
@@ -281,7 +232,7 @@ fn what_a_named_client_defers_by_itself_is_owed_whatever_was_before() {
     // Its own channel's client alone does that.
     for (named, mode) in [(false, Mode::FanOut), (true, Mode::Strict)] {
         let mut d = driver(limits(), named);
-        (d.run, d.log) = (Some(super::driver::RUN), "USER a\n");
+        (d.run, d.log) = (Some(RUN), "USER a\n");
         let s = d.open(1, mode);
         d.say(s, "GET MAILBOXES (user.a user.a.x)\r\n");
         for _ in 0..limits().locked_retries {

@@ -1,13 +1,19 @@
-//! The rules one by one, with a driver in the place of `io`. Many of them at once: see
-//! `tests/simulation`.
+//! The rules one by one, with a driver in the place of `io`: each file is a theme. Many of them at
+//! once: see `tests/simulation`.
 
 mod ahead;
 mod bounds;
+mod doubts;
+mod drain;
 mod driver;
 mod failures;
 mod fan_out;
 mod known;
+mod lanes;
 mod left_alone;
 mod locked;
 mod order;
+mod policy;
+mod probation;
 mod staging;
+mod words;
