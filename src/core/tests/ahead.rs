@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN, driver, one_lane, rolling};
+use super::driver::{Driver, RUN, driver, limits, one_lane, rolling};
 use super::known::{fan_out, really};
 use super::words::{CAPABILITIES, NO, OK, answer, ask_for, line, update};
 use crate::core::{Event, Limits, Mode, RunId, SessionId};

@@ -278,3 +278,16 @@ fn a_hung_job_that_has_a_lane_to_itself_does_not_keep_the_others_from_theirs() {
     d.reply_to("GET USER a", OK);
     assert_eq!(d.count("APPLY UNUSER b"), 1);
 }
+
+#[test]
+fn each_job_that_stands_behind_others_opens_one_more_lane() {
+    let (mut d, first) = strict();
+    d.say(first, "GET USER u1\r\n");
+    d.lanes_open = false;
+    for id in 2..=6 {
+        let session = d.open(id, Mode::Strict);
+        d.say(session, &format!("GET USER u{id}\r\n"));
+    }
+    assert_eq!(d.count("GET USER"), 6, "none waits for the new lanes");
+    assert_eq!(d.opening.len(), 3, "up to the limit");
+}
