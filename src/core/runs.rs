@@ -180,7 +180,9 @@ impl Runs {
         let gone = |(id, run): (&RunId, &mut Run)| {
             (Some(*id) != current && !std::mem::replace(&mut run.gone, true)).then_some(*id)
         };
-        self.runs.iter_mut().filter_map(gone).collect()
+        let mut news: Vec<RunId> = self.runs.iter_mut().filter_map(gone).collect();
+        news.sort_unstable();
+        news
     }
 
     /// Marks one run as gone; returns whether that is news.

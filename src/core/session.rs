@@ -1,11 +1,11 @@
 //! One connection from a client: what it has staged, what it is in the middle of, and what its
 //! answer waits for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 
 use super::event::{Identity, Mode, Pool, RunId};
 use super::known::{Doubt, State};
@@ -59,7 +59,7 @@ pub(super) struct Group {
     /// IMAP_SYNC_CHECKSUM was handed on for these.
     pub(super) checksums: Names,
     /// What was answered from known state, and for which nothing was sent yet.
-    pub(super) told: HashMap<Bytes, Doubt>,
+    pub(super) told: BTreeMap<Bytes, Doubt>,
 }
 
 /// Names, and what they cost in memory.

@@ -23,6 +23,14 @@ fn run(seed: u64) -> world::Counts {
     world.counts
 }
 
+/// What a seed does must not depend on the order of a hash map, which differs from run to run.
+#[test]
+fn a_seed_does_the_same_each_time() {
+    for seed in 0..200 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}
+
 #[test]
 fn seeds() {
     let one = std::env::var("SYNCMUX_SEED")

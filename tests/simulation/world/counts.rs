@@ -1,6 +1,6 @@
 //! How often what happened, so that a run of many seeds shows that everything did.
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Counts {
     pub(crate) commands: u64,
     pub(crate) acknowledged_early: u64,
