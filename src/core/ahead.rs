@@ -48,9 +48,12 @@ impl Core {
     /// A run is linked: what it names is about to be asked about by the rolling client.
     pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Coverage) {
         self.known.wanted.clear();
+        self.users_ahead.wanted.clear();
         if !self.runs.is_gone(run) {
+            let named = coverage.named();
             self.known.wanted_for = Some(run);
-            self.known.wanted.extend(coverage.names().iter().cloned());
+            self.known.wanted.extend(named.mailboxes.iter().cloned());
+            self.users_ahead.wanted.extend(named.users.iter().cloned());
         }
     }
 
@@ -58,6 +61,7 @@ impl Core {
     pub(super) fn not_ahead(&mut self, run: RunId) {
         if self.known.wanted_for == Some(run) {
             self.known.wanted.clear();
+            self.users_ahead.wanted.clear();
         }
     }
 
@@ -77,12 +81,13 @@ impl Core {
         let on = self.draining.is_none() && self.rolling_eyes().is_some();
         if on != std::mem::replace(&mut self.known.watching, on) {
             self.known.later.clear();
+            self.users_ahead.later.clear();
             self.act(Action::WatchLog { on });
         }
     }
 
     /// In whose eyes the rolling client is about to ask.
-    fn rolling_eyes(&mut self) -> Option<Eyes> {
+    pub(super) fn rolling_eyes(&mut self) -> Option<Eyes> {
         if self.setup.limits.known_bytes == 0 {
             return None;
         }
@@ -193,8 +198,8 @@ impl Core {
 
     /// A lane for what the client is about to ask. Where all are writing, one more; where there are
     /// as many as there may be, a few questions go out all the same.
-    fn lane_for_ahead(&mut self, eyes: Eyes) -> Option<LaneId> {
-        let questions = self.known.questions();
+    pub(super) fn lane_for_ahead(&mut self, eyes: Eyes) -> Option<LaneId> {
+        let questions = self.known.questions() + self.users_ahead.questions();
         if questions >= self.setup.limits.ahead_requests || self.waits_for_lane(eyes) {
             return None;
         }
@@ -235,7 +240,7 @@ impl Core {
         let pool = self.known.pool(eyes)?;
         let questions = |lane: &Lane| {
             let sent = lane.in_flight.iter();
-            sent.filter(|sent| matches!(sent.what, What::Question(_)))
+            sent.filter(|sent| matches!(sent.what, What::Question(_) | What::UserAhead(_)))
                 .count()
         };
         let reads = |lane: &Lane| {

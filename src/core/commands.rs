@@ -258,6 +258,9 @@ impl Core {
         let Some(command) = self.set_aside(id, command, &plan) else {
             return;
         };
+        let Some((command, plan)) = self.recall_user(id, command, plan, run) else {
+            return;
+        };
         let Some((command, plan)) = self.recall(id, command, plan, run) else {
             return;
         };

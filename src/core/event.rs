@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::protocol::synclog::{Coverage, Line};
+use crate::protocol::synclog::{Coverage, Line, Named};
 use crate::protocol::{Body, Command, Reply};
 
 /// A connection from a client.
@@ -144,10 +144,10 @@ pub enum Event {
         /// Which.
         run: RunId,
     },
-    /// Lines came into `log` that name these mailboxes: the client has not taken them yet.
+    /// Lines came into `log` that name these: the client has not taken them yet.
     LogNames {
-        /// Which, in no order.
-        names: Vec<Bytes>,
+        /// Which, in order of appearance.
+        named: Named,
     },
     /// The lines stand, fsynced, in `log`.
     LinesWritten {
@@ -310,7 +310,8 @@ pub enum Note {
     },
     /// Mailboxes of GET MAILBOXES were answered from known state, or were not.
     Known {
-        /// "hit"; "miss": asked for real; "checked": a client was told something and sent nothing,
+        /// "hit"; "miss": asked for real; "ahead": a GET USER was answered by what had been asked
+        /// before the client did; "checked": a client was told something and sent nothing,
         /// and the replica was asked whether it is so; "wrong": it was not.
         outcome: &'static str,
         /// How many.

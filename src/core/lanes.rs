@@ -10,6 +10,7 @@ use super::event::{LaneId, Pool};
 use super::known::QuestionId;
 use super::limits::Limits;
 use super::queue::JobId;
+use super::users_ahead::Ticket;
 use crate::protocol::Guid;
 
 /// A message in a lane's staging on the replica.
@@ -128,6 +129,8 @@ pub(super) enum What {
     Force,
     /// A question outside of the users' queues.
     Question(QuestionId),
+    /// GET USER before the client asks.
+    UserAhead(Ticket),
 }
 
 impl Lane {

@@ -34,6 +34,7 @@ mod staging;
 mod status;
 #[cfg(test)]
 mod tests;
+mod users_ahead;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -52,6 +53,7 @@ use self::queue::{JobId, Queue};
 use self::runs::Runs;
 use self::session::Session;
 pub use self::status::{OnProbation, Snapshot};
+use self::users_ahead::UsersAhead;
 use crate::protocol::{Site, UserKey};
 
 /// What the core has to know about its channel.
@@ -84,6 +86,7 @@ pub struct Core {
     runs: Runs,
     ledger: Ledger,
     known: Known,
+    users_ahead: UsersAhead,
     /// Users with acknowledged and unconfirmed units, and how many each has.
     unconfirmed: HashMap<UserKey, usize>,
     queued_bytes: u64,
@@ -123,6 +126,7 @@ impl Core {
             runs: Runs::default(),
             ledger: Ledger::default(),
             known: Known::default(),
+            users_ahead: UsersAhead::default(),
             unconfirmed: HashMap::new(),
             queued_bytes: 0,
             staged_bytes: 0,
@@ -169,7 +173,10 @@ impl Core {
             Event::RunLinked { run, coverage } => self.run_linked(run, coverage),
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),
             Event::RunGone { run } => self.run_gone(run),
-            Event::LogNames { names } => self.read_on(names),
+            Event::LogNames { named } => {
+                self.read_on(named.mailboxes);
+                self.read_users_on(named.users);
+            }
             Event::LinesWritten { batch } => {
                 self.not_written = false;
                 let settled = self.ledger.written(batch, self.now);
@@ -216,6 +223,7 @@ impl Core {
         self.wake_readers();
         self.dispatch();
         self.ask_ahead();
+        self.ask_users_ahead();
         while let Some(batch) = self.ledger.next_batch(self.now) {
             self.act(match batch {
                 ledger::Batch::Log(batch, lines) => Action::WriteLines { batch, lines },

@@ -54,6 +54,7 @@ impl Core {
             }
             (None, What::Force) => self.forced(id, &reply.status),
             (None, What::Question(question)) => self.question_answered(*question, &reply),
+            (None, What::UserAhead(ticket)) => self.user_answered(*ticket, reply),
             (None, _) => {}
         }
         self.retire_if_due(id);
@@ -414,18 +415,17 @@ impl Core {
         let Some(lane) = self.lanes.all.remove(&id) else {
             return;
         };
-        let question = |sent: &super::lanes::Sent| match sent.what {
-            What::Question(question) => Some(question),
-            _ => None,
-        };
         // What was asked ahead may be what killed the replica's process.
-        let oldest = lane.in_flight.front();
-        let suspect = match oldest.and_then(question) {
-            Some(_) => None,
-            None => lane.in_flight.iter().find_map(|sent| sent.job),
+        let suspect = match lane.in_flight.front().map(|oldest| &oldest.what) {
+            Some(What::Question(_) | What::UserAhead(_)) => None,
+            _ => lane.in_flight.iter().find_map(|sent| sent.job),
         };
-        for question in lane.in_flight.iter().filter_map(question) {
-            self.question_lost(question);
+        for sent in &lane.in_flight {
+            match sent.what {
+                What::Question(question) => self.question_lost(question),
+                What::UserAhead(ticket) => self.user_question_lost(ticket),
+                _ => {}
+            }
         }
         let mut jobs: Vec<JobId> = lane.jobs.iter().copied().collect();
         jobs.sort_unstable();
@@ -438,6 +438,7 @@ impl Core {
         if !self.lanes.any_up() {
             // The replica may be another one when it comes back.
             self.known.lost_replica();
+            self.forget_users_ahead();
             for state in self.lanes.pools.values_mut() {
                 state.enabled = None;
             }

@@ -232,7 +232,10 @@ impl Core {
     /// Nothing is known of a subject any more. One bad shared mailbox does not concern the others.
     pub(super) fn forget_subject(&mut self, subject: &Subject) {
         match subject {
-            Subject::User(key) => self.known.forget_key(key),
+            Subject::User(key) => {
+                self.known.forget_key(key);
+                self.forget_user_ahead(key);
+            }
             Subject::Mailbox(name) => {
                 self.known.forget(name);
                 self.known.distrust(&UserKey::shared());
@@ -243,7 +246,14 @@ impl Core {
     /// A write is queued. An update concerns its own mailbox; SEEN and SUB change no mailbox; any
     /// other write concerns all of its keys.
     pub(super) fn wrote(&mut self, plan: &Plan, work: &Work) {
-        if plan.class == Class::Read || matches!(plan.line, Some(Line::Seen(..) | Line::Sub(..))) {
+        if plan.class == Class::Read {
+            return;
+        }
+        match &plan.keys {
+            Keys::Of(keys) => keys.iter().for_each(|key| self.forget_user_ahead(key)),
+            Keys::Barrier => self.forget_users_ahead(),
+        }
+        if matches!(plan.line, Some(Line::Seen(..) | Line::Sub(..))) {
             return;
         }
         match (work, &plan.keys) {

@@ -206,10 +206,10 @@ impl Work {
         if *at > Instant::now() {
             return;
         }
-        let names = self.directory.look_ahead(looked, self.linked.is_empty());
+        let named = self.directory.look_ahead(looked, self.linked.is_empty());
         *at = Instant::now() + LOOK_AHEAD;
-        if !names.is_empty() {
-            let _ = self.events.send(Event::LogNames { names });
+        if !named.is_empty() {
+            let _ = self.events.send(Event::LogNames { named });
         }
     }
 

@@ -119,6 +119,15 @@ pub fn get_mailboxes<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Body {
     body(out)
 }
 
+/// `GET USER name`
+#[must_use]
+pub fn get_user(user: &[u8]) -> Body {
+    let mut out = b"GET USER ".to_vec();
+    astring(&mut out, user, LiteralForm::Plus);
+    out.extend_from_slice(b"\r\n");
+    body(out)
+}
+
 /// `APPLY CAPABILITIES (name ...)`
 #[must_use]
 pub fn capabilities<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Body {

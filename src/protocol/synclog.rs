@@ -147,8 +147,31 @@ fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
 pub struct Coverage {
     keys: RandomState,
     hashes: hashbrown::HashSet<u64, AsIs>,
-    names: Vec<Bytes>,
+    named: Named,
     names_bytes: usize,
+}
+
+/// What lines name, each once, in order of appearance.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// The mailboxes.
+    pub mailboxes: Vec<Bytes>,
+    /// The users of USER lines.
+    pub users: Vec<Bytes>,
+}
+
+impl Named {
+    /// Whether it names nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mailboxes.is_empty() && self.users.is_empty()
+    }
+
+    /// How many it names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.mailboxes.len() + self.users.len()
+    }
 }
 
 /// So many mailbox names of a run are kept, in order.
@@ -211,9 +234,9 @@ impl Coverage {
         let key = || site.key_of_user(&item.first);
         item.mailboxes().for_each(|name| self.insert_mailbox(name));
         match (item.kind, &item.second) {
-            (ItemKind::User, _) => self.insert_key(Class::User, &key()),
-            (ItemKind::Meta | ItemKind::Sieve, _) => self.insert_key(Class::Meta, &key()),
-            (ItemKind::Unuser, _) => self.insert_key(Class::Unuser, &key()),
+            (ItemKind::User, _) => self.insert_user(&item.first, &key()),
+            (ItemKind::Meta | ItemKind::Sieve, _) => drop(self.insert_key(Class::Meta, &key())),
+            (ItemKind::Unuser, _) => drop(self.insert_key(Class::Unuser, &key())),
             (ItemKind::Seen, Some(id)) => drop(self.insert(Class::Seen, &item.first, id)),
             (ItemKind::Sub | ItemKind::Unsub, Some(name)) => {
                 self.insert(Class::Sub, &item.first, name);
@@ -250,12 +273,11 @@ impl Coverage {
         self.has_key(Class::User, key) && !self.has_key(Class::Unuser, key)
     }
 
-    /// The mailboxes that it names, each once, in order of appearance: the first 100,000 of them,
-    /// or 16 MiB. The client goes by users, which it takes in an order that can't be known (a hash
-    /// keyed at random).
+    /// What it names: the first 100,000 names, or 16 MiB of them. The client takes the mailboxes user
+    /// by user, in an order that can't be known (a hash keyed at random), and then the users.
     #[must_use]
-    pub fn names(&self) -> &[Bytes] {
-        &self.names
+    pub fn named(&self) -> &Named {
+        &self.named
     }
 
     /// Whether it holds nothing.
@@ -289,21 +311,28 @@ impl Coverage {
     }
 
     fn insert_mailbox(&mut self, name: &Bytes) {
-        let cost = name.len() + size_of::<Bytes>();
-        if self.insert(Class::Mailbox, name, b"")
-            && self.names.len() < MAX_NAMES
-            && self.names_bytes + cost <= MAX_NAMES_BYTES
-        {
-            self.names_bytes += cost;
-            self.names.push(name.clone());
+        if self.insert(Class::Mailbox, name, b"") && self.has_room(name) {
+            self.named.mailboxes.push(name.clone());
         }
     }
 
-    /// Lines about no user are ignored by the client.
-    fn insert_key(&mut self, class: Class, key: &UserKey) {
-        if !key.is_shared() {
-            self.insert(class, key.as_bytes(), b"");
+    fn insert_user(&mut self, user: &Bytes, key: &UserKey) {
+        if self.insert_key(Class::User, key) && self.has_room(user) {
+            self.named.users.push(user.clone());
         }
+    }
+
+    /// Whether one more name is kept: it is counted then.
+    fn has_room(&mut self, name: &Bytes) -> bool {
+        let cost = name.len() + size_of::<Bytes>();
+        let room = self.named.len() < MAX_NAMES && self.names_bytes + cost <= MAX_NAMES_BYTES;
+        self.names_bytes += if room { cost } else { 0 };
+        room
+    }
+
+    /// Whether it is new. Lines about no user are ignored by the client.
+    fn insert_key(&mut self, class: Class, key: &UserKey) -> bool {
+        !key.is_shared() && self.insert(class, key.as_bytes(), b"")
     }
 
     fn has(&self, class: Class, first: &[u8], second: &[u8]) -> bool {

@@ -71,7 +71,9 @@ fn seeds() {
         assert!(all.acknowledged_early > 0 && all.refused > 0 && all.lanes_lost > 0);
         assert!(all.kills > 0 && all.lines_written > 0 && all.healed > 0);
         assert!(all.tampered > 0 && all.known_hits > 0 && all.known_wrong > 0);
-        assert!(all.known_checks > 0 && all.read_ahead > 0 && all.must_heal > 0);
+        assert!(
+            all.known_checks > 0 && all.read_ahead > 0 && all.users_ahead > 0 && all.must_heal > 0
+        );
         assert!(all.power_losses > 0 && all.starts_cut > 0 && all.disk_faults > 0);
         assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0 && all.locked > 0);
     }

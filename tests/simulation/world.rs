@@ -347,6 +347,7 @@ impl World {
                     "checked" => self.counts.known_checks += names as u64,
                     "miss" => self.counts.known_misses += names as u64,
                     "wrong" => self.counts.known_wrong += names as u64,
+                    "ahead" => self.counts.users_ahead += names as u64,
                     _ => {}
                 },
                 // Also where it gives up after several lanes, which can't be seen from here.

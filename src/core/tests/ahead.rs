@@ -6,6 +6,7 @@ use super::driver::{Driver, RUN, driver, limits, one_lane, rolling};
 use super::known::{fan_out, really};
 use super::words::{CAPABILITIES, NO, OK, answer, ask_for, line, update};
 use crate::core::{Event, Limits, Mode, RunId, SessionId};
+use crate::protocol::synclog::Named;
 
 const RUN_OF_THREE: &str = "APPEND user.a\nAPPEND user.b\nMAILBOX shared\nAPPEND user.b\n";
 
@@ -119,14 +120,19 @@ fn nothing_is_asked_ahead_for_a_run_that_is_gone_or_for_an_old_client() {
 }
 
 fn names(d: &mut Driver, names: &[&'static str]) {
-    let names = names.iter().map(|name| (*name).into()).collect();
-    d.event(Event::LogNames { names });
+    let mailboxes = names.iter().map(|name| (*name).into()).collect();
+    let named = Named {
+        mailboxes,
+        ..Named::default()
+    };
+    d.event(Event::LogNames { named });
 }
 
 /// A rolling client between two runs.
 fn between_runs() -> (Driver, SessionId) {
     let (mut d, s) = fan_out("USER a\n");
     d.ask(s, "RESTART\r\n");
+    d.reply_to("GET USER a", OK);
     (d, s)
 }
 
@@ -211,9 +217,11 @@ fn behind_a_barrier_and_on_probation_nothing_is_asked_ahead() {
 fn names_of_log_are_bounded() {
     let (mut d, _) = between_runs();
     let many = (0..30_000).map(|i| format!("user.u{i:05}").into());
-    d.event(Event::LogNames {
-        names: many.collect(),
-    });
+    let named = Named {
+        mailboxes: many.collect(),
+        ..Named::default()
+    };
+    d.event(Event::LogNames { named });
     while d.count("GET MAILBOXES") > 0 {
         // No such mailboxes.
         d.reply_to("GET MAILBOXES", OK);

@@ -379,6 +379,7 @@ fn nothing_is_told_before_the_run_is_linked_nor_where_it_can_not_be() {
     assert_eq!((d.answer(s), d.count("GET")), (None, 0));
     d.catch_up();
     assert_eq!(d.answer(s).unwrap(), answer(&["user.a"], 1));
+    d.reply_to("GET USER a", OK);
     // Without a run no line would bring a wrong answer back.
     d.run = None;
     assert!(is_real(&mut d, s, "user.a"));

@@ -16,4 +16,5 @@ mod order;
 mod policy;
 mod probation;
 mod staging;
+mod users_ahead;
 mod words;

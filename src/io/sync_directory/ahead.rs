@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 
 use super::SyncDirectory;
 use super::disk::{Mode, Reader};
-use crate::protocol::synclog::LineReader;
+use crate::protocol::synclog::{Item, ItemKind, LineReader, Named};
 
 /// So much is read at one look: a `log` of a million lines keeps nobody else waiting.
 const AT_ONCE: u64 = 256 << 10;
@@ -33,16 +33,16 @@ struct Position {
 /// Each name once, in order of appearance.
 #[derive(Debug, Default)]
 struct Names {
-    list: Vec<Bytes>,
-    seen: HashSet<Bytes>,
+    named: Named,
+    mailboxes: HashSet<Bytes>,
+    users: HashSet<Bytes>,
 }
 
 impl SyncDirectory {
-    /// The mailboxes that lines name which came into `log` since the last look, each once, in order
-    /// of appearance. The first look, and the first at a new `log`, is from its beginning. With
+    /// What lines name which came into `log` since the last look. The first look, and the first at a new `log`, is from its beginning. With
     /// `run` also those that `log-run` names, which come first; what was read while it was `log` is
     /// not read again.
-    pub fn look_ahead(&self, looked: &mut LookedAt, run: bool) -> Vec<Bytes> {
+    pub fn look_ahead(&self, looked: &mut LookedAt, run: bool) -> Named {
         let mut names = Names::default();
         // Closing the file gives back our own lock of it, if there were one: see `Work`.
         let _work = self.work();
@@ -54,7 +54,7 @@ impl SyncDirectory {
             self.read_on("log-run", &mut looked.run, &mut names);
         }
         self.read_on("log", &mut looked.log, &mut names);
-        names.list
+        names.named
     }
 
     fn read_on(&self, name: &str, looked: &mut Position, names: &mut Names) {
@@ -92,16 +92,21 @@ impl SyncDirectory {
             let mut piece = Bytes::copy_from_slice(&buffer[..len]);
             // From a torn line on the client reads nothing either.
             while let Ok(Some(item)) = looked.reader.feed(&mut piece) {
-                item.mailboxes().for_each(|name| names.add(name));
+                names.add(&item);
             }
         }
     }
 }
 
 impl Names {
-    fn add(&mut self, name: &Bytes) {
-        if self.seen.insert(name.clone()) {
-            self.list.push(name.clone());
+    fn add(&mut self, item: &Item) {
+        for name in item.mailboxes() {
+            if self.mailboxes.insert(name.clone()) {
+                self.named.mailboxes.push(name.clone());
+            }
+        }
+        if item.kind == ItemKind::User && self.users.insert(item.first.clone()) {
+            self.named.users.push(item.first.clone());
         }
     }
 }
@@ -116,9 +121,13 @@ mod tests {
     use super::*;
 
     fn look(directory: &SyncDirectory, looked: &mut LookedAt, run: bool) -> Vec<String> {
-        let names = directory.look_ahead(looked, run);
+        let named = directory.look_ahead(looked, run);
         let text = |name: &Bytes| String::from_utf8(name.to_vec()).unwrap();
-        names.iter().map(text).collect()
+        let users = named
+            .users
+            .iter()
+            .map(|user| format!("USER {}", text(user)));
+        named.mailboxes.iter().map(text).chain(users).collect()
     }
 
     #[test]
@@ -136,7 +145,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             look(&directory, &mut looked, true),
-            ["run", "z", "a", "b", "c"]
+            ["run", "z", "a", "b", "c", "USER joe"]
         );
         assert!(look(&directory, &mut looked, true).is_empty());
         // What comes into it just before the client takes it.

@@ -19,6 +19,7 @@ pub(crate) struct Counts {
     pub(crate) known_checks: u64,
     pub(crate) known_wrong: u64,
     pub(crate) read_ahead: u64,
+    pub(crate) users_ahead: u64,
     pub(crate) must_heal: u64,
     pub(crate) power_losses: u64,
     pub(crate) starts_cut: u64,
@@ -44,6 +45,7 @@ impl Counts {
         self.known_checks += other.known_checks;
         self.known_wrong += other.known_wrong;
         self.read_ahead += other.read_ahead;
+        self.users_ahead += other.users_ahead;
         self.must_heal += other.must_heal;
         self.power_losses += other.power_losses;
         self.starts_cut += other.starts_cut;

@@ -112,9 +112,9 @@ impl World {
             self.told.push_back(Event::RunGone { run });
         }
         if let (Some(looked), Some(directory)) = (&mut self.looked, &self.directory) {
-            let names = directory.look_ahead(looked, self.linked.is_empty());
-            self.counts.read_ahead += names.len() as u64;
-            self.tell(Event::LogNames { names });
+            let named = directory.look_ahead(looked, self.linked.is_empty());
+            self.counts.read_ahead += named.len() as u64;
+            self.tell(Event::LogNames { named });
         }
     }
 
