@@ -255,6 +255,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         channel: channel.name.clone(),
         core: Core::new(Setup {
             named: !channel.name.is_empty(),
+            sync_log: journal.is_some(),
             site: config.site.clone(),
             limits: settings::core_limits(config, channel),
             seed: fastrand::u64(..),

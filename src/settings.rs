@@ -70,7 +70,7 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
         },
         mode,
         rolling,
-        run: run.filter(|_| mode == Mode::FanOut).map(|run| {
+        run: run.filter(|_| rolling).map(|run| {
             let run = run.clone();
             Arc::new(move || run.current()) as _
         }),

@@ -1,9 +1,11 @@
 //! Questions outside of the users' queues: what the run says the client is about to ask, and
 //! whether a client that was told something known, and sent nothing, was told the truth.
 //!
-//! They are GET MAILBOXES with several names each, on lanes that have nothing else to do. An
-//! answer counts only for names whose key had no write queued, running or begun since the question
+//! They are GET MAILBOXES with several names each, on lanes that run nothing but reads where there
+//! are such; one lane has none of them. An answer counts only for names whose key had no write queued, running or begun since the question
 //! went out (`Known::distrust`).
+
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -24,11 +26,14 @@ const DEEP: usize = 4;
 /// mailbox at a time, and wait for each.
 const ALWAYS: usize = 2;
 
-/// So many names of `log` are kept; what comes after them is read ahead when it is a run.
-const LATER: usize = 20_000;
-
 /// So many doubts do not wait for an idle lane any more.
 const MANY: usize = 256;
+
+/// A mailbox that can't be read is tried so often before its line is owed.
+const TRIES: u32 = 3;
+
+/// The pause for all doubts after one could not be read.
+const REST: Duration = Duration::from_secs(1);
 
 /// So many doubts are looked at in one go: those whose user is being written to come again.
 const AT_ONCE: usize = 64;
@@ -67,11 +72,8 @@ impl Core {
 
     /// The next run's names, as far as they are not known already.
     pub(super) fn read_on(&mut self, names: Vec<Bytes>) {
-        let known = &mut self.known;
         for name in names {
-            if known.later.len() < LATER && !known.knows(&name) {
-                known.later.push_back(name);
-            }
+            self.known.want_later(name);
         }
     }
 
@@ -80,7 +82,7 @@ impl Core {
     pub(super) fn watch_log(&mut self) {
         let on = self.draining.is_none() && self.rolling_eyes().is_some();
         if on != std::mem::replace(&mut self.known.watching, on) {
-            self.known.later.clear();
+            self.known.want_no_more();
             self.users_ahead.later.clear();
             self.act(Action::WatchLog { on });
         }
@@ -128,14 +130,16 @@ impl Core {
         // Whose jobs are queued is being asked about already, or being written to.
         !self.known.knows(name)
             && !self.known.is_under_way(name)
+            && self.known.trouble(name) == 0
             && !self.ledger.on_probation(&subject)
             && self.queue.of_key(key).next().is_none()
             && self.queue.barriers().next().is_none()
     }
 
     /// What was told and led to nothing is read for real.
-    fn ask_doubtful(&mut self) {
-        if self.known.doubtful.is_empty() {
+    pub(super) fn ask_doubtful(&mut self) {
+        let rests = self.known.doubts_rest.is_some_and(|until| self.now < until);
+        if self.known.doubtful.is_empty() || rests {
             return;
         }
         let mut looked = self.known.doubtful.len().min(AT_ONCE);
@@ -151,18 +155,28 @@ impl Core {
                     continue;
                 };
                 let key = self.setup.site.key_of_mailbox(&name);
+                // What had trouble is asked about by itself, and stands in nobody's way.
+                let troubled = self.known.trouble(&name) > 0;
+                if troubled && !names.is_empty() {
+                    self.known.doubtful.push_front(name);
+                    looked += 1;
+                    break;
+                }
                 let lane = match of {
                     Some((eyes, lane)) if eyes == doubt.eyes => Some(lane),
                     Some(_) => None,
                     None => {
                         self.open_for_doubt(doubt.eyes);
-                        self.lane_for_doubts(doubt.eyes)
+                        self.lane_for_doubts(doubt.eyes, troubled)
                     }
                 };
                 match lane {
                     Some(lane) if !self.known.is_under_way(&name) && !self.is_written(&key) => {
                         of = Some((doubt.eyes, lane));
                         names.push((name, key));
+                        if troubled {
+                            break;
+                        }
                     }
                     _ => self.known.doubtful.push_back(name),
                 }
@@ -179,7 +193,7 @@ impl Core {
             return;
         };
         if self.lanes.of(&pool).next().is_none() && !self.sessions.is_empty() {
-            self.lanes.pools.entry(pool.clone()).or_default();
+            self.lanes.pools.entry(pool.clone()).or_default().wanted = true;
             self.open_lane(&pool, 0);
         }
     }
@@ -209,18 +223,19 @@ impl Core {
         }
         let pool = self.known.pool(eyes)?.clone();
         let opening = self.lanes.count(&pool, LaneState::Opening) > 0;
-        if opening || self.open_lane(&pool, 0) || questions >= ALWAYS {
+        let has_lane = self.lanes.of(&pool).next().is_some();
+        if !has_lane || opening || self.open_lane(&pool, 0) || questions >= ALWAYS {
             return None;
         }
         self.lane_to_spare(eyes, Busy::Writing)
     }
 
     /// A lane for doubts. They wait for an idle one, unless there are many: they hold runs.
-    fn lane_for_doubts(&self, eyes: Eyes) -> Option<LaneId> {
+    fn lane_for_doubts(&self, eyes: Eyes, troubled: bool) -> Option<LaneId> {
         if self.known.questions() >= self.setup.limits.ahead_requests.max(1) {
             return None;
         }
-        if self.known.doubts() >= MANY {
+        if self.known.doubts() >= MANY && !troubled {
             return self.lane_to_spare(eyes, Busy::Writing);
         }
         let waits = self.waits_for_lane(eyes);
@@ -238,20 +253,23 @@ impl Core {
     /// The lane with the least in flight that is no busier than this.
     fn lane_to_spare(&self, eyes: Eyes, most: Busy) -> Option<LaneId> {
         let pool = self.known.pool(eyes)?;
-        let questions = |lane: &Lane| {
-            let sent = lane.in_flight.iter();
-            sent.filter(|sent| matches!(sent.what, What::Question(_) | What::UserAhead(_)))
-                .count()
+        let asked = Lane::questions;
+        // One lane stays free of questions: what comes is not to stand behind them everywhere.
+        let without = self.lanes.all.values().filter(|lane| asked(lane) == 0);
+        let unopened = self.setup.limits.lanes.saturating_sub(self.lanes.all.len());
+        let lanes_left = match self.setup.limits.lanes {
+            1 => 2,
+            _ => without.count() + unopened,
         };
         let reads = |lane: &Lane| {
             let read = |job| self.jobs.get(job).is_some_and(|job| job.read);
             lane.jobs.iter().all(read)
         };
         let spare = |lane: &Lane| {
-            let room = || lane.has_room(&self.setup.limits) && questions(lane) < DEEP;
+            let room = || lane.has_room(&self.setup.limits) && asked(lane) < DEEP;
             match most {
                 Busy::Idle => lane.is_idle() && !lane.reserved,
-                Busy::Reading => room() && reads(lane),
+                Busy::Reading => room() && reads(lane) && (asked(lane) > 0 || lanes_left > 1),
                 Busy::Writing => room(),
             }
         };
@@ -263,7 +281,7 @@ impl Core {
 
     /// A question has its answer.
     pub(super) fn question_answered(&mut self, id: QuestionId, reply: &Reply) {
-        let Some((counted, eyes)) = self.known.answered(id) else {
+        let Some((counted, eyes, alone)) = self.known.answered(id) else {
             return;
         };
         if reply.status.kind == StatusKind::Ok {
@@ -273,16 +291,37 @@ impl Core {
         }
         for name in &counted {
             self.known.forget(name);
-            // The client's own question shows what is wrong: its line brings it.
-            if let Some(doubt) = self.known.settle(name) {
-                self.told_wrong(name, doubt);
-            }
+        }
+        let locked = reply.status.token() == Some(b"IMAP_MAILBOX_LOCKED");
+        let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
+        self.unread(&counted, &words, alone && !locked);
+    }
+
+    /// A question's lane is gone; `first` tells that the replica was at this very question.
+    pub(super) fn question_lost(&mut self, id: QuestionId, first: bool) {
+        if let Some((counted, ..)) = self.known.answered(id)
+            && first
+        {
+            self.unread(&counted, "the connection to the replica was lost", false);
         }
     }
 
-    /// A question's lane is gone.
-    pub(super) fn question_lost(&mut self, id: QuestionId) {
-        let _ = self.known.answered(id);
+    /// These mailboxes could not be read, or one of them: they are not asked about ahead again
+    /// until the client has asked. A doubt is asked about by itself a few times; then the client's
+    /// own question has to show what is wrong: its line brings it.
+    fn unread(&mut self, names: &[Bytes], words: &str, surely: bool) {
+        for name in names {
+            let often = self.known.had_trouble(name);
+            if self.known.doubt_of(name).is_none() {
+                continue;
+            }
+            self.known.doubts_rest = Some(self.now + REST);
+            if (surely || often >= TRIES)
+                && let Some(doubt) = self.known.settle(name)
+            {
+                self.owe_doubt(name, doubt, words);
+            }
+        }
     }
 
     /// Whether clients that sent nothing were told the truth.
@@ -314,8 +353,8 @@ impl Core {
         }
     }
 
-    /// A client was told what is not so, and sent nothing. In strict mode there is no sync log to
-    /// write to; there the next question about it has the right answer.
+    /// A client was told what is not so, and sent nothing. Without a sync log (strict mode alone
+    /// may be without one) the next question about it has the right answer.
     fn told_wrong(&mut self, name: &Bytes, doubt: Doubt) {
         self.note(Note::Known {
             outcome: "wrong",
@@ -334,7 +373,7 @@ impl Core {
         }
     }
 
-    fn owe_doubt(&mut self, name: &Bytes, doubt: Doubt, words: &str) {
+    pub(super) fn owe_doubt(&mut self, name: &Bytes, doubt: Doubt, words: &str) {
         let line = Line::Mailbox(name.clone());
         let Some(run) = doubt.run.filter(|_| line.check().is_ok()) else {
             return self.end_doubt(Some(doubt));

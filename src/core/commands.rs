@@ -42,6 +42,7 @@ impl Core {
     /// on a lane already.
     pub(super) fn session_closed(&mut self, id: SessionId) {
         self.group_ended(id);
+        self.acted(id, false);
         let Some(mut session) = self.sessions.remove(&id) else {
             return;
         };
@@ -94,7 +95,7 @@ impl Core {
         if self.draining.is_some() {
             return self.end_session(id, BYE.into());
         }
-        if mode == Mode::FanOut {
+        if mode == Mode::FanOut || (rolling && self.setup.sync_log) {
             for gone in self.runs.is_now(run, now) {
                 self.not_ahead(gone);
                 let settled = self.ledger.run_gone(gone);

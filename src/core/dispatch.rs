@@ -13,7 +13,7 @@ use super::lanes::{State as LaneState, What};
 use super::limits::pause;
 use super::queue::JobId;
 use super::session::Pending;
-use crate::protocol::{Body, print};
+use crate::protocol::print;
 
 impl Core {
     /// The job may run: it waits for a lane from now on.
@@ -114,7 +114,7 @@ impl Core {
         let mut jobs = self.lanes.pools.get(pool).map_or(0, |p| p.ready.len());
         let mut lanes = 0;
         for (_, lane) in self.lanes.of(pool) {
-            jobs += lane.jobs.len();
+            jobs += lane.load();
             lanes += usize::from(matches!(lane.state, LaneState::Opening | LaneState::Up));
         }
         for _ in lanes..jobs.min(self.setup.limits.lanes) {
@@ -149,9 +149,11 @@ impl Core {
                 } else {
                     0
                 };
-                if self.lanes.count(pool, LaneState::Opening) == 0 && !self.open_lane(pool, extra) {
-                    self.keep_one_free(pool);
+                if self.lanes.count(pool, LaneState::Opening) == 0 {
+                    self.open_lane(pool, extra);
                 }
+                // Also while one is opening or waits for its pause: it may never come.
+                self.keep_one_free(pool);
                 return;
             };
             self.pop_ready(pool, true);
@@ -235,6 +237,10 @@ impl Core {
         if self.lanes.retry_at.is_some_and(|at| self.now < at) || self.drained {
             return true;
         }
+        let has_one = self.lanes.count(pool, LaneState::Up) > 0;
+        if has_one && self.lanes.more_at.is_some_and(|at| self.now < at) {
+            return false;
+        }
         let count = self.lanes.all.len();
         let turn = self.lanes.pools.get(pool).and_then(|state| state.starved);
         if count >= self.setup.limits.lanes + extra {
@@ -273,7 +279,7 @@ impl Core {
     }
 
     /// The lane takes nothing new and closes when it is idle.
-    fn retire(&mut self, id: LaneId) {
+    pub(super) fn retire(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.all.get_mut(&id) else {
             return;
         };
@@ -327,6 +333,8 @@ impl Core {
         }
         self.lanes.refusals = 0;
         self.lanes.retry_at = None;
+        self.lanes.more_refusals = 0;
+        self.lanes.more_at = None;
         if self.lanes.away.take().is_some() {
             self.note(Note::ReplicaBack);
         }
@@ -345,6 +353,7 @@ impl Core {
         // It serves those it was opened for before another pool may ask for its place.
         self.dispatch_alone(&pool);
         self.dispatch_shared(&pool);
+        self.ask_doubtful();
     }
 
     /// Answers those who asked for the capabilities of this pool.
@@ -442,6 +451,10 @@ impl Core {
         let Some(lane) = self.lanes.all.remove(&id) else {
             return;
         };
+        if self.lanes.count(&lane.pool, LaneState::Up) > 0 {
+            // The replica may take no more connections: no reason to wait when all are lost.
+            return self.no_more_lanes(why);
+        }
         // Lanes that were tried at once and are refused at once are one failure.
         let wait = match self.lanes.retry_at {
             Some(at) => at - self.now,
@@ -450,9 +463,7 @@ impl Core {
         if !self.lanes.any_up() && self.lanes.away.is_none() {
             self.lanes.away = Some(self.now);
         }
-        if self.lanes.count(&lane.pool, LaneState::Up) == 0
-            && let Some(state) = self.lanes.pools.get_mut(&lane.pool)
-        {
+        if let Some(state) = self.lanes.pools.get_mut(&lane.pool) {
             state.away.get_or_insert(self.now);
         }
         self.note(Note::ReplicaAway {
@@ -460,6 +471,22 @@ impl Core {
             pause: wait,
         });
         self.forget_pool(&lane.pool);
+    }
+
+    /// A lane beside others was refused.
+    fn no_more_lanes(&mut self, why: &str) {
+        if self.lanes.more_at.is_some_and(|at| self.now < at) {
+            return;
+        }
+        let limits = &self.setup.limits;
+        let (first, longest) = (limits.reconnect, limits.reconnect_max);
+        let wait = pause(first, longest, self.lanes.more_refusals, &mut self.random);
+        if self.lanes.more_refusals == 0 {
+            let why = why.to_owned();
+            self.note(Note::NoMoreLanes { why });
+        }
+        self.lanes.more_refusals = self.lanes.more_refusals.saturating_add(1);
+        self.lanes.more_at = Some(self.now + wait);
     }
 
     /// Lanes are not tried again before a pause.
@@ -475,124 +502,5 @@ impl Core {
         self.lanes.refusals = nth.saturating_add(1);
         self.lanes.retry_at = Some(self.now + wait);
         wait
-    }
-
-    /// What time alone brings about.
-    pub(super) fn check_time(&mut self) {
-        let now = self.now;
-        let limits = self.setup.limits.clone();
-        let ids: Vec<LaneId> = self.lanes.all.keys().copied().collect();
-        for id in ids {
-            let Some(lane) = self.lanes.all.get(&id) else {
-                continue;
-            };
-            let spare = lane.idle + limits.idle_lane <= now && self.is_spare(id);
-            let Some(lane) = self.lanes.all.get_mut(&id) else {
-                continue;
-            };
-            let overdue = |at: Duration| at + limits.answer_timeout <= now;
-            match lane.state {
-                LaneState::Up | LaneState::Retiring
-                    if lane.in_flight.front().is_some_and(|sent| overdue(sent.at)) =>
-                {
-                    lane.state = LaneState::Closing;
-                    self.act(Action::CloseLane {
-                        lane: id,
-                        polite: false,
-                    });
-                }
-                LaneState::Up if lane.in_flight.is_empty() && lane.jobs.is_empty() => {
-                    if lane.idle + limits.idle_restart <= now && !lane.staged.is_empty() {
-                        self.restart(id, true);
-                    } else if spare {
-                        self.retire(id);
-                    } else if lane.active + limits.ping <= now {
-                        let output = burst::own(lane, What::Noop, print::NOOP.into(), now);
-                        self.send(id, output);
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.locked_again();
-        self.give_up_waiting();
-    }
-
-    /// Whether the pool has another lane that is up.
-    fn is_spare(&self, id: LaneId) -> bool {
-        self.lanes
-            .all
-            .get(&id)
-            .is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
-    }
-
-    /// Sessions do not wait for ever for a replica that is away.
-    fn give_up_waiting(&mut self) {
-        let now = self.now;
-        if self.tired_at().is_none_or(|at| now < at) {
-            return;
-        }
-        let tired: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| self.waits_until(session).is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in tired {
-            let body: Body = "BYE The replica has been away for too long\r\n".into();
-            self.end_session(id, body);
-        }
-    }
-
-    /// When a session has waited long enough for a replica that is away: from all, or from its own
-    /// pool.
-    fn waits_until(&self, session: &super::Session) -> Option<Duration> {
-        session.pending.as_ref()?;
-        let pool = self.lanes.pools.get(&session.pool);
-        let away = [self.lanes.away, pool.and_then(|state| state.away)];
-        let away = away.into_iter().flatten().min()?;
-        Some(away.max(session.arrived) + self.setup.limits.absence)
-    }
-
-    /// When the first of them has.
-    fn tired_at(&self) -> Option<Duration> {
-        let away = |state: &super::lanes::PoolState| state.away.is_some();
-        if self.lanes.away.is_none() && !self.lanes.pools.values().any(away) {
-            return None;
-        }
-        let sessions = self.sessions.values();
-        sessions
-            .filter_map(|session| self.waits_until(session))
-            .min()
-    }
-
-    /// When `handle` has something to do that it has not now: a [`super::Event::Tick`] is due
-    /// then.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Duration> {
-        let limits = &self.setup.limits;
-        let lane = |lane: &super::lanes::Lane| match (lane.state, lane.in_flight.front()) {
-            (LaneState::Up | LaneState::Retiring, Some(sent)) => {
-                Some(sent.at + limits.answer_timeout)
-            }
-            (LaneState::Up, None) if !lane.staged.is_empty() => {
-                Some(lane.idle + limits.idle_restart)
-            }
-            (LaneState::Up, None) => Some(lane.active + limits.ping),
-            _ => None,
-        };
-        let lanes = self.lanes.all.values().filter_map(lane).min();
-        let mut pools = self.lanes.pools.values();
-        let wants = pools.any(super::lanes::PoolState::wants) || self.known.doubts() > 0;
-        let retry = self.lanes.retry_at.filter(|_| wants);
-        let all = [
-            lanes,
-            retry,
-            self.tired_at(),
-            self.ledger.deadline(),
-            self.locked.first().map(|(until, _)| *until),
-            self.draining_until(),
-        ];
-        all.into_iter().flatten().min()
     }
 }

@@ -299,6 +299,11 @@ pub enum Note {
         /// How long until the next try.
         pause: Duration,
     },
+    /// The replica refuses another connection beside those that it has: it goes on with them.
+    NoMoreLanes {
+        /// In words.
+        why: String,
+    },
     /// The replica is back.
     ReplicaBack,
     /// A unit was confirmed or refused after this time.

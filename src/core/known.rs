@@ -21,6 +21,12 @@ const MAX_LINE: u64 = 64 << 10;
 /// What one belief costs besides its name and its line: its places in the maps.
 const OVERHEAD: u64 = 500;
 
+/// So many names of `log` are kept.
+const LATER: usize = 20_000;
+
+/// So many mailboxes are remembered that had trouble.
+const TROUBLE: usize = 10_000;
+
 /// So many kinds of lanes are told apart; nothing is known by others.
 const MAX_POOLS: usize = 64;
 
@@ -49,13 +55,18 @@ pub(super) struct Known {
     pub(super) wanted: VecDeque<Bytes>,
     /// That run.
     pub(super) wanted_for: Option<RunId>,
-    /// What `log` names: the next run.
-    pub(super) later: VecDeque<Bytes>,
+    /// What `log` names: the next run. Each once.
+    later: VecDeque<Bytes>,
+    of_later: HashSet<Bytes>,
     /// `log` is being looked at.
     pub(super) watching: bool,
     doubts: HashMap<Bytes, Doubt>,
     /// Those that are not being asked about.
     pub(super) doubtful: VecDeque<Bytes>,
+    /// Not before this time: one had trouble.
+    pub(super) doubts_rest: Option<Duration>,
+    /// Mailboxes the reading of which had no good end, and how often.
+    trouble: HashMap<Bytes, u32>,
     questions: HashMap<QuestionId, Question>,
     next_question: u64,
     /// Names whose answer is under way, and in which question: any write to the key takes them
@@ -75,6 +86,8 @@ struct Entry {
     used: u64,
     /// When the replica said so, or the update was acknowledged.
     since: Duration,
+    /// When it became so by an update, by the clock of [`Known`]; 0 where the replica said so.
+    made: u64,
 }
 
 /// A client was told this: where it sends nothing it is to be read for real.
@@ -83,6 +96,8 @@ pub(super) struct Doubt {
     pub(super) eyes: Eyes,
     /// What it was told.
     pub(super) told: Told,
+    /// When, by the clock of [`Known`].
+    pub(super) at: u64,
     /// The run that made the client ask, which is pinned until the doubt ends: where the client was
     /// told wrongly its line is owed. `None` in strict mode.
     pub(super) run: Option<RunId>,
@@ -167,6 +182,7 @@ impl Known {
         limit: u64,
     ) {
         self.forget(name);
+        self.trouble.remove(name);
         self.clock += 1;
         let entry = Entry {
             state,
@@ -174,6 +190,7 @@ impl Known {
             key: key.clone(),
             used: self.clock,
             since: now,
+            made: 0,
         };
         self.bytes += entry.bytes(name);
         self.used.insert(self.clock, name.clone());
@@ -187,6 +204,51 @@ impl Known {
         {
             self.forget(&oldest);
         }
+    }
+
+    /// The time at which something is told.
+    pub(super) fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// What was just learned of a mailbox came of an update.
+    pub(super) fn mark_made(&mut self, name: &Bytes) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.made = self.clock;
+        }
+    }
+
+    /// Whether a mailbox was updated after this time, as far as is known.
+    pub(super) fn made_since(&self, name: &Bytes, at: u64) -> bool {
+        self.entries.get(name).is_some_and(|entry| entry.made > at)
+    }
+
+    /// How often reading a mailbox had no good end outside of the queues.
+    pub(super) fn trouble(&self, name: &Bytes) -> u32 {
+        self.trouble.get(name).copied().unwrap_or(0)
+    }
+
+    /// Once more. Returns how often that was.
+    pub(super) fn had_trouble(&mut self, name: &Bytes) -> u32 {
+        if self.trouble.len() >= TROUBLE && !self.trouble.contains_key(name) {
+            self.trouble.clear();
+        }
+        let count = self.trouble.entry(name.clone()).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// What `log` names is to be asked about.
+    pub(super) fn want_later(&mut self, name: Bytes) {
+        if self.later.len() < LATER && !self.knows(&name) && self.of_later.insert(name.clone()) {
+            self.later.push_back(name);
+        }
+    }
+
+    /// What `log` names is no more of interest.
+    pub(super) fn want_no_more(&mut self) {
+        self.later.clear();
+        self.of_later.clear();
     }
 
     /// Nothing is known of this mailbox any more.
@@ -227,7 +289,7 @@ impl Known {
         self.used.clear();
         self.bytes = 0;
         self.wanted.clear();
-        self.later.clear();
+        self.want_no_more();
         self.news |= !self.asked.is_empty();
         self.asked.clear();
         self.asked_keys.clear();
@@ -246,7 +308,12 @@ impl Known {
 
     /// What comes first.
     pub(super) fn next_wanted(&mut self) -> Option<Bytes> {
-        self.wanted.pop_front().or_else(|| self.later.pop_front())
+        if let Some(name) = self.wanted.pop_front() {
+            return Some(name);
+        }
+        let name = self.later.pop_front()?;
+        self.of_later.remove(&name);
+        Some(name)
     }
 
     /// How to tell later what a client was told now.
@@ -327,10 +394,12 @@ impl Known {
         id
     }
 
-    /// A question has its answer, or will have none: the names for which the answer counts.
-    pub(super) fn answered(&mut self, id: QuestionId) -> Option<(Vec<Bytes>, Eyes)> {
+    /// A question has its answer, or will have none: the names for which the answer counts, in
+    /// whose eyes, and whether it was about one mailbox alone.
+    pub(super) fn answered(&mut self, id: QuestionId) -> Option<(Vec<Bytes>, Eyes, bool)> {
         let question = self.questions.remove(&id)?;
         self.news = true;
+        let alone = question.names.len() == 1;
         let mut counted = Vec::with_capacity(question.names.len());
         for name in question.names {
             if self.doubts.contains_key(&name) {
@@ -341,11 +410,11 @@ impl Known {
                 counted.push(name);
             }
         }
-        Some((counted, question.eyes))
+        Some((counted, question.eyes, alone))
     }
 
     /// The answer under way for a mailbox says nothing.
-    fn unask(&mut self, name: &Bytes) {
+    pub(super) fn unask(&mut self, name: &Bytes) {
         let Some((_, key)) = self.asked.remove(name) else {
             return;
         };

@@ -28,6 +28,9 @@ pub(super) struct Lanes {
     pub(super) refusals: u32,
     /// No lane is opened before this.
     pub(super) retry_at: Option<Duration>,
+    /// The same for more lanes of a pool that has one: the replica may grant no more.
+    pub(super) more_refusals: u32,
+    pub(super) more_at: Option<Duration>,
     /// The next turn of a pool that waits for its first lane.
     pub(super) next_turn: u64,
 }
@@ -148,6 +151,17 @@ impl Lane {
         self.state == State::Up && self.in_flight.is_empty() && self.jobs.is_empty()
     }
 
+    /// How many questions outside of the queues are in flight.
+    pub(super) fn questions(&self) -> usize {
+        let ahead = |sent: &&Sent| matches!(sent.what, What::Question(_) | What::UserAhead(_));
+        self.in_flight.iter().filter(ahead).count()
+    }
+
+    /// Jobs, and questions that a job would wait behind.
+    pub(super) fn load(&self) -> usize {
+        self.jobs.len() + self.questions()
+    }
+
     /// Notes a request.
     pub(super) fn sent(&mut self, job: Option<JobId>, what: What, bytes: u64, now: Duration) {
         self.in_flight.push_back(Sent {
@@ -214,7 +228,7 @@ impl Lanes {
     /// The lane with room and the least in flight.
     pub(super) fn with_room(&self, pool: &Pool, limits: &Limits) -> Option<LaneId> {
         let room = self.of(pool).filter(|(_, lane)| lane.has_room(limits));
-        room.min_by_key(|(_, lane)| (lane.jobs.len(), lane.in_flight.len(), lane.bytes))
+        room.min_by_key(|(_, lane)| (lane.load(), lane.in_flight.len(), lane.bytes))
             .map(|(id, _)| *id)
     }
 

@@ -34,6 +34,7 @@ mod staging;
 mod status;
 #[cfg(test)]
 mod tests;
+mod time;
 mod users_ahead;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -62,6 +63,8 @@ pub struct Setup {
     /// The channel has a name: its client defers users by itself when told
     /// `IMAP_MAILBOX_LOCKED`.
     pub named: bool,
+    /// There is a sync log: its runs can be linked, and lines be put into it.
+    pub sync_log: bool,
     /// How the site names mailboxes and users.
     pub site: Site,
     /// Bounds and pauses.
@@ -97,6 +100,8 @@ pub struct Core {
     noting: BTreeSet<SessionId>,
     /// Bytes of parts of answers that others are still to come for, of all sessions.
     partial_bytes: u64,
+    /// Sessions that began to wait for what was asked ahead, and when.
+    impatient: VecDeque<(Duration, SessionId)>,
     /// Sessions whose acknowledgement waits for room, in order.
     room: VecDeque<SessionId>,
     /// Early acknowledgement is suspended.
@@ -133,6 +138,7 @@ impl Core {
             noted_bytes: 0,
             noting: BTreeSet::new(),
             partial_bytes: 0,
+            impatient: VecDeque::new(),
             room: VecDeque::new(),
             not_covered: false,
             not_written: false,

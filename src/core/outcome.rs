@@ -420,10 +420,10 @@ impl Core {
             Some(What::Question(_) | What::UserAhead(_)) => None,
             _ => lane.in_flight.iter().find_map(|sent| sent.job),
         };
-        for sent in &lane.in_flight {
+        for (place, sent) in lane.in_flight.iter().enumerate() {
             match sent.what {
-                What::Question(question) => self.question_lost(question),
-                What::UserAhead(ticket) => self.user_question_lost(ticket),
+                What::Question(question) => self.question_lost(question, place == 0),
+                What::UserAhead(ticket) => self.user_question_lost(ticket, place == 0),
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::Core;
-use super::event::{Action, Note, Pool, RunId, SessionId};
+use super::event::{Action, Mode, Note, Pool, RunId, SessionId};
 use super::job::{Job, Work};
 use super::known::{self, Doubt, Eyes, State};
 use super::plan::{Class, Plan, Subject, covered};
@@ -37,7 +37,7 @@ impl Core {
         };
         let session = self.sessions.get(&id)?;
         // What a client is told may turn out wrong: then the line by which it asks is owed.
-        let repairable = !session.fans_out() || run.is_some();
+        let repairable = !self.has_log(session) || run.is_some();
         if !session.may_recall()
             || !repairable
             || !self.known.since
@@ -67,13 +67,14 @@ impl Core {
         if under_way {
             let session = self.sessions.get_mut(&id)?;
             session.pending = Some(Pending::Ahead { command, plan, run });
+            self.impatient.push_back((self.now, id));
             return None;
         }
         if known.is_empty() {
             self.count_known("miss", rest.len());
             return Some((command, plan));
         }
-        let run = run.filter(|_| self.sessions.get(&id).is_some_and(Session::fans_out));
+        let run = run.filter(|_| self.sessions.get(&id).is_some_and(|one| self.has_log(one)));
         if let Some(run) = run {
             match self.runs.cover(run, self.now) {
                 Cover::Linked(coverage) => {
@@ -113,8 +114,13 @@ impl Core {
         self.count_known("hit", known.len());
         self.count_known("miss", rest.len());
         for (name, state) in &known {
-            let told = self.known.told(state);
-            self.tell(id, name.clone(), Doubt { eyes, told, run });
+            let doubt = Doubt {
+                eyes,
+                told: self.known.told(state),
+                at: self.known.clock(),
+                run,
+            };
+            self.tell(id, name.clone(), doubt);
         }
         if rest.is_empty() {
             let mut body = Body::new();
@@ -132,6 +138,11 @@ impl Core {
         };
         self.send_mailboxes(id, plan, asked);
         None
+    }
+
+    /// Whether what the rolling client was told wrongly can be put into its log.
+    fn has_log(&self, session: &Session) -> bool {
+        session.fans_out() || self.setup.sync_log
     }
 
     fn count_known(&mut self, outcome: &'static str, names: usize) {
@@ -190,7 +201,10 @@ impl Core {
     pub(super) fn learn_made(&mut self, name: &Bytes, made: Option<Bytes>, pool: &Pool) {
         self.settled(name);
         match (made, self.known.eyes(pool)) {
-            (Some(line), Some(eyes)) => self.learn(name, Some(line), eyes),
+            (Some(line), Some(eyes)) => {
+                self.learn(name, Some(line), eyes);
+                self.known.mark_made(name);
+            }
             _ => self.known.forget(name),
         }
     }
@@ -203,8 +217,10 @@ impl Core {
         if job.read || job.acked.is_some() {
             return;
         }
+        let session = job.session;
         if !ok {
-            return self.forget_failed(id);
+            self.forget_failed(id);
+            return self.acted(session, true);
         }
         if let Work::Unit(unit) = &mut job.work {
             let (name, made) = (unit.mailbox.clone(), unit.made.take());
@@ -216,6 +232,7 @@ impl Core {
                 self.learn_made(&name, made, &pool);
             }
         }
+        self.acted(session, false);
     }
 
     /// A write was refused or is in doubt: whom it concerns is as unknown as what it did.
@@ -289,9 +306,32 @@ impl Core {
             _ => return,
         };
         for name in written {
-            let session = self.sessions.get_mut(&id);
-            let told = session.and_then(|one| one.group.told.remove(*name));
-            self.end_doubt(told);
+            let Some(session) = self.sessions.get_mut(&id) else {
+                return;
+            };
+            let told = session.group.told.remove(*name);
+            if let (Some(doubt), Mode::Strict) = (told, session.mode) {
+                let before = session.acting.replace(((*name).clone(), doubt));
+                self.end_doubt(before.map(|(_, doubt)| doubt));
+            } else {
+                self.end_doubt(told);
+            }
+        }
+    }
+
+    /// What a client sent by what it was told has the replica's answer, or will have none: then it
+    /// does its run again. A refusal it may forget (one of a shared mailbox, where another user's
+    /// comes behind: `sync_do_reader`), but with the replica's own state there would have been none.
+    pub(super) fn acted(&mut self, id: SessionId, refused: bool) {
+        let session = self.sessions.get_mut(&id);
+        let Some((name, doubt)) = session.and_then(|one| one.acting.take()) else {
+            return;
+        };
+        if refused {
+            let words = "the replica refused what was sent by what was known here";
+            self.owe_doubt(&name, doubt, words);
+        } else {
+            self.end_doubt(Some(doubt));
         }
     }
 
@@ -312,6 +352,11 @@ impl Core {
             return;
         };
         for (name, doubt) in std::mem::take(&mut session.group.told) {
+            // Another client has changed it since, and the replica said OK to that, or will.
+            if self.known.made_since(&name, doubt.at) {
+                self.end_doubt(Some(doubt));
+                continue;
+            }
             let before = self.known.doubt(name, doubt);
             self.end_doubt(before);
         }

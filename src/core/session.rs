@@ -26,6 +26,9 @@ pub(super) struct Session {
     pub(super) staging: Staging,
     pub(super) group: Group,
     pub(super) pending: Option<Pending>,
+    /// An update that the client sends by what it was told from known state, and that a refusal may
+    /// make it forget. Only in strict mode, where it gets the replica's own answer.
+    pub(super) acting: Option<(Bytes, Doubt)>,
     /// When the pending command came.
     pub(super) arrived: Duration,
     /// As much of what is noted of it is in the sum over all sessions.
@@ -222,6 +225,7 @@ impl Session {
             staging: Staging::default(),
             group: Group::default(),
             pending: None,
+            acting: None,
             arrived: now,
             counted: 0,
             unconfirmed: 0,

@@ -5,7 +5,7 @@
 //! where no write of this user was queued, running or begun since the question went out, and not
 //! for long: a USER sync is the client's last means of repair.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,9 @@ const FRESH: Duration = Duration::from_secs(30);
 /// So many users of `log` are kept; those who come after them are asked about when they are a run's.
 const LATER: usize = 1_000;
 
+/// So many users are remembered whom it is better not to ask about ahead.
+const DEADLY: usize = 10_000;
+
 /// What is asked, and what was answered and not asked for yet.
 #[derive(Debug, Default)]
 pub(super) struct UsersAhead {
@@ -34,6 +37,8 @@ pub(super) struct UsersAhead {
     /// Whom `log` names.
     pub(super) later: VecDeque<Bytes>,
     asked: BTreeMap<UserKey, Asked>,
+    /// The replica's process ended when it was asked about these.
+    deadly: BTreeSet<UserKey>,
     next: u64,
 }
 
@@ -134,6 +139,7 @@ impl Core {
     fn is_user_to_be_asked(&self, key: &UserKey) -> bool {
         let subject = Subject::User(key.clone());
         !self.users_ahead.asked.contains_key(key)
+            && !self.users_ahead.deadly.contains(key)
             && !key.is_shared()
             && !self.ledger.on_probation(&subject)
             && self.queue.of_key(key).next().is_none()
@@ -157,10 +163,17 @@ impl Core {
         }
     }
 
-    /// A question's lane is gone.
-    pub(super) fn user_question_lost(&mut self, ticket: Ticket) {
+    /// A question's lane is gone; `first` tells that the replica was at this very question.
+    pub(super) fn user_question_lost(&mut self, ticket: Ticket, first: bool) {
         if let Some((key, _)) = self.users_ahead.of_ticket(ticket) {
             let key = key.clone();
+            if first {
+                // The client's own question is not in the way of others' work.
+                if self.users_ahead.deadly.len() >= DEADLY {
+                    self.users_ahead.deadly.clear();
+                }
+                self.users_ahead.deadly.insert(key.clone());
+            }
             self.forget_user_ahead(&key);
         }
     }
@@ -208,6 +221,7 @@ impl Core {
         if asked.answer.is_none() {
             let session = self.sessions.get_mut(&id)?;
             session.pending = Some(Pending::Ahead { command, plan, run });
+            self.impatient.push_back((self.now, id));
             return None;
         }
         let asked = self.users_ahead.asked.remove(&key);

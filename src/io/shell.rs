@@ -48,7 +48,7 @@ pub struct Shell {
     pub credentials: Arc<CredentialStore>,
     /// Finds sessions.
     pub registry: Arc<SessionRegistry>,
-    /// Absent where nothing is acknowledged early.
+    /// Absent where there is no sync directory.
     pub journal: Option<Journal>,
     /// To the log and the metrics.
     pub notes: Notes,

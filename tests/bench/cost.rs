@@ -39,6 +39,7 @@ impl Pipe {
         }
         let setup = Setup {
             named: false,
+            sync_log: true,
             site: Site::default(),
             limits: Limits::default(),
             seed: 1,

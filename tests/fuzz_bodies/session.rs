@@ -176,6 +176,7 @@ impl World {
         };
         let setup = Setup {
             named: flags & NAMED != 0,
+            sync_log: true,
             site: Site::default(),
             limits: limits.clone(),
             seed,

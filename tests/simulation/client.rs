@@ -40,6 +40,8 @@ pub(crate) struct Client {
     pub(crate) master: Rc<RefCell<Master>>,
     pub(crate) wire: Rc<RefCell<Wire>>,
     pub(crate) named: bool,
+    /// One refusal does not end a run.
+    pub(crate) fan_out: bool,
     /// Asks for capabilities.
     pub(crate) capable: bool,
 }
@@ -132,8 +134,10 @@ impl Client {
                 };
                 match self.work(&lines).await {
                     Ok(()) => reread = None,
-                    Err(Error::Refused) => panic!("one refusal ended a run: nobody else gets on"),
-                    Err(Error::Reread(name)) => {
+                    Err(Error::Refused) if self.fan_out => {
+                        panic!("one refusal ended a run: nobody else gets on")
+                    }
+                    Err(Error::Reread(name)) if self.fan_out => {
                         let before = reread.replace(name.clone());
                         assert_ne!(before, Some(name), "it ended the next run too");
                         break;

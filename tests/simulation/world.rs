@@ -29,6 +29,8 @@ use super::replica::{Done, Process, Replica};
 
 struct Endpoint {
     mode: Mode,
+    /// It came by the listener of the rolling client.
+    rolling: bool,
     wire: Rc<RefCell<Wire>>,
     future: Pin<Box<dyn Future<Output = ()>>>,
     session: Option<SessionId>,
@@ -100,6 +102,7 @@ impl World {
         };
         let setup = Setup {
             named,
+            sync_log: true,
             site: Site::default(),
             limits,
             seed,
@@ -109,26 +112,32 @@ impl World {
         state.cyrus.between = Some(random.fork());
         let disk = SharedDisk::new(state);
         let loses_power = random.bool();
-        let locks = random.bool();
+        // One world in four has no fan-out at all. A lock that sticks is the client's own
+        // affair there.
+        let mode = [Mode::Strict, Mode::FanOut][usize::from(random.u8(0..4) > 0)];
+        let fan_out = mode == Mode::FanOut;
+        let locks = random.bool() && fan_out;
         let master = Rc::new(RefCell::new(Master {
             disk: disk.clone(),
             ..Master::default()
         }));
         let mut endpoints = Vec::new();
-        for mode in [Mode::FanOut, Mode::Strict] {
+        for (rolls, mode) in [(true, mode), (false, Mode::Strict)] {
             let wire = Rc::new(RefCell::new(Wire::default()));
             let client = Client {
                 master: master.clone(),
                 wire: wire.clone(),
                 named,
+                fan_out,
                 capable: random.bool(),
             };
-            let future: Pin<Box<dyn Future<Output = ()>>> = match mode {
-                Mode::FanOut => Box::pin(client.roll()),
-                Mode::Strict => Box::pin(client.visit()),
+            let future: Pin<Box<dyn Future<Output = ()>>> = match rolls {
+                true => Box::pin(client.roll()),
+                false => Box::pin(client.visit()),
             };
             endpoints.push(Endpoint {
                 mode,
+                rolling: rolls || seed.is_multiple_of(2),
                 wire,
                 future,
                 session: None,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::driver::{Driver, RUN};
+use super::driver::{Driver, RUN, driver_of, limits};
 use super::known::{fan_out, is_real, known, really};
-use super::words::{NO, OK, answer, ask_for, update};
+use super::words::{CAPABILITIES, NO, OK, answer, ask_for, update};
 use crate::core::{Event, Mode, Note, RunId, SessionId};
 
 fn wrong(d: &Driver) -> usize {
@@ -64,7 +64,7 @@ fn a_wrong_belief_that_led_to_nothing_is_owed_and_the_next_read_is_real() {
         let (mut d, s) = told_nothing();
         d.ask(s, "RESTART\r\n");
         d.reply_to("GET", &real);
-        assert_eq!(wrong(&d), 1);
+        assert_eq!(wrong(&d), usize::from(real != NO));
         assert_eq!(d.disk, ["link", "write [Mailbox(b\"user.a\")]"]);
         let one = d.core.snapshot().probation[0].clone();
         assert_eq!((one.subject.as_str(), one.failures), ("a", 0));
@@ -111,7 +111,7 @@ fn a_write_under_way_puts_it_off_and_its_lane_lost_as_well() {
 }
 
 #[test]
-fn in_strict_mode_there_is_no_log_to_write_to() {
+fn in_strict_mode_without_a_sync_log_there_is_none_to_write_to() {
     let (mut d, s) = known();
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     d.ask(s, &ask_for("user.a"));
@@ -119,6 +119,61 @@ fn in_strict_mode_there_is_no_log_to_write_to() {
     d.reply_to("GET", &answer(&["user.a"], 0));
     assert_eq!((wrong(&d), d.disk.len()), (1, 0));
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 0));
+}
+
+/// A strict rolling client under a run, with a sync log beside it.
+fn strict_with_log(log: &'static str) -> (Driver, SessionId) {
+    let mut d = driver_of(limits(), false, true);
+    d.log = log;
+    let s = d.open_by(1, Mode::Strict, true);
+    d.say(s, CAPABILITIES);
+    d.answer(s).unwrap();
+    d.run = Some(RUN);
+    (d, s)
+}
+
+#[test]
+fn in_strict_mode_with_a_sync_log_it_is_as_in_fan_out() {
+    let (mut d, s) = strict_with_log("MAILBOX user.a\nMAILBOX user.b\n");
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    d.ask(s, "RESTART\r\n");
+    d.all_ok();
+    assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
+    // The link stays until the doubt is over.
+    d.ask(s, "RESTART\r\n");
+    d.event(Event::RunGone { run: RUN });
+    d.run = None;
+    assert!(!d.disk.contains(&"drop".to_owned()), "{:?}", d.disk);
+    d.reply_to("GET MAILBOXES (user.a)", &answer(&["user.a"], 0));
+    assert_eq!(wrong(&d), 1);
+    assert!(d.disk.contains(&"write [Mailbox(b\"user.a\")]".to_owned()));
+    // The next run heals it, with the replica's own answers.
+    d.run = Some(RunId(8));
+    d.log = "MAILBOX user.a\n";
+    really(&mut d, s, "user.a", &answer(&["user.a"], 0));
+    d.say(s, &update("user.a", 2));
+    d.reply_to("APPLY MAILBOX", OK);
+    assert_eq!(d.answer(s).unwrap(), OK);
+    assert_eq!(d.core.snapshot().probation_subjects, 0);
+    assert_eq!(d.core.snapshot().owed_lines, 0);
+}
+
+#[test]
+fn a_run_without_anything_to_send_ends_a_strict_probation_too() {
+    let (mut d, s) = strict_with_log("MAILBOX user.a\n");
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
+    d.ask(s, "RESTART\r\n");
+    d.reply_to("GET MAILBOXES (user.a)", &answer(&["user.a"], 0));
+    d.event(Event::RunGone { run: RUN });
+    d.pass(Duration::from_secs(1));
+    d.run = Some(RunId(8));
+    really(&mut d, s, "user.a", &answer(&["user.a"], 2));
+    d.ask(s, "RESTART\r\n");
+    d.event(Event::RunGone { run: RunId(8) });
+    d.run = None;
+    d.ask(s, "RESTART\r\n");
+    assert_eq!(d.core.snapshot().owed_lines, 0);
 }
 
 #[test]

@@ -52,8 +52,14 @@ pub(super) fn limits() -> Limits {
 }
 
 pub(super) fn driver(limits: Limits, named: bool) -> Driver {
+    driver_of(limits, named, false)
+}
+
+/// `sync_log` tells whether there is one: that concerns strict mode alone.
+pub(super) fn driver_of(limits: Limits, named: bool, sync_log: bool) -> Driver {
     let setup = Setup {
         named,
+        sync_log,
         site: Site::default(),
         limits,
         seed: 1,

@@ -12,9 +12,11 @@ mod known;
 mod lanes;
 mod left_alone;
 mod locked;
+mod neighbours;
 mod order;
 mod policy;
 mod probation;
+
 mod staging;
 mod users_ahead;
 mod words;

@@ -122,6 +122,7 @@ impl Notes {
             Note::NotCovered { .. } => failed("disk", "not_covered"),
             Note::NotWritten { .. } => failed("disk", "not_written"),
             Note::ReplicaAway { .. } => failed("replica", "away"),
+            Note::NoMoreLanes { .. } => failed("replica", "lane_refused"),
             Note::UnitDone { took, outcome } => {
                 histogram!(metric::UNIT_SECONDS, "channel" => channel(), "outcome" => *outcome)
                     .record(took.as_secs_f64());
@@ -217,6 +218,10 @@ impl Notes {
                 let pause = seconds(*pause);
                 warn!(channel, why, pause, suppressed, "the replica is away");
             }
+            Note::NoMoreLanes { why } => warn!(
+                channel,
+                why, suppressed, "the replica refuses more connections; those that it has go on"
+            ),
             Note::ReplicaBack => info!(channel, suppressed, "the replica is back"),
             Note::Known { outcome, names } => debug!(channel, outcome, names, "known state"),
             Note::UnitDone { took, outcome } => {
@@ -250,6 +255,7 @@ fn kind(note: &Note) -> &'static str {
         Note::NotCovered { .. } => "not_covered",
         Note::NotWritten { .. } => "not_written",
         Note::ReplicaAway { .. } => "replica_away",
+        Note::NoMoreLanes { .. } => "no_more_lanes",
         Note::ReplicaBack => "replica_back",
         Note::UnitDone { .. } => "unit_done",
         Note::Answered { .. } => "answered",

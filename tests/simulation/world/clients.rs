@@ -2,7 +2,7 @@
 
 use std::task::{Context, Waker};
 
-use syncmux::core::{Event, Identity, Mode, SessionId};
+use syncmux::core::{Event, Identity, SessionId};
 use syncmux::protocol::Body;
 
 use super::World;
@@ -55,13 +55,14 @@ impl World {
             self.next_session += 1;
             let session = SessionId(self.next_session);
             endpoint.session = Some(session);
-            let (mode, identity) = (endpoint.mode, Identity::Configured);
+            let (mode, rolling) = (endpoint.mode, endpoint.rolling);
+            let identity = Identity::Configured;
             core.handle(
                 self.now,
                 Event::SessionOpened {
                     session,
                     mode,
-                    rolling: mode == Mode::FanOut || self.setup.seed.is_multiple_of(2),
+                    rolling,
                     identity,
                 },
             );
@@ -70,7 +71,7 @@ impl World {
             let command = parse(&Body::from(text.clone()));
             endpoint.outstanding = Some(text);
             endpoint.number = self.counts.commands;
-            let run = run.filter(|_| endpoint.mode == Mode::FanOut);
+            let run = run.filter(|_| endpoint.rolling);
             if self.traced {
                 eprintln!("{session:?} says {:?}", endpoint.outstanding);
             }
