@@ -5,21 +5,19 @@
 //! other write to its key, with a failure of its subject, with all lanes, with age, and where
 //! memory is full. Who uses it: `recall`. What is asked outside of the users' queues: `ahead`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
+use super::beliefs::{Belief, Beliefs};
 use super::event::{Pool, RunId};
 use crate::protocol::{Body, Piece, UserKey};
 
 /// A longer line is not kept.
 const MAX_LINE: u64 = 64 << 10;
-
-/// What one belief costs besides its name and its line: its places in the maps.
-const OVERHEAD: u64 = 500;
 
 /// So many kinds of lanes are told apart; nothing is known by others.
 const MAX_POOLS: usize = 64;
@@ -35,12 +33,7 @@ pub(super) type State = Option<Bytes>;
 /// Everything that is known, and the questions that are under way outside of the queues.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    entries: HashMap<Bytes, Entry>,
-    keys: HashMap<UserKey, HashSet<Bytes>>,
-    /// By when they were last of use.
-    used: BTreeMap<u64, Bytes>,
-    clock: u64,
-    bytes: u64,
+    beliefs: Beliefs,
     pools: Vec<Pool>,
     /// The replica compares SINCE_MODSEQ, which catches a wrong belief that makes the client send
     /// something.
@@ -65,16 +58,6 @@ pub(super) struct Known {
     /// Such an answer came, or is of no use any more: who waits for it is to look again.
     pub(super) news: bool,
     hashes: std::hash::RandomState,
-}
-
-#[derive(Debug)]
-struct Entry {
-    state: State,
-    eyes: Eyes,
-    key: UserKey,
-    used: u64,
-    /// When the replica said so, or the update was acknowledged.
-    since: Duration,
 }
 
 /// A client was told this: where it sends nothing it is to be read for real.
@@ -126,34 +109,22 @@ impl Known {
 
     /// Bytes of memory.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.beliefs.bytes()
     }
 
     /// How many mailboxes are known.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.beliefs.len()
     }
 
     /// What is known of a mailbox, if it is not older than `oldest`.
     pub(super) fn recall(&mut self, name: &Bytes, eyes: Eyes, oldest: Duration) -> Option<State> {
-        let entry = self.entries.get_mut(name)?;
-        if entry.since < oldest {
-            self.forget(name);
-            return None;
-        }
-        if entry.eyes != eyes {
-            return None;
-        }
-        self.used.remove(&entry.used);
-        self.clock += 1;
-        entry.used = self.clock;
-        self.used.insert(self.clock, name.clone());
-        Some(entry.state.clone())
+        self.beliefs.recall(name, eyes, oldest)
     }
 
     /// Whether something is known of a mailbox.
     pub(super) fn knows(&self, name: &Bytes) -> bool {
-        self.entries.contains_key(name)
+        self.beliefs.get(name).is_some()
     }
 
     /// This is so now. What was least of use goes where there is more than `limit`.
@@ -166,49 +137,23 @@ impl Known {
         now: Duration,
         limit: u64,
     ) {
-        self.forget(name);
-        self.clock += 1;
-        let entry = Entry {
+        let belief = Belief {
             state,
             eyes,
-            key: key.clone(),
-            used: self.clock,
             since: now,
         };
-        self.bytes += entry.bytes(name);
-        self.used.insert(self.clock, name.clone());
-        self.keys
-            .entry(key.clone())
-            .or_default()
-            .insert(name.clone());
-        self.entries.insert(name.clone(), entry);
-        while self.bytes > limit
-            && let Some((_, oldest)) = self.used.pop_first()
-        {
-            self.forget(&oldest);
-        }
+        self.beliefs.insert(name, key, belief);
+        self.beliefs.shrink(limit);
     }
 
     /// Nothing is known of this mailbox any more.
     pub(super) fn forget(&mut self, name: &Bytes) {
-        let Some(entry) = self.entries.remove(name) else {
-            return;
-        };
-        self.bytes -= entry.bytes(name);
-        self.used.remove(&entry.used);
-        if let Some(names) = self.keys.get_mut(&entry.key) {
-            names.remove(name);
-            if names.is_empty() {
-                self.keys.remove(&entry.key);
-            }
-        }
+        self.beliefs.remove(name);
     }
 
     /// Nothing is known of this user any more, nor by answers under way.
     pub(super) fn forget_key(&mut self, key: &UserKey) {
-        for name in self.keys.remove(key).into_iter().flatten() {
-            self.forget(&name);
-        }
+        self.beliefs.remove_key(key);
         self.distrust(key);
     }
 
@@ -222,10 +167,7 @@ impl Known {
 
     /// Nothing is known at all. Doubts stay: what a client was told is to be read for real.
     pub(super) fn forget_all(&mut self) {
-        self.entries.clear();
-        self.keys.clear();
-        self.used.clear();
-        self.bytes = 0;
+        self.beliefs.clear();
         self.wanted.clear();
         self.later.clear();
         self.news |= !self.asked.is_empty();
@@ -360,21 +302,10 @@ impl Known {
 
     /// What must hold after every event.
     pub(super) fn check(&self, limit: u64) {
-        debug_assert_eq!(self.entries.len(), self.used.len());
-        let of_keys: usize = self.keys.values().map(HashSet::len).sum();
-        debug_assert_eq!(self.entries.len(), of_keys);
-        let bytes = self.entries.iter().map(|(name, entry)| entry.bytes(name));
-        debug_assert_eq!(self.bytes, bytes.sum::<u64>());
-        debug_assert!(self.bytes <= limit);
+        self.beliefs.check();
+        debug_assert!(self.bytes() <= limit);
         let asked: usize = self.asked_keys.values().map(HashSet::len).sum();
         debug_assert_eq!(self.asked.len(), asked);
-    }
-}
-
-impl Entry {
-    fn bytes(&self, name: &Bytes) -> u64 {
-        let line = self.state.as_ref().map_or(0, Bytes::len);
-        OVERHEAD + (2 * name.len() + line) as u64
     }
 }
 
