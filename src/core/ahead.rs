@@ -5,6 +5,8 @@
 //! answer counts only for names whose key had no write queued, running or begun since the question
 //! went out (`Known::distrust`).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Core;
@@ -46,19 +48,14 @@ enum Busy {
 
 impl Core {
     /// A run is linked: what it names is about to be asked about by the rolling client.
-    pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Coverage) {
-        self.known.wanted.clear();
-        if !self.runs.is_gone(run) {
-            self.known.wanted_for = Some(run);
-            self.known.wanted.extend(coverage.names().iter().cloned());
-        }
+    pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Arc<Coverage>) {
+        let coverage = Some(coverage).filter(|_| !self.runs.is_gone(run));
+        self.known.want(run, coverage);
     }
 
     /// The client is done with a run.
     pub(super) fn not_ahead(&mut self, run: RunId) {
-        if self.known.wanted_for == Some(run) {
-            self.known.wanted.clear();
-        }
+        self.known.want_no_more(run);
     }
 
     /// The next run's names, as far as they are not known already.

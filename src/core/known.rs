@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::beliefs::{Belief, Beliefs};
 use super::event::{Pool, RunId};
+use crate::protocol::synclog::Coverage;
 use crate::protocol::{Body, Piece, UserKey};
 
 /// A longer line is not kept.
@@ -39,9 +41,7 @@ pub(super) struct Known {
     /// something.
     pub(super) since: bool,
     /// What the run names: to be asked about before the client does.
-    pub(super) wanted: VecDeque<Bytes>,
-    /// That run.
-    pub(super) wanted_for: Option<RunId>,
+    wanted: Option<Wanted>,
     /// What `log` names: the next run.
     pub(super) later: VecDeque<Bytes>,
     /// `log` is being looked at.
@@ -58,6 +58,15 @@ pub(super) struct Known {
     /// Such an answer came, or is of no use any more: who waits for it is to look again.
     pub(super) news: bool,
     hashes: std::hash::RandomState,
+}
+
+/// What a run names, as far as it is still to be asked about.
+#[derive(Debug)]
+struct Wanted {
+    run: RunId,
+    coverage: Arc<Coverage>,
+    /// The number of the next name.
+    next: usize,
 }
 
 /// A client was told this: where it sends nothing it is to be read for real.
@@ -168,7 +177,7 @@ impl Known {
     /// Nothing is known at all. Doubts stay: what a client was told is to be read for real.
     pub(super) fn forget_all(&mut self) {
         self.beliefs.clear();
-        self.wanted.clear();
+        self.wanted = None;
         self.later.clear();
         self.news |= !self.asked.is_empty();
         self.asked.clear();
@@ -181,14 +190,38 @@ impl Known {
         self.since = false;
     }
 
+    /// What a run names is to be asked about before the client does, and nothing of an earlier one.
+    pub(super) fn want(&mut self, run: RunId, coverage: Option<&Arc<Coverage>>) {
+        let some = coverage.filter(|coverage| coverage.name(0).is_some());
+        self.wanted = some.map(|coverage| Wanted {
+            run,
+            coverage: coverage.clone(),
+            next: 0,
+        });
+    }
+
+    /// What a run names need not be asked about any more.
+    pub(super) fn want_no_more(&mut self, run: RunId) {
+        self.wanted.take_if(|wanted| wanted.run == run);
+    }
+
     /// Whether anything is to be asked about before the client does.
     pub(super) fn wants_more(&self) -> bool {
-        !self.wanted.is_empty() || !self.later.is_empty()
+        self.wanted.is_some() || !self.later.is_empty()
     }
 
     /// What comes first.
     pub(super) fn next_wanted(&mut self) -> Option<Bytes> {
-        self.wanted.pop_front().or_else(|| self.later.pop_front())
+        let Some(wanted) = &mut self.wanted else {
+            return self.later.pop_front();
+        };
+        let name = wanted.coverage.name(wanted.next);
+        let name = name.map(Bytes::copy_from_slice);
+        wanted.next += 1;
+        if wanted.coverage.name(wanted.next).is_none() {
+            self.wanted = None;
+        }
+        name
     }
 
     /// How to tell later what a client was told now.

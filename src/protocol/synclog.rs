@@ -147,8 +147,15 @@ fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
 pub struct Coverage {
     keys: RandomState,
     hashes: hashbrown::HashSet<u64, AsIs>,
-    names: Vec<Bytes>,
-    names_bytes: usize,
+    names: Names,
+}
+
+/// Names, one behind the other: by itself each would cost several times its bytes.
+#[derive(Debug, Default)]
+struct Names {
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
 }
 
 /// So many mailbox names of a run are kept, in order.
@@ -250,12 +257,15 @@ impl Coverage {
         self.has_key(Class::User, key) && !self.has_key(Class::Unuser, key)
     }
 
-    /// The mailboxes that it names, each once, in order of appearance: the first 100,000 of them,
-    /// or 16 MiB. The client goes by users, which it takes in an order that can't be known (a hash
-    /// keyed at random).
+    /// The mailboxes that it names, by number, each once, in order of appearance: the first 100,000
+    /// of them, or 16 MiB. The client goes by users, which it takes in an order that can't be known
+    /// (a hash keyed at random).
     #[must_use]
-    pub fn names(&self) -> &[Bytes] {
-        &self.names
+    pub fn name(&self, number: usize) -> Option<&[u8]> {
+        let Names { text, ends } = &self.names;
+        let end = *ends.get(number)?;
+        let begin = number.checked_sub(1).map_or(0, |before| ends[before]);
+        Some(&text[begin..end])
     }
 
     /// Whether it holds nothing.
@@ -267,7 +277,8 @@ impl Coverage {
     /// Bytes of memory.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.hashes.allocation_size() + self.names_bytes
+        let Names { text, ends } = &self.names;
+        self.hashes.allocation_size() + text.capacity() + ends.capacity() * size_of::<usize>()
     }
 
     fn covers_meta(&self, key: &UserKey) -> bool {
@@ -289,13 +300,11 @@ impl Coverage {
     }
 
     fn insert_mailbox(&mut self, name: &Bytes) {
-        let cost = name.len() + size_of::<Bytes>();
-        if self.insert(Class::Mailbox, name, b"")
-            && self.names.len() < MAX_NAMES
-            && self.names_bytes + cost <= MAX_NAMES_BYTES
-        {
-            self.names_bytes += cost;
-            self.names.push(name.clone());
+        let new = self.insert(Class::Mailbox, name, b"");
+        let Names { text, ends } = &mut self.names;
+        if new && ends.len() < MAX_NAMES && text.len() + name.len() <= MAX_NAMES_BYTES {
+            text.extend_from_slice(name);
+            ends.push(text.len());
         }
     }
 
