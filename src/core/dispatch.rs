@@ -13,7 +13,7 @@ use super::lanes::{State as LaneState, What};
 use super::limits::pause;
 use super::queue::JobId;
 use super::session::Pending;
-use crate::protocol::{Body, print};
+use crate::protocol::print;
 
 impl Core {
     /// The job may run: it waits for a lane from now on.
@@ -74,8 +74,10 @@ impl Core {
 
     /// Puts as many ready jobs on lanes as there is room for.
     pub(super) fn dispatch(&mut self) {
-        let pools: Vec<Pool> = self.lanes.pools.keys().cloned().collect();
-        for pool in pools {
+        // After most events nothing waits.
+        let waiting = self.lanes.pools.iter().filter(|(_, state)| state.wants());
+        let waiting: Vec<Pool> = waiting.map(|(pool, _)| pool.clone()).collect();
+        for pool in waiting {
             self.dispatch_alone(&pool);
             self.dispatch_shared(&pool);
             let wanted = self
@@ -273,7 +275,7 @@ impl Core {
     }
 
     /// The lane takes nothing new and closes when it is idle.
-    fn retire(&mut self, id: LaneId) {
+    pub(super) fn retire(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.all.get_mut(&id) else {
             return;
         };
@@ -475,124 +477,5 @@ impl Core {
         self.lanes.refusals = nth.saturating_add(1);
         self.lanes.retry_at = Some(self.now + wait);
         wait
-    }
-
-    /// What time alone brings about.
-    pub(super) fn check_time(&mut self) {
-        let now = self.now;
-        let limits = self.setup.limits.clone();
-        let ids: Vec<LaneId> = self.lanes.all.keys().copied().collect();
-        for id in ids {
-            let Some(lane) = self.lanes.all.get(&id) else {
-                continue;
-            };
-            let spare = lane.idle + limits.idle_lane <= now && self.is_spare(id);
-            let Some(lane) = self.lanes.all.get_mut(&id) else {
-                continue;
-            };
-            let overdue = |at: Duration| at + limits.answer_timeout <= now;
-            match lane.state {
-                LaneState::Up | LaneState::Retiring
-                    if lane.in_flight.front().is_some_and(|sent| overdue(sent.at)) =>
-                {
-                    lane.state = LaneState::Closing;
-                    self.act(Action::CloseLane {
-                        lane: id,
-                        polite: false,
-                    });
-                }
-                LaneState::Up if lane.in_flight.is_empty() && lane.jobs.is_empty() => {
-                    if lane.idle + limits.idle_restart <= now && !lane.staged.is_empty() {
-                        self.restart(id, true);
-                    } else if spare {
-                        self.retire(id);
-                    } else if lane.active + limits.ping <= now {
-                        let output = burst::own(lane, What::Noop, print::NOOP.into(), now);
-                        self.send(id, output);
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.locked_again();
-        self.give_up_waiting();
-    }
-
-    /// Whether the pool has another lane that is up.
-    fn is_spare(&self, id: LaneId) -> bool {
-        self.lanes
-            .all
-            .get(&id)
-            .is_some_and(|lane| self.lanes.count(&lane.pool, LaneState::Up) > 1)
-    }
-
-    /// Sessions do not wait for ever for a replica that is away.
-    fn give_up_waiting(&mut self) {
-        let now = self.now;
-        if self.tired_at().is_none_or(|at| now < at) {
-            return;
-        }
-        let tired: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| self.waits_until(session).is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in tired {
-            let body: Body = "BYE The replica has been away for too long\r\n".into();
-            self.end_session(id, body);
-        }
-    }
-
-    /// When a session has waited long enough for a replica that is away: from all, or from its own
-    /// pool.
-    fn waits_until(&self, session: &super::Session) -> Option<Duration> {
-        session.pending.as_ref()?;
-        let pool = self.lanes.pools.get(&session.pool);
-        let away = [self.lanes.away, pool.and_then(|state| state.away)];
-        let away = away.into_iter().flatten().min()?;
-        Some(away.max(session.arrived) + self.setup.limits.absence)
-    }
-
-    /// When the first of them has.
-    fn tired_at(&self) -> Option<Duration> {
-        let away = |state: &super::lanes::PoolState| state.away.is_some();
-        if self.lanes.away.is_none() && !self.lanes.pools.values().any(away) {
-            return None;
-        }
-        let sessions = self.sessions.values();
-        sessions
-            .filter_map(|session| self.waits_until(session))
-            .min()
-    }
-
-    /// When `handle` has something to do that it has not now: a [`super::Event::Tick`] is due
-    /// then.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Duration> {
-        let limits = &self.setup.limits;
-        let lane = |lane: &super::lanes::Lane| match (lane.state, lane.in_flight.front()) {
-            (LaneState::Up | LaneState::Retiring, Some(sent)) => {
-                Some(sent.at + limits.answer_timeout)
-            }
-            (LaneState::Up, None) if !lane.staged.is_empty() => {
-                Some(lane.idle + limits.idle_restart)
-            }
-            (LaneState::Up, None) => Some(lane.active + limits.ping),
-            _ => None,
-        };
-        let lanes = self.lanes.all.values().filter_map(lane).min();
-        let mut pools = self.lanes.pools.values();
-        let wants = pools.any(super::lanes::PoolState::wants) || self.known.doubts() > 0;
-        let retry = self.lanes.retry_at.filter(|_| wants);
-        let all = [
-            lanes,
-            retry,
-            self.tired_at(),
-            self.ledger.deadline(),
-            self.locked.first().map(|(until, _)| *until),
-            self.draining_until(),
-        ];
-        all.into_iter().flatten().min()
     }
 }

@@ -83,7 +83,8 @@ impl Line {
     /// # Errors
     /// Why it can't.
     pub fn check(&self) -> Result<(), Unwritable> {
-        self.print(&mut Vec::new())
+        let (kind, first, second) = self.parts();
+        len(kind, first, second).map(drop)
     }
 }
 
@@ -93,50 +94,67 @@ pub(crate) fn print(
     first: &[u8],
     second: Option<&Bytes>,
 ) -> Result<(), Unwritable> {
-    let begin = out.len();
-    let result = (|| {
-        out.extend_from_slice(kind.as_bytes());
-        quote(out, first)?;
-        if let Some(second) = second {
-            quote(out, second)?;
-        }
-        out.push(b'\n');
-        match out.len() - begin {
-            0..=BUFSIZE => Ok(()),
-            _ => Err(Unwritable::TooLong),
-        }
-    })();
-    if result.is_err() {
-        out.truncate(begin);
+    out.reserve(len(kind, first, second)?);
+    out.extend_from_slice(kind.as_bytes());
+    quote(out, first)?;
+    if let Some(second) = second {
+        quote(out, second)?;
     }
-    result
+    out.push(b'\n');
+    Ok(())
 }
 
-/// Appends a space and the name (`sync_quote_name`).
-fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
-    let mut quoted = Vec::with_capacity(name.len() + 8);
+/// The length of the line, line feed included.
+fn len(kind: &str, first: &[u8], second: Option<&Bytes>) -> Result<usize, Unwritable> {
+    let (_, first) = quoted(first)?;
+    let second = match second {
+        Some(second) => quoted(second)?.1,
+        None => 0,
+    };
+    match kind.len() + first + second + 1 {
+        len @ 0..=BUFSIZE => Ok(len),
+        _ => Err(Unwritable::TooLong),
+    }
+}
+
+/// Whether a name needs quotes, and the length of a space and the name as it is written.
+fn quoted(name: &[u8]) -> Result<(bool, usize), Unwritable> {
     let mut needed = name.is_empty();
+    let mut len = name.len();
     for &byte in name {
         match byte {
             b'\r' | b'\n' | 0 | 0x0b | 0x0c => return Err(Unwritable::Control),
             b'\\' | b'"' | b'{' | b'}' => {
                 needed = true;
-                quoted.push(b'\\');
+                len += 1;
             }
             b' ' | b'\t' | b'(' | b')' => needed = true,
             _ => {}
         }
-        quoted.push(byte);
-        // Cyrus counts the opening quote as well.
-        if quoted.len() + 1 > MAX_MAILBOX_BUFFER {
-            return Err(Unwritable::TooLong);
-        }
     }
-    let mark: &[u8] = if needed { b"\"" } else { b"" };
+    // Cyrus counts the opening quote as well.
+    if len + 1 > MAX_MAILBOX_BUFFER {
+        return Err(Unwritable::TooLong);
+    }
+    Ok((needed, 1 + len + if needed { 2 } else { 0 }))
+}
+
+/// Appends a space and the name (`sync_quote_name`).
+fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
+    let (needed, _) = quoted(name)?;
     out.push(b' ');
-    out.extend_from_slice(mark);
-    out.extend_from_slice(&quoted);
-    out.extend_from_slice(mark);
+    if !needed {
+        out.extend_from_slice(name);
+        return Ok(());
+    }
+    out.push(b'"');
+    for &byte in name {
+        if matches!(byte, b'\\' | b'"' | b'{' | b'}') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
     Ok(())
 }
 
