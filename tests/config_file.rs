@@ -316,7 +316,7 @@ fn mistakes_of_listeners_and_channels() {
     refused(
         "[\"127.0.0.1:2006\"]",
         "[\"127.0.0.1:2005\"]",
-        &["clashes with 127.0.0.1:2005 of", "line 23"],
+        &["clashes with 127.0.0.1:2005 of", "line 24"],
     );
     refused("[\"127.0.0.1:2006\"]", "[\"localhost\"]", &["IP:PORT"]);
     refused(

@@ -2,9 +2,10 @@
 //! whether a client that was told something known, and sent nothing, was told the truth.
 //!
 //! They are GET MAILBOXES with several names each, on lanes that run nothing but reads where there
-//! are such; one lane has none of them. An answer counts only for names whose key had no write queued, running or begun since the question
-//! went out (`Known::distrust`).
+//! are such; one lane has none of them. An answer counts only for names whose key had no write
+//! queued, running or begun since the question went out (`Known::distrust`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,23 +52,16 @@ enum Busy {
 
 impl Core {
     /// A run is linked: what it names is about to be asked about by the rolling client.
-    pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Coverage) {
-        self.known.wanted.clear();
-        self.users_ahead.wanted.clear();
-        if !self.runs.is_gone(run) {
-            let named = coverage.named();
-            self.known.wanted_for = Some(run);
-            self.known.wanted.extend(named.mailboxes.iter().cloned());
-            self.users_ahead.wanted.extend(named.users.iter().cloned());
-        }
+    pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Arc<Coverage>) {
+        let coverage = Some(coverage).filter(|_| !self.runs.is_gone(run));
+        self.known.want(run, coverage);
+        self.users_ahead.want(run, coverage);
     }
 
     /// The client is done with a run.
     pub(super) fn not_ahead(&mut self, run: RunId) {
-        if self.known.wanted_for == Some(run) {
-            self.known.wanted.clear();
-            self.users_ahead.wanted.clear();
-        }
+        self.known.want_no_more_of(run);
+        self.users_ahead.want_no_more_of(run);
     }
 
     /// The next run's names, as far as they are not known already.

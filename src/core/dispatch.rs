@@ -74,8 +74,10 @@ impl Core {
 
     /// Puts as many ready jobs on lanes as there is room for.
     pub(super) fn dispatch(&mut self) {
-        let pools: Vec<Pool> = self.lanes.pools.keys().cloned().collect();
-        for pool in pools {
+        // After most events nothing waits.
+        let waiting = self.lanes.pools.iter().filter(|(_, state)| state.wants());
+        let waiting: Vec<Pool> = waiting.map(|(pool, _)| pool.clone()).collect();
+        for pool in waiting {
             self.dispatch_alone(&pool);
             self.dispatch_shared(&pool);
             let wanted = self

@@ -5,21 +5,21 @@
 //! other write to its key, with a failure of its subject, with all lanes, with age, and where
 //! memory is full. Who uses it: `recall`. What is asked outside of the users' queues: `ahead`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
+use super::beliefs::{Belief, Beliefs};
 use super::event::{Pool, RunId};
+use crate::protocol::synclog::Coverage;
 use crate::protocol::{Body, Piece, UserKey};
 
 /// A longer line is not kept.
 const MAX_LINE: u64 = 64 << 10;
-
-/// What one belief costs besides its name and its line: its places in the maps.
-const OVERHEAD: u64 = 500;
 
 /// So many names of `log` are kept.
 const LATER: usize = 20_000;
@@ -41,20 +41,15 @@ pub(super) type State = Option<Bytes>;
 /// Everything that is known, and the questions that are under way outside of the queues.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    entries: HashMap<Bytes, Entry>,
-    keys: HashMap<UserKey, HashSet<Bytes>>,
-    /// By when they were last of use.
-    used: BTreeMap<u64, Bytes>,
+    beliefs: Beliefs,
+    /// One more for each update of which something was learned.
     clock: u64,
-    bytes: u64,
     pools: Vec<Pool>,
     /// The replica compares SINCE_MODSEQ, which catches a wrong belief that makes the client send
     /// something.
     pub(super) since: bool,
     /// What the run names: to be asked about before the client does.
-    pub(super) wanted: VecDeque<Bytes>,
-    /// That run.
-    pub(super) wanted_for: Option<RunId>,
+    wanted: Option<Wanted>,
     /// What `log` names: the next run. Each once.
     later: VecDeque<Bytes>,
     of_later: HashSet<Bytes>,
@@ -78,16 +73,13 @@ pub(super) struct Known {
     hashes: std::hash::RandomState,
 }
 
+/// What a run names, as far as it is still to be asked about.
 #[derive(Debug)]
-struct Entry {
-    state: State,
-    eyes: Eyes,
-    key: UserKey,
-    used: u64,
-    /// When the replica said so, or the update was acknowledged.
-    since: Duration,
-    /// When it became so by an update, by the clock of [`Known`]; 0 where the replica said so.
-    made: u64,
+struct Wanted {
+    run: RunId,
+    coverage: Arc<Coverage>,
+    /// The number of the next name.
+    next: usize,
 }
 
 /// A client was told this: where it sends nothing it is to be read for real.
@@ -141,34 +133,22 @@ impl Known {
 
     /// Bytes of memory.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.beliefs.bytes()
     }
 
     /// How many mailboxes are known.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.beliefs.len()
     }
 
     /// What is known of a mailbox, if it is not older than `oldest`.
     pub(super) fn recall(&mut self, name: &Bytes, eyes: Eyes, oldest: Duration) -> Option<State> {
-        let entry = self.entries.get_mut(name)?;
-        if entry.since < oldest {
-            self.forget(name);
-            return None;
-        }
-        if entry.eyes != eyes {
-            return None;
-        }
-        self.used.remove(&entry.used);
-        self.clock += 1;
-        entry.used = self.clock;
-        self.used.insert(self.clock, name.clone());
-        Some(entry.state.clone())
+        self.beliefs.recall(name, eyes, oldest)
     }
 
     /// Whether something is known of a mailbox.
     pub(super) fn knows(&self, name: &Bytes) -> bool {
-        self.entries.contains_key(name)
+        self.beliefs.get(name).is_some()
     }
 
     /// This is so now. What was least of use goes where there is more than `limit`.
@@ -181,29 +161,15 @@ impl Known {
         now: Duration,
         limit: u64,
     ) {
-        self.forget(name);
         self.trouble.remove(name);
-        self.clock += 1;
-        let entry = Entry {
+        let belief = Belief {
             state,
             eyes,
-            key: key.clone(),
-            used: self.clock,
             since: now,
             made: 0,
         };
-        self.bytes += entry.bytes(name);
-        self.used.insert(self.clock, name.clone());
-        self.keys
-            .entry(key.clone())
-            .or_default()
-            .insert(name.clone());
-        self.entries.insert(name.clone(), entry);
-        while self.bytes > limit
-            && let Some((_, oldest)) = self.used.pop_first()
-        {
-            self.forget(&oldest);
-        }
+        self.beliefs.insert(name, key, belief);
+        self.beliefs.shrink(limit);
     }
 
     /// The time at which something is told.
@@ -213,14 +179,14 @@ impl Known {
 
     /// What was just learned of a mailbox came of an update.
     pub(super) fn mark_made(&mut self, name: &Bytes) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.made = self.clock;
-        }
+        self.clock += 1;
+        self.beliefs.mark_made(name, self.clock);
     }
 
     /// Whether a mailbox was updated after this time, as far as is known.
     pub(super) fn made_since(&self, name: &Bytes, at: u64) -> bool {
-        self.entries.get(name).is_some_and(|entry| entry.made > at)
+        let belief = self.beliefs.get(name);
+        belief.is_some_and(|belief| belief.made > at)
     }
 
     /// How often reading a mailbox had no good end outside of the queues.
@@ -253,24 +219,12 @@ impl Known {
 
     /// Nothing is known of this mailbox any more.
     pub(super) fn forget(&mut self, name: &Bytes) {
-        let Some(entry) = self.entries.remove(name) else {
-            return;
-        };
-        self.bytes -= entry.bytes(name);
-        self.used.remove(&entry.used);
-        if let Some(names) = self.keys.get_mut(&entry.key) {
-            names.remove(name);
-            if names.is_empty() {
-                self.keys.remove(&entry.key);
-            }
-        }
+        self.beliefs.remove(name);
     }
 
     /// Nothing is known of this user any more, nor by answers under way.
     pub(super) fn forget_key(&mut self, key: &UserKey) {
-        for name in self.keys.remove(key).into_iter().flatten() {
-            self.forget(&name);
-        }
+        self.beliefs.remove_key(key);
         self.distrust(key);
     }
 
@@ -284,11 +238,8 @@ impl Known {
 
     /// Nothing is known at all. Doubts stay: what a client was told is to be read for real.
     pub(super) fn forget_all(&mut self) {
-        self.entries.clear();
-        self.keys.clear();
-        self.used.clear();
-        self.bytes = 0;
-        self.wanted.clear();
+        self.beliefs.clear();
+        self.wanted = None;
         self.want_no_more();
         self.news |= !self.asked.is_empty();
         self.asked.clear();
@@ -301,19 +252,40 @@ impl Known {
         self.since = false;
     }
 
+    /// What a run names is to be asked about before the client does, and nothing of an earlier one.
+    pub(super) fn want(&mut self, run: RunId, coverage: Option<&Arc<Coverage>>) {
+        let some = coverage.filter(|coverage| coverage.name(0).is_some());
+        self.wanted = some.map(|coverage| Wanted {
+            run,
+            coverage: coverage.clone(),
+            next: 0,
+        });
+    }
+
+    /// What a run names need not be asked about any more.
+    pub(super) fn want_no_more_of(&mut self, run: RunId) {
+        self.wanted.take_if(|wanted| wanted.run == run);
+    }
+
     /// Whether anything is to be asked about before the client does.
     pub(super) fn wants_more(&self) -> bool {
-        !self.wanted.is_empty() || !self.later.is_empty()
+        self.wanted.is_some() || !self.later.is_empty()
     }
 
     /// What comes first.
     pub(super) fn next_wanted(&mut self) -> Option<Bytes> {
-        if let Some(name) = self.wanted.pop_front() {
+        let Some(wanted) = &mut self.wanted else {
+            let name = self.later.pop_front()?;
+            self.of_later.remove(&name);
             return Some(name);
+        };
+        let name = wanted.coverage.name(wanted.next);
+        let name = name.map(Bytes::copy_from_slice);
+        wanted.next += 1;
+        if wanted.coverage.name(wanted.next).is_none() {
+            self.wanted = None;
         }
-        let name = self.later.pop_front()?;
-        self.of_later.remove(&name);
-        Some(name)
+        name
     }
 
     /// How to tell later what a client was told now.
@@ -429,21 +401,10 @@ impl Known {
 
     /// What must hold after every event.
     pub(super) fn check(&self, limit: u64) {
-        debug_assert_eq!(self.entries.len(), self.used.len());
-        let of_keys: usize = self.keys.values().map(HashSet::len).sum();
-        debug_assert_eq!(self.entries.len(), of_keys);
-        let bytes = self.entries.iter().map(|(name, entry)| entry.bytes(name));
-        debug_assert_eq!(self.bytes, bytes.sum::<u64>());
-        debug_assert!(self.bytes <= limit);
+        self.beliefs.check();
+        debug_assert!(self.bytes() <= limit);
         let asked: usize = self.asked_keys.values().map(HashSet::len).sum();
         debug_assert_eq!(self.asked.len(), asked);
-    }
-}
-
-impl Entry {
-    fn bytes(&self, name: &Bytes) -> u64 {
-        let line = self.state.as_ref().map_or(0, Bytes::len);
-        OVERHEAD + (2 * name.len() + line) as u64
     }
 }
 

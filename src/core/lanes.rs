@@ -146,6 +146,16 @@ impl Lane {
             && self.bytes < limits.lane_bytes
     }
 
+    /// When something is to be done about it though nothing happens.
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Duration> {
+        match (self.state, self.in_flight.front()) {
+            (State::Up | State::Retiring, Some(sent)) => Some(sent.at + limits.answer_timeout),
+            (State::Up, None) if !self.staged.is_empty() => Some(self.idle + limits.idle_restart),
+            (State::Up, None) => Some(self.active + limits.ping),
+            _ => None,
+        }
+    }
+
     /// Whether nothing at all is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.state == State::Up && self.in_flight.is_empty() && self.jobs.is_empty()

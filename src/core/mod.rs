@@ -11,6 +11,7 @@
 //! what stands on disk.
 
 mod ahead;
+mod beliefs;
 mod burst;
 mod commands;
 mod dispatch;

@@ -51,7 +51,11 @@ pub(super) struct Plan {
 impl Subject {
     /// The subject of a mailbox name.
     pub(super) fn of_mailbox(site: &Site, name: &Bytes) -> Self {
-        let key = site.key_of_mailbox(name);
+        Subject::of(site.key_of_mailbox(name), name)
+    }
+
+    /// The subject of a mailbox of this key.
+    fn of(key: UserKey, name: &Bytes) -> Self {
         if key.is_shared() {
             Subject::Mailbox(name.clone())
         } else {
@@ -110,8 +114,9 @@ impl Plan {
     }
 
     fn mailbox(verb: &'static str, class: Class, name: &Bytes, site: &Site) -> Self {
-        let keys = Keys::Of(vec![site.key_of_mailbox(name)]);
-        Plan::new(verb, class, keys, vec![Subject::of_mailbox(site, name)])
+        let key = site.key_of_mailbox(name);
+        let subject = Subject::of(key.clone(), name);
+        Plan::new(verb, class, Keys::Of(vec![key]), vec![subject])
     }
 
     fn user(verb: &'static str, class: Class, user: &Bytes, site: &Site) -> Self {
@@ -218,19 +223,22 @@ fn of_apply(apply: &Apply, site: &Site) -> Option<Plan> {
 
 /// The keys and subjects of several names, each once, in order of appearance.
 pub(super) fn all(names: &[Bytes], site: &Site) -> (Keys, Vec<Subject>) {
-    let mut keys = hashbrown::HashSet::new();
-    let mut subjects = hashbrown::HashSet::new();
+    let mut seen = hashbrown::HashSet::new();
     let mut list = Vec::new();
     let mut whom = Vec::new();
+    let mut shared = false;
     for name in names {
         let key = site.key_of_mailbox(name);
-        if keys.insert(key.clone()) {
+        let subject = Subject::of(key.clone(), name);
+        // In most commands there is one.
+        if names.len() > 1 && !seen.insert(subject.clone()) {
+            continue;
+        }
+        // A user is one subject; all shared mailboxes have one key.
+        if !key.is_shared() || !std::mem::replace(&mut shared, true) {
             list.push(key);
         }
-        let subject = Subject::of_mailbox(site, name);
-        if subjects.insert(subject.clone()) {
-            whom.push(subject);
-        }
+        whom.push(subject);
     }
     (Keys::Of(list), whom)
 }

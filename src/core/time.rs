@@ -1,12 +1,13 @@
-//! What time alone brings about: lanes that are idle or overdue, and who has waited long enough.
+//! What time alone brings about: lanes that are pinged, emptied, closed or given up, sessions that
+//! have waited long enough, and when the next of it is due.
 
 use std::time::Duration;
 
 use super::Core;
 use super::burst;
 use super::event::{Action, LaneId, SessionId};
-use super::lanes::{State as LaneState, What};
-use super::session::Pending;
+use super::lanes::{PoolState, State as LaneState, What};
+use super::session::{Pending, Session};
 use crate::protocol::{Body, Get, Kind, print};
 
 /// A client waits so long for what was asked ahead, which may stand behind somebody else's mailbox
@@ -16,9 +17,30 @@ const PATIENCE: Duration = Duration::from_secs(2);
 impl Core {
     /// What time alone brings about.
     pub(super) fn check_time(&mut self) {
+        let due: Vec<LaneId> = self.lanes_due().collect();
+        if !due.is_empty() {
+            self.check_lanes(due);
+        }
+        let now = self.now;
+        self.known.doubts_rest.take_if(|until| *until <= now);
+        self.locked_again();
+        self.ask_for_real();
+        self.give_up_waiting();
+    }
+
+    /// Lanes for which there may be something to do by now: after most events none.
+    fn lanes_due(&self) -> impl Iterator<Item = LaneId> {
+        let (now, limits) = (self.now, &self.setup.limits);
+        let lanes = self.lanes.all.iter().filter(move |(_, lane)| {
+            let due = lane.deadline(limits).is_some_and(|at| at <= now);
+            due || lane.idle + limits.idle_lane <= now
+        });
+        lanes.map(|(id, _)| *id)
+    }
+
+    fn check_lanes(&mut self, ids: Vec<LaneId>) {
         let now = self.now;
         let limits = self.setup.limits.clone();
-        let ids: Vec<LaneId> = self.lanes.all.keys().copied().collect();
         for id in ids {
             let Some(lane) = self.lanes.all.get(&id) else {
                 continue;
@@ -51,10 +73,6 @@ impl Core {
                 _ => {}
             }
         }
-        self.known.doubts_rest.take_if(|until| *until <= now);
-        self.locked_again();
-        self.ask_for_real();
-        self.give_up_waiting();
     }
 
     /// Who has waited long enough for what was asked ahead does so no more.
@@ -114,7 +132,7 @@ impl Core {
 
     /// When a session has waited long enough for a replica that is away: from all, or from its own
     /// pool.
-    fn waits_until(&self, session: &super::Session) -> Option<Duration> {
+    fn waits_until(&self, session: &Session) -> Option<Duration> {
         session.pending.as_ref()?;
         let pool = self.lanes.pools.get(&session.pool);
         let away = [self.lanes.away, pool.and_then(|state| state.away)];
@@ -124,7 +142,7 @@ impl Core {
 
     /// When the first of them has.
     fn tired_at(&self) -> Option<Duration> {
-        let away = |state: &super::lanes::PoolState| state.away.is_some();
+        let away = |state: &PoolState| state.away.is_some();
         if self.lanes.away.is_none() && !self.lanes.pools.values().any(away) {
             return None;
         }
@@ -139,19 +157,10 @@ impl Core {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         let limits = &self.setup.limits;
-        let lane = |lane: &super::lanes::Lane| match (lane.state, lane.in_flight.front()) {
-            (LaneState::Up | LaneState::Retiring, Some(sent)) => {
-                Some(sent.at + limits.answer_timeout)
-            }
-            (LaneState::Up, None) if !lane.staged.is_empty() => {
-                Some(lane.idle + limits.idle_restart)
-            }
-            (LaneState::Up, None) => Some(lane.active + limits.ping),
-            _ => None,
-        };
-        let lanes = self.lanes.all.values().filter_map(lane).min();
+        let lanes = self.lanes.all.values();
+        let lanes = lanes.filter_map(|lane| lane.deadline(limits)).min();
         let mut pools = self.lanes.pools.values();
-        let wants = pools.any(super::lanes::PoolState::wants) || self.known.doubts() > 0;
+        let wants = pools.any(PoolState::wants) || self.known.doubts() > 0;
         let retry = self.lanes.retry_at.filter(|_| wants);
         let all = [
             lanes,

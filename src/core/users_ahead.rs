@@ -6,18 +6,20 @@
 //! for long: a USER sync is the client's last means of repair.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Core;
 use super::burst;
-use super::event::{Note, SessionId};
+use super::event::{Note, RunId, SessionId};
 use super::known::{self, Eyes};
 use super::lanes::What;
 use super::outcome::body_of;
 use super::plan::{Plan, Subject};
 use super::session::Pending;
+use crate::protocol::synclog::Coverage;
 use crate::protocol::{Command, Get, Kind, Reply, StatusKind, UserKey, print};
 
 /// An older answer is not given any more.
@@ -32,8 +34,8 @@ const DEADLY: usize = 10_000;
 /// What is asked, and what was answered and not asked for yet.
 #[derive(Debug, Default)]
 pub(super) struct UsersAhead {
-    /// Whom the run names, in the client's order.
-    pub(super) wanted: VecDeque<Bytes>,
+    /// Whom the run names, in the client's order, and the number of the next one.
+    wanted: Option<(RunId, Arc<Coverage>, usize)>,
     /// Whom `log` names.
     pub(super) later: VecDeque<Bytes>,
     asked: BTreeMap<UserKey, Asked>,
@@ -66,13 +68,40 @@ impl UsersAhead {
 
     /// Nobody is to be asked about any more.
     pub(super) fn forget_all(&mut self) {
-        self.wanted.clear();
+        self.wanted = None;
         self.later.clear();
         self.asked.clear();
     }
 
-    fn next_wanted(&mut self) -> Option<Bytes> {
-        self.wanted.pop_front().or_else(|| self.later.pop_front())
+    /// The users of a run are to be asked about, and none of an earlier one.
+    pub(super) fn want(&mut self, run: RunId, coverage: Option<&Arc<Coverage>>) {
+        let some = coverage.filter(|coverage| coverage.user(0).is_some());
+        self.wanted = some.map(|coverage| (run, coverage.clone(), 0));
+    }
+
+    /// The users of a run need not be asked about any more.
+    pub(super) fn want_no_more_of(&mut self, run: RunId) {
+        self.wanted.take_if(|(of, ..)| *of == run);
+    }
+
+    fn next_wanted(&self) -> Option<Bytes> {
+        match &self.wanted {
+            Some((_, coverage, next)) => coverage.user(*next).map(Bytes::copy_from_slice),
+            None => self.later.front().cloned(),
+        }
+    }
+
+    /// The next one is done with.
+    fn pass(&mut self) {
+        match &mut self.wanted {
+            Some((_, coverage, next)) => {
+                *next += 1;
+                if coverage.user(*next).is_none() {
+                    self.wanted = None;
+                }
+            }
+            None => drop(self.later.pop_front()),
+        }
     }
 
     /// Whether this question still counts.
@@ -94,7 +123,7 @@ impl Core {
     pub(super) fn ask_users_ahead(&mut self) {
         let now = self.now;
         let ahead = &mut self.users_ahead;
-        if ahead.wanted.is_empty() && ahead.later.is_empty() {
+        if ahead.wanted.is_none() && ahead.later.is_empty() {
             return;
         }
         ahead
@@ -109,11 +138,13 @@ impl Core {
             };
             let key = self.setup.site.key_of_user(&user);
             if !self.is_user_to_be_asked(&key) {
+                self.users_ahead.pass();
                 continue;
             }
             let Some(lane) = self.lane_for_ahead(eyes) else {
-                return self.users_ahead.wanted.push_front(user);
+                return;
             };
+            self.users_ahead.pass();
             self.users_ahead.next += 1;
             let ticket = Ticket(self.users_ahead.next);
             let body = print::get_user(&user);
@@ -196,13 +227,13 @@ impl Core {
         id: SessionId,
         command: Command,
         plan: Plan,
-        run: Option<super::event::RunId>,
+        run: Option<RunId>,
     ) -> Option<(Command, Plan)> {
         let Kind::Get(Get::User(user)) = &command.kind else {
             return Some((command, plan));
         };
-        if self.users_ahead.wanted.front() == Some(user) {
-            self.users_ahead.wanted.pop_front();
+        if self.users_ahead.next_wanted().as_ref() == Some(user) {
+            self.users_ahead.pass();
         }
         let key = self.setup.site.key_of_user(user);
         let eyes = match self.sessions.get(&id) {

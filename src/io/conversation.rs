@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::memory::{MemoryGauge, Share};
 use super::registry::SessionLimits;
-use super::spill::{Spill, SpillError, SpillWriter, write_piece};
+use super::spill::{Spill, SpillError, SpillWriter, Writing};
 use super::stream::{self, BoxStream, Meter};
 use crate::protocol::command::Secret;
 use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
@@ -243,10 +243,8 @@ impl Conversation {
     /// Writes an answer, all of it. The limit is for progress, not for the whole.
     pub(super) async fn answer(&mut self, body: &Body) -> Result<(), Ended> {
         self.meter.written.increment(body.len());
-        for piece in body.pieces() {
-            let written = write_piece(&mut self.stream, piece);
-            within(self.write_timeout, written).await?;
-        }
+        let mut writing = Writing::new(body);
+        while within(self.write_timeout, writing.step(&mut self.stream)).await? {}
         // A TLS stream holds bytes back until it is told not to.
         within(self.write_timeout, self.stream.flush()).await
     }
@@ -256,11 +254,14 @@ impl Conversation {
         self.answer(&Body::from(format!("{line}\r\n"))).await
     }
 
-    /// Resolves when the client is gone. Meanwhile it may send ahead, one buffer full; that is
-    /// kept for [`Self::next`].
+    /// Resolves when the client is gone. Meanwhile it may send ahead, what the buffer takes; that
+    /// is kept for [`Self::next`].
     pub(super) async fn gone(&mut self) -> Ended {
-        while self.buffer.len() < READ_BUFFER {
-            self.buffer.reserve(READ_BUFFER - self.buffer.len());
+        // With something in it, it would be copied into a new one.
+        if self.buffer.is_empty() {
+            stream::make_room(&mut self.buffer, READ_BUFFER);
+        }
+        while self.buffer.len() < self.buffer.capacity() {
             match stream::read(&mut self.stream, &mut self.buffer).await {
                 Ok(0) => return Ended::Closed(When::Waiting),
                 Ok(n) => self.meter.read.increment(n as u64),
@@ -298,10 +299,10 @@ impl Conversation {
     }
 }
 
-async fn within(
+async fn within<T>(
     limit: Duration,
-    write: impl Future<Output = std::io::Result<()>>,
-) -> Result<(), Ended> {
+    write: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Ended> {
     match timeout(limit, write).await {
         Ok(written) => written.map_err(Ended::Broken),
         Err(_) => Err(Ended::Told("it takes no answer")),

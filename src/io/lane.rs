@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,10 @@ use super::replies::{Broken, Replies};
 use super::spill::write_body;
 use super::stream::{self, BoxStream};
 use crate::core::event::{Event, LaneId, Pool};
-use crate::protocol::Body;
+use crate::protocol::{Body, print};
 
-/// Small commands are gathered up to this many bytes before they are written.
-const WRITE_BUFFER: usize = 64 * 1024;
+/// Commands are gathered up to this many bytes before they are written.
+const WRITE_AT_ONCE: u64 = 64 * 1024;
 
 /// How much is read at once.
 const READ_BUFFER: usize = 64 * 1024;
@@ -175,17 +175,15 @@ impl Lane {
     /// Carries commands until the lane ends, and then waits for the replica's end of file.
     async fn carry(&self, connected: Connected, queue: UnboundedReceiver<Request>) -> Loss {
         let linger = self.replica.settings.linger;
-        let (mut read, write) = tokio::io::split(connected.stream);
-        let mut write = BufWriter::with_capacity(WRITE_BUFFER, write);
+        let (mut read, mut write) = tokio::io::split(connected.stream);
         let mut loss = self
             .until_loss(&mut read, connected.received, &mut write, queue)
             .await;
         if !loss.ended {
             self.tell(Event::LaneFailing { lane: self.lane });
-            // Only what the replica is doing right now may still happen: nothing more goes out,
-            // and the buffer's rest is dropped.
+            // Only what the replica is doing right now may still happen: nothing more goes out.
             let ending = async {
-                let (_, ended) = tokio::join!(write.get_mut().shutdown(), drain(&mut read));
+                let (_, ended) = tokio::join!(write.shutdown(), drain(&mut read));
                 ended
             };
             if timeout(linger, ending).await.is_err() {
@@ -202,7 +200,7 @@ impl Lane {
         &self,
         read: &mut ReadHalf<BoxStream>,
         received: Bytes,
-        write: &mut BufWriter<WriteHalf<BoxStream>>,
+        write: &mut WriteHalf<BoxStream>,
         queue: UnboundedReceiver<Request>,
     ) -> Loss {
         let mut reading = pin!(self.read_replies(read, received));
@@ -229,7 +227,7 @@ impl Lane {
         };
         let ending = async {
             if !polite {
-                let shut = write.get_mut().shutdown();
+                let shut = write.shutdown();
                 return tokio::join!(shut, &mut reading).1;
             }
             (&mut reading).await
@@ -266,13 +264,16 @@ impl Lane {
     /// moment. Returns after EXIT.
     async fn write_requests(
         &self,
-        write: &mut BufWriter<WriteHalf<BoxStream>>,
+        write: &mut WriteHalf<BoxStream>,
         mut queue: UnboundedReceiver<Request>,
     ) -> std::io::Result<()> {
-        loop {
+        let mut gathered = Body::new();
+        let mut exit = false;
+        while !exit {
             let request = match queue.try_recv() {
                 Ok(request) => request,
                 Err(_) => {
+                    self.write_gathered(write, &mut gathered).await?;
                     write.flush().await?;
                     match queue.recv().await {
                         Some(request) => request,
@@ -282,16 +283,29 @@ impl Lane {
                 }
             };
             match request {
-                Request::Send(body) => {
-                    write_body(write, &body).await?;
-                    self.replica.meter.written.increment(body.len());
-                }
+                Request::Send(body) => gathered.append(body),
                 Request::Exit => {
-                    write.write_all(b"EXIT\r\n").await?;
-                    return write.flush().await;
+                    gathered.append(print::EXIT.into());
+                    exit = true;
                 }
             }
+            if gathered.len() >= WRITE_AT_ONCE {
+                self.write_gathered(write, &mut gathered).await?;
+            }
         }
+        self.write_gathered(write, &mut gathered).await?;
+        write.flush().await
+    }
+
+    async fn write_gathered(
+        &self,
+        write: &mut WriteHalf<BoxStream>,
+        gathered: &mut Body,
+    ) -> std::io::Result<()> {
+        write_body(write, gathered).await?;
+        self.replica.meter.written.increment(gathered.len());
+        gathered.take_pieces();
+        Ok(())
     }
 
     async fn read_replies(&self, read: &mut ReadHalf<BoxStream>, received: Bytes) -> Loss {

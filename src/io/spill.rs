@@ -6,6 +6,7 @@
 //! on disk, not what is still wanted of it: that is what fills the disk.
 
 use std::fs::File;
+use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +27,9 @@ const FILES: u64 = 256;
 
 /// How much of a spilled stretch is in memory at once while it is written out.
 const CHUNK: u64 = 256 * 1024;
+
+/// So many pieces are written at once.
+const AT_ONCE: usize = 64;
 
 /// Memory for answers that are large and can't be spilled: bytes, over all sessions and lanes.
 const ANSWERS: u64 = 128 * 1024 * 1024;
@@ -243,20 +247,60 @@ pub async fn write_body<W>(to: &mut W, body: &Body) -> std::io::Result<()>
 where
     W: AsyncWrite + Unpin + ?Sized,
 {
-    for piece in body.pieces() {
-        write_piece(to, piece).await?;
-    }
+    let mut writing = Writing::new(body);
+    while writing.step(to).await? {}
     Ok(())
 }
 
-/// Writes one piece of a body. Does not flush.
-pub async fn write_piece<W>(to: &mut W, piece: &Piece) -> std::io::Result<()>
-where
-    W: AsyncWrite + Unpin + ?Sized,
-{
-    match piece {
-        Piece::Memory(bytes) => to.write_all(bytes).await,
-        Piece::Spilled(spilled) => write_spilled(to, spilled).await,
+/// A body that is being written. What is in memory goes out from where it lies, many pieces at
+/// once.
+pub(super) struct Writing<'a> {
+    pieces: &'a [Piece],
+    /// What of the first piece is written already.
+    done: usize,
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn new(body: &'a Body) -> Self {
+        let pieces = body.pieces();
+        Writing { pieces, done: 0 }
+    }
+
+    /// Writes some of it: as much as goes out at once, or a spilled piece. Returns whether there
+    /// may be more. Does not flush.
+    pub(super) async fn step<W>(&mut self, to: &mut W) -> std::io::Result<bool>
+    where
+        W: AsyncWrite + Unpin + ?Sized,
+    {
+        let mut slices = [IoSlice::new(&[]); AT_ONCE];
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(self.pieces) {
+            let Piece::Memory(bytes) = piece else { break };
+            let done = if count == 0 { self.done } else { 0 };
+            *slice = IoSlice::new(&bytes[done..]);
+            count += 1;
+        }
+        if count > 0 {
+            let written = to.write_vectored(&slices[..count]).await?;
+            if written == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+            self.advance(written);
+        } else if let Some((Piece::Spilled(spilled), rest)) = self.pieces.split_first() {
+            write_spilled(to, spilled).await?;
+            self.pieces = rest;
+        }
+        Ok(!self.pieces.is_empty())
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.done += written;
+        while let Some((Piece::Memory(bytes), rest)) = self.pieces.split_first()
+            && self.done >= bytes.len()
+        {
+            self.done -= bytes.len();
+            self.pieces = rest;
+        }
     }
 }
 
@@ -290,6 +334,8 @@ pub async fn collect(body: &Body) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     fn spill(limit: u64) -> Arc<Spill> {
@@ -307,6 +353,30 @@ mod tests {
         body.push(Bytes::from("e"));
         let expected = [b"abc".as_slice(), &large, b"de"].concat();
         assert_eq!(collect(&body).await.unwrap(), expected);
+    }
+
+    /// A wire that takes a few bytes at a time, of several pieces at once.
+    #[tokio::test]
+    async fn pieces_go_out_whole_whatever_is_taken_at_once() {
+        let spill = spill(10_000_000);
+        let mut body = Body::new();
+        for n in 0..500u16 {
+            let text = n.to_string().repeat(usize::from(n % 7));
+            match n % 50 {
+                13 => body.push_spilled(spill.writer().append(&[Bytes::from("disk")]).unwrap()),
+                _ => body.push(Bytes::from(text)),
+            }
+        }
+        let (mut here, mut there) = tokio::io::duplex(11);
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            there.read_to_end(&mut all).await.map(|_| all)
+        });
+        write_body(&mut here, &body).await.unwrap();
+        drop(here);
+        let expected = collect(&body).await.unwrap();
+        assert_eq!(reading.await.unwrap().unwrap(), expected);
+        assert_eq!(expected.len() as u64, body.len());
     }
 
     #[test]

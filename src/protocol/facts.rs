@@ -193,8 +193,18 @@ impl Facts {
 
     /// Forgets everything; `family` is what comes next.
     pub(crate) fn begin(&mut self, family: Family) {
+        // These keep their buffers.
+        let mut buffers = (
+            std::mem::take(&mut self.raw),
+            std::mem::take(&mut self.content),
+            std::mem::take(&mut self.state),
+        );
+        buffers.0.clear();
+        buffers.1.clear();
+        buffers.2.clear();
         *self = Facts::new(self.bounds);
         self.family = family;
+        (self.raw, self.content, self.state) = buffers;
     }
 
     /// Sets the verb, where it was read outside of the scanner.
@@ -301,34 +311,36 @@ impl Facts {
         self.depth == 2 && self.top == Top::Pairs && self.key == Some(field) && !self.repeated
     }
 
-    /// A string, NIL (`text` is `None`) or a string of no use (`Some(None)`).
-    fn scalar(&mut self, text: Option<Option<&[u8]>>) -> Result<(), String> {
-        let usable = text.flatten();
+    /// A string, or NIL.
+    fn scalar(&mut self, text: Option<Text<'_>>) -> Result<(), String> {
+        // Most strings are not looked at any further.
+        let usable = || text.as_ref().and_then(Text::usable);
         match (self.depth, self.want) {
             (0, _) => {
                 self.top = match text {
                     None => Top::Nil,
-                    Some(text) => Top::Text(text.map(Bytes::copy_from_slice)),
+                    Some(_) => Top::Text(usable().map(Bytes::copy_from_slice)),
                 }
             }
             (1, _) if self.top == Top::Pairs => {
-                let kept = usable.filter(|_| self.key.is_some_and(|key| key < Field::LastUid));
+                let kept = self.key.filter(|key| *key < Field::LastUid);
+                let kept = kept.and_then(|_| usable());
                 self.set(kept.map_or(Slot::Unusable, |text| {
                     Slot::Text(Bytes::copy_from_slice(text))
                 }));
             }
-            (1, Want::Names) => self.push_name(usable)?,
-            (1, Want::Guids) => self.push_guid(usable.and_then(Guid::parse))?,
+            (1, Want::Names) => self.push_name(usable())?,
+            (1, Want::Guids) => self.push_guid(usable().and_then(Guid::parse))?,
             (1, Want::Files) => self.not_file()?,
-            (2, Want::Reserve) if self.under(Field::MboxName) => self.push_name(usable)?,
+            (2, Want::Reserve) if self.under(Field::MboxName) => self.push_name(usable())?,
             (2, Want::Reserve) if self.under(Field::Guid) => {
-                self.push_guid(usable.and_then(Guid::parse))?;
+                self.push_guid(usable().and_then(Guid::parse))?;
             }
             (3, Want::Records) if self.record_key == Some(Field::Guid) => {
-                self.record_guid = self.record_guid.or(usable.and_then(Guid::parse));
+                self.record_guid = self.record_guid.or_else(|| usable().and_then(Guid::parse));
             }
             (4, Want::Records) if self.in_flags => {
-                let expunged = usable.is_some_and(|f| f.eq_ignore_ascii_case(b"\\Expunged"));
+                let expunged = usable().is_some_and(|f| f.eq_ignore_ascii_case(b"\\Expunged"));
                 self.record_expunged |= expunged;
             }
             _ => {}
@@ -446,7 +458,7 @@ impl Sink for Facts {
         }
         match token {
             Token::Key(text) => self.key(text),
-            Token::Text(text) => self.scalar(Some(text.usable()))?,
+            Token::Text(text) => self.scalar(Some(text))?,
             Token::Nil => self.scalar(None)?,
             Token::Open(list) => self.open(list)?,
             Token::Close => self.close()?,

@@ -46,12 +46,21 @@ impl Gather {
         self.memory
     }
 
+    /// Begins anew, in the same buffer.
     pub(crate) fn clear(&mut self) {
-        *self = Gather::default();
+        self.body.take_pieces();
+        self.tail.clear();
+        self.memory = 0;
     }
 
     /// The complete body, compacted; begins anew.
     pub(crate) fn finish(&mut self) -> Body {
+        if self.body.is_empty() && self.tail.len() < TAIL {
+            // A small command: it gets its own memory, and the buffer stays.
+            let body = Bytes::copy_from_slice(&self.tail).into();
+            self.clear();
+            return body;
+        }
         self.settle();
         self.memory = 0;
         let mut body = std::mem::take(&mut self.body);

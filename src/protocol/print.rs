@@ -53,18 +53,22 @@ fn list<'a>(out: &mut Vec<u8>, texts: impl IntoIterator<Item = &'a [u8]>) {
     out.push(b')');
 }
 
-fn guid_list(out: &mut Vec<u8>, guids: &[Guid]) {
+fn guid(out: &mut Vec<u8>, guid: &Guid) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in guid.0 {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+fn guid_list(out: &mut Vec<u8>, guids: &[Guid]) {
     out.reserve(guids.len() * 41 + 2);
     out.push(b'(');
-    for (nth, guid) in guids.iter().enumerate() {
+    for (nth, one) in guids.iter().enumerate() {
         if nth > 0 {
             out.push(b' ');
         }
-        for byte in guid.0 {
-            out.push(DIGITS[usize::from(byte >> 4)]);
-            out.push(DIGITS[usize::from(byte & 15)]);
-        }
+        guid(out, one);
     }
     out.push(b')');
 }
@@ -94,12 +98,14 @@ pub fn message<'a>(files: impl IntoIterator<Item = &'a File>) -> Body {
     let mut before: &[u8] = b"APPLY MESSAGE (";
     let empty = [before, b")\r\n"].concat();
     for file in files {
-        let mut header = before.to_vec();
+        let mut header = Vec::with_capacity(128);
+        header.extend_from_slice(before);
         before = b" ";
         header.extend_from_slice(b"%{");
         astring(&mut header, &file.partition, LiteralForm::Plus);
-        let rest = format!(" {} {}}}\r\n", file.guid, file.content.len());
-        header.extend_from_slice(rest.as_bytes());
+        header.push(b' ');
+        guid(&mut header, &file.guid);
+        header.extend_from_slice(format!(" {}}}\r\n", file.content.len()).as_bytes());
         whole.push(header.into());
         whole.append(file.content.clone());
     }

@@ -10,6 +10,9 @@ use super::scan::{List, LiteralForm, Text, Token};
 /// A longer line is not made: nothing is known of such a mailbox.
 const MAX_STATE: usize = 64 << 10;
 
+/// As much of the buffer is kept for the next line.
+const KEPT: usize = 4 << 10;
+
 /// Fields that are not the mailbox's state: its messages, and what the sender believed before.
 const NOT_STATE: [&[u8]; 4] = [b"RECORD", b"SINCE_MODSEQ", b"SINCE_CRC", b"SINCE_CRC_ANNOT"];
 
@@ -89,16 +92,28 @@ impl StateText {
         self.out.len() as u64
     }
 
-    /// The whole line, where there is one.
+    /// The whole line, where there is one. Begins anew.
     pub(crate) fn finish(&mut self) -> Option<Bytes> {
-        let made = std::mem::take(self);
-        let whole = !made.lost && made.depth == 0 && !made.out.is_empty();
-        whole.then(|| made.out.into_boxed_slice().into())
+        let whole = !self.lost && self.depth == 0 && !self.out.is_empty();
+        let made = whole.then(|| Bytes::copy_from_slice(&self.out));
+        self.clear();
+        made
+    }
+
+    /// Begins anew, in the same buffer.
+    pub(crate) fn clear(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        out.shrink_to(KEPT);
+        *self = StateText {
+            out,
+            ..StateText::default()
+        };
     }
 
     fn lose(&mut self) {
         self.lost = true;
-        self.out = Vec::new();
+        self.out.clear();
     }
 
     fn put(&mut self, text: &[u8]) {

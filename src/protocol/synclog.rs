@@ -83,7 +83,8 @@ impl Line {
     /// # Errors
     /// Why it can't.
     pub fn check(&self) -> Result<(), Unwritable> {
-        self.print(&mut Vec::new())
+        let (kind, first, second) = self.parts();
+        len(kind, first, second).map(drop)
     }
 }
 
@@ -93,50 +94,67 @@ pub(crate) fn print(
     first: &[u8],
     second: Option<&Bytes>,
 ) -> Result<(), Unwritable> {
-    let begin = out.len();
-    let result = (|| {
-        out.extend_from_slice(kind.as_bytes());
-        quote(out, first)?;
-        if let Some(second) = second {
-            quote(out, second)?;
-        }
-        out.push(b'\n');
-        match out.len() - begin {
-            0..=BUFSIZE => Ok(()),
-            _ => Err(Unwritable::TooLong),
-        }
-    })();
-    if result.is_err() {
-        out.truncate(begin);
+    out.reserve(len(kind, first, second)?);
+    out.extend_from_slice(kind.as_bytes());
+    quote(out, first)?;
+    if let Some(second) = second {
+        quote(out, second)?;
     }
-    result
+    out.push(b'\n');
+    Ok(())
 }
 
-/// Appends a space and the name (`sync_quote_name`).
-fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
-    let mut quoted = Vec::with_capacity(name.len() + 8);
+/// The length of the line, line feed included.
+fn len(kind: &str, first: &[u8], second: Option<&Bytes>) -> Result<usize, Unwritable> {
+    let (_, first) = quoted(first)?;
+    let second = match second {
+        Some(second) => quoted(second)?.1,
+        None => 0,
+    };
+    match kind.len() + first + second + 1 {
+        len @ 0..=BUFSIZE => Ok(len),
+        _ => Err(Unwritable::TooLong),
+    }
+}
+
+/// Whether a name needs quotes, and the length of a space and the name as it is written.
+fn quoted(name: &[u8]) -> Result<(bool, usize), Unwritable> {
     let mut needed = name.is_empty();
+    let mut len = name.len();
     for &byte in name {
         match byte {
             b'\r' | b'\n' | 0 | 0x0b | 0x0c => return Err(Unwritable::Control),
             b'\\' | b'"' | b'{' | b'}' => {
                 needed = true;
-                quoted.push(b'\\');
+                len += 1;
             }
             b' ' | b'\t' | b'(' | b')' => needed = true,
             _ => {}
         }
-        quoted.push(byte);
-        // Cyrus counts the opening quote as well.
-        if quoted.len() + 1 > MAX_MAILBOX_BUFFER {
-            return Err(Unwritable::TooLong);
-        }
     }
-    let mark: &[u8] = if needed { b"\"" } else { b"" };
+    // Cyrus counts the opening quote as well.
+    if len + 1 > MAX_MAILBOX_BUFFER {
+        return Err(Unwritable::TooLong);
+    }
+    Ok((needed, 1 + len + if needed { 2 } else { 0 }))
+}
+
+/// Appends a space and the name (`sync_quote_name`).
+fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
+    let (needed, _) = quoted(name)?;
     out.push(b' ');
-    out.extend_from_slice(mark);
-    out.extend_from_slice(&quoted);
-    out.extend_from_slice(mark);
+    if !needed {
+        out.extend_from_slice(name);
+        return Ok(());
+    }
+    out.push(b'"');
+    for &byte in name {
+        if matches!(byte, b'\\' | b'"' | b'{' | b'}') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
     Ok(())
 }
 
@@ -147,8 +165,35 @@ fn quote(out: &mut Vec<u8>, name: &[u8]) -> Result<(), Unwritable> {
 pub struct Coverage {
     keys: RandomState,
     hashes: hashbrown::HashSet<u64, AsIs>,
-    named: Named,
-    names_bytes: usize,
+    mailboxes: Names,
+    users: Names,
+}
+
+/// Names, one behind the other: by itself each would cost several times its bytes.
+#[derive(Debug, Default)]
+struct Names {
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Names {
+    fn get(&self, number: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(number)?;
+        let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.text[begin..end])
+    }
+
+    fn push(&mut self, name: &[u8]) {
+        if self.ends.len() < MAX_NAMES && self.text.len() + name.len() <= MAX_NAMES_BYTES {
+            self.text.extend_from_slice(name);
+            self.ends.push(self.text.len());
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.text.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
 }
 
 /// What lines name, each once, in order of appearance.
@@ -174,7 +219,7 @@ impl Named {
     }
 }
 
-/// So many mailbox names of a run are kept, in order.
+/// So many names of mailboxes, and of users, of a run are kept, in order.
 const MAX_NAMES: usize = 100_000;
 
 /// So many bytes of them.
@@ -273,11 +318,19 @@ impl Coverage {
         self.has_key(Class::User, key) && !self.has_key(Class::Unuser, key)
     }
 
-    /// What it names: the first 100,000 names, or 16 MiB of them. The client takes the mailboxes user
-    /// by user, in an order that can't be known (a hash keyed at random), and then the users.
+    /// The mailboxes that it names, by number, each once, in order of appearance: the first 100,000
+    /// of them, or 16 MiB. The client goes by users, which it takes in an order that can't be known
+    /// (a hash keyed at random).
     #[must_use]
-    pub fn named(&self) -> &Named {
-        &self.named
+    pub fn name(&self, number: usize) -> Option<&[u8]> {
+        self.mailboxes.get(number)
+    }
+
+    /// The users of its USER lines, likewise. The client takes them after the mailboxes, in this
+    /// order.
+    #[must_use]
+    pub fn user(&self, number: usize) -> Option<&[u8]> {
+        self.users.get(number)
     }
 
     /// Whether it holds nothing.
@@ -289,7 +342,7 @@ impl Coverage {
     /// Bytes of memory.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.hashes.allocation_size() + self.names_bytes
+        self.hashes.allocation_size() + self.mailboxes.memory() + self.users.memory()
     }
 
     fn covers_meta(&self, key: &UserKey) -> bool {
@@ -311,23 +364,15 @@ impl Coverage {
     }
 
     fn insert_mailbox(&mut self, name: &Bytes) {
-        if self.insert(Class::Mailbox, name, b"") && self.has_room(name) {
-            self.named.mailboxes.push(name.clone());
+        if self.insert(Class::Mailbox, name, b"") {
+            self.mailboxes.push(name);
         }
     }
 
     fn insert_user(&mut self, user: &Bytes, key: &UserKey) {
-        if self.insert_key(Class::User, key) && self.has_room(user) {
-            self.named.users.push(user.clone());
+        if self.insert_key(Class::User, key) {
+            self.users.push(user);
         }
-    }
-
-    /// Whether one more name is kept: it is counted then.
-    fn has_room(&mut self, name: &Bytes) -> bool {
-        let cost = name.len() + size_of::<Bytes>();
-        let room = self.named.len() < MAX_NAMES && self.names_bytes + cost <= MAX_NAMES_BYTES;
-        self.names_bytes += if room { cost } else { 0 };
-        room
     }
 
     /// Whether it is new. Lines about no user are ignored by the client.

@@ -7,14 +7,15 @@
 #                      [--charts FOLDER] [--expect-fan-out X] [--expect-strict X]
 #   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
 #   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
-#   tests/bench/run.sh cost
+#   tests/bench/run.sh cost [literals | small USERS ROUNDS]
 set -eu
 cd "$(dirname "$0")/../.."
 examples="${CARGO_TARGET_DIR:-target}/release/examples"
 case "${1:-}" in
 cost)
     cargo build --release --example cost
-    exec "$examples/cost"
+    shift
+    exec "$examples/cost" "$@"
     ;;
 lag | beside) ;;
 *) set -- matrix "$@" ;;

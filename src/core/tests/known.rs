@@ -351,7 +351,7 @@ fn the_loss_of_all_lanes_drops_everything_and_so_does_age() {
 #[test]
 fn memory_is_bounded_and_what_was_least_of_use_goes_first() {
     let few = Limits {
-        known_bytes: 1500,
+        known_bytes: 1100,
         ..limits()
     };
     let mut d = driver(few, false);
@@ -364,7 +364,7 @@ fn memory_is_bounded_and_what_was_least_of_use_goes_first() {
     assert!(!is_real(&mut d, s, "user.a"));
     really(&mut d, s, "user.c", &answer(&["user.c"], 1));
     assert!(!is_real(&mut d, s, "user.a") && !is_real(&mut d, s, "user.c"));
-    assert!(d.core.snapshot().known_bytes <= 1500);
+    assert!(d.core.snapshot().known_bytes <= 1100);
     assert!(is_real(&mut d, s, "user.b"));
 }
 
