@@ -33,6 +33,12 @@ const MANY: usize = 256;
 /// A mailbox that can't be read is tried so often before its line is owed.
 const TRIES: u32 = 3;
 
+/// So long a doubt waits for an idle lane.
+const LONG: Duration = Duration::from_secs(30);
+
+/// So long one does that had trouble before; then its line is owed.
+const GIVEN_UP: Duration = Duration::from_secs(5 * 60);
+
 /// The pause for all doubts after one could not be read.
 const REST: Duration = Duration::from_secs(1);
 
@@ -77,7 +83,7 @@ impl Core {
         let on = self.draining.is_none() && self.rolling_eyes().is_some();
         if on != std::mem::replace(&mut self.known.watching, on) {
             self.known.want_no_more();
-            self.users_ahead.later.clear();
+            self.users_ahead.want_no_more();
             self.act(Action::WatchLog { on });
         }
     }
@@ -156,12 +162,19 @@ impl Core {
                     looked += 1;
                     break;
                 }
+                let waited = self.now.saturating_sub(doubt.since);
+                if troubled && waited >= GIVEN_UP {
+                    if let Some(doubt) = self.known.settle(&name) {
+                        self.owe_doubt(&name, doubt, "it could not be read for a long time");
+                    }
+                    continue;
+                }
                 let lane = match of {
                     Some((eyes, lane)) if eyes == doubt.eyes => Some(lane),
                     Some(_) => None,
                     None => {
                         self.open_for_doubt(doubt.eyes);
-                        self.lane_for_doubts(doubt.eyes, troubled)
+                        self.lane_for_doubts(doubt.eyes, troubled, waited)
                     }
                 };
                 match lane {
@@ -224,12 +237,13 @@ impl Core {
         self.lane_to_spare(eyes, Busy::Writing)
     }
 
-    /// A lane for doubts. They wait for an idle one, unless there are many: they hold runs.
-    fn lane_for_doubts(&self, eyes: Eyes, troubled: bool) -> Option<LaneId> {
+    /// A lane for doubts. They wait for an idle one, unless there are many, or for long: they hold
+    /// runs.
+    fn lane_for_doubts(&self, eyes: Eyes, troubled: bool, waited: Duration) -> Option<LaneId> {
         if self.known.questions() >= self.setup.limits.ahead_requests.max(1) {
             return None;
         }
-        if self.known.doubts() >= MANY && !troubled {
+        if (self.known.doubts() >= MANY || waited >= LONG) && !troubled {
             return self.lane_to_spare(eyes, Busy::Writing);
         }
         let waits = self.waits_for_lane(eyes);
@@ -249,21 +263,27 @@ impl Core {
         let pool = self.known.pool(eyes)?;
         let asked = Lane::questions;
         // One lane stays free of questions: what comes is not to stand behind them everywhere.
-        let without = self.lanes.all.values().filter(|lane| asked(lane) == 0);
-        let unopened = self.setup.limits.lanes.saturating_sub(self.lanes.all.len());
-        let lanes_left = match self.setup.limits.lanes {
-            1 => 2,
-            _ => without.count() + unopened,
+        let up = || {
+            self.lanes
+                .of(pool)
+                .map(|(_, lane)| lane)
+                .filter(|lane| lane.state == LaneState::Up)
         };
+        let without = up().filter(|lane| asked(lane) == 0).count();
+        let opening = self.lanes.count(pool, LaneState::Opening) > 0;
+        // The only one has few.
+        let only_one = up().count() == 1 && !opening && !self.may_open(pool);
+        let deep = if only_one { 1 } else { DEEP };
+        let one_left = |lane: &Lane| only_one || without > usize::from(asked(lane) == 0);
         let reads = |lane: &Lane| {
             let read = |job| self.jobs.get(job).is_some_and(|job| job.read);
             lane.jobs.iter().all(read)
         };
         let spare = |lane: &Lane| {
-            let room = || lane.has_room(&self.setup.limits) && asked(lane) < DEEP;
+            let room = || lane.has_room(&self.setup.limits) && asked(lane) < deep;
             match most {
                 Busy::Idle => lane.is_idle() && !lane.reserved,
-                Busy::Reading => room() && reads(lane) && (asked(lane) > 0 || lanes_left > 1),
+                Busy::Reading => room() && reads(lane) && one_left(lane),
                 Busy::Writing => room(),
             }
         };

@@ -359,7 +359,11 @@ impl Core {
             Some(Pending::Cover { command, plan, run } | Pending::Room { command, plan, run }) => {
                 self.submit(id, command, plan, Some(run));
             }
-            Some(Pending::Ahead { command, plan, run }) => self.submit(id, command, plan, run),
+            Some(Pending::Ahead { command, plan, run }) => {
+                // A run that is gone meanwhile is not to be linked again.
+                let run = run.filter(|run| self.runs.seen(*run).is_some());
+                self.submit(id, command, plan, run);
+            }
             other => session.pending = other,
         }
     }
@@ -498,6 +502,7 @@ impl Core {
             return;
         };
         session.pending = None;
+        session.ahead_since = None;
         let took = self.now.saturating_sub(session.arrived);
         self.note(Note::Answered {
             verb,

@@ -130,19 +130,16 @@ impl Core {
         loop {
             let state = self.lanes.pools.get(pool);
             let Some(id) = state.and_then(|state| state.ready_alone.front().copied()) else {
-                for lane in self
-                    .lanes
-                    .all
-                    .values_mut()
-                    .filter(|lane| lane.pool == *pool)
-                {
-                    lane.reserved = false;
-                }
-                return;
+                return self.unreserve(pool);
             };
             if !self.is_ready(id) {
                 self.pop_ready(pool, true);
                 continue;
+            }
+            // Who came earlier goes first: an idle lane may be the only one.
+            let shared = state.and_then(|state| state.ready.front().copied());
+            if shared.is_some_and(|shared| shared < id && self.is_ready(shared)) {
+                return self.unreserve(pool);
             }
             let Some(lane) = self.lanes.idle(pool) else {
                 let careful = self.jobs.get(&id).is_some_and(|job| job.careful);
@@ -164,6 +161,13 @@ impl Core {
                 lane.reserved = false;
             }
             self.start(lane, id);
+        }
+    }
+
+    fn unreserve(&mut self, pool: &Pool) {
+        let lanes = self.lanes.all.values_mut();
+        for lane in lanes.filter(|lane| lane.pool == *pool) {
+            lane.reserved = false;
         }
     }
 
@@ -278,6 +282,12 @@ impl Core {
             pool: pool.clone(),
         });
         true
+    }
+
+    /// Whether this pool might have one more lane just now.
+    pub(super) fn may_open(&self, pool: &Pool) -> bool {
+        let paused = self.lanes.retry_at.is_some() || self.lanes.more_at.is_some();
+        !paused && pool.force.is_none() && self.lanes.all.len() < self.setup.limits.lanes
     }
 
     /// The lane takes nothing new and closes when it is idle.

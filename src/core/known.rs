@@ -88,8 +88,9 @@ pub(super) struct Doubt {
     pub(super) eyes: Eyes,
     /// What it was told.
     pub(super) told: Told,
-    /// When, by the clock of [`Known`].
+    /// When, by the clock of [`Known`], and since when it is not checked.
     pub(super) at: u64,
+    pub(super) since: Duration,
     /// The run that made the client ask, which is pinned until the doubt ends: where the client was
     /// told wrongly its line is owed. `None` in strict mode.
     pub(super) run: Option<RunId>,

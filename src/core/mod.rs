@@ -154,6 +154,7 @@ impl Core {
     pub fn handle(&mut self, now: Duration, event: Event) {
         self.now = self.now.max(now);
         self.lanes.retry_at.take_if(|at| *at <= self.now);
+        self.lanes.more_at.take_if(|at| *at <= self.now);
         match event {
             Event::SessionOpened {
                 session,

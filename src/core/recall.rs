@@ -65,9 +65,7 @@ impl Core {
             }
         }
         if under_way {
-            let session = self.sessions.get_mut(&id)?;
-            session.pending = Some(Pending::Ahead { command, plan, run });
-            self.impatient.push_back((self.now, id));
+            self.wait_for_ahead(id, command, plan, run);
             return None;
         }
         if known.is_empty() {
@@ -118,6 +116,7 @@ impl Core {
                 eyes,
                 told: self.known.told(state),
                 at: self.known.clock(),
+                since: self.now,
                 run,
             };
             self.tell(id, name.clone(), doubt);
@@ -138,6 +137,24 @@ impl Core {
         };
         self.send_mailboxes(id, plan, asked);
         None
+    }
+
+    /// The answer was asked for ahead and is under way.
+    pub(super) fn wait_for_ahead(
+        &mut self,
+        id: SessionId,
+        command: Command,
+        plan: Plan,
+        run: Option<RunId>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        session.pending = Some(Pending::Ahead { command, plan, run });
+        if session.ahead_since.is_none() {
+            session.ahead_since = Some(self.now);
+            self.impatient.push_back((self.now, id));
+        }
     }
 
     /// Whether what the rolling client was told wrongly can be put into its log.
@@ -311,8 +328,7 @@ impl Core {
             };
             let told = session.group.told.remove(*name);
             if let (Some(doubt), Mode::Strict) = (told, session.mode) {
-                let before = session.acting.replace(((*name).clone(), doubt));
-                self.end_doubt(before.map(|(_, doubt)| doubt));
+                session.acting.push(((*name).clone(), doubt));
             } else {
                 self.end_doubt(told);
             }
@@ -324,14 +340,14 @@ impl Core {
     /// comes behind: `sync_do_reader`), but with the replica's own state there would have been none.
     pub(super) fn acted(&mut self, id: SessionId, refused: bool) {
         let session = self.sessions.get_mut(&id);
-        let Some((name, doubt)) = session.and_then(|one| one.acting.take()) else {
-            return;
-        };
-        if refused {
-            let words = "the replica refused what was sent by what was known here";
-            self.owe_doubt(&name, doubt, words);
-        } else {
-            self.end_doubt(Some(doubt));
+        let acting = session.map(|one| std::mem::take(&mut one.acting));
+        for (name, doubt) in acting.into_iter().flatten() {
+            if refused {
+                let words = "the replica refused what was sent by what was known here";
+                self.owe_doubt(&name, doubt, words);
+            } else {
+                self.end_doubt(Some(doubt));
+            }
         }
     }
 

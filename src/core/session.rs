@@ -26,9 +26,11 @@ pub(super) struct Session {
     pub(super) staging: Staging,
     pub(super) group: Group,
     pub(super) pending: Option<Pending>,
-    /// An update that the client sends by what it was told from known state, and that a refusal may
-    /// make it forget. Only in strict mode, where it gets the replica's own answer.
-    pub(super) acting: Option<(Bytes, Doubt)>,
+    /// What the client writes to by what it was told from known state, and what a refusal may make
+    /// it forget. Only in strict mode, where it gets the replica's own answer.
+    pub(super) acting: Vec<(Bytes, Doubt)>,
+    /// Since when the pending command waits for what was asked ahead.
+    pub(super) ahead_since: Option<Duration>,
     /// When the pending command came.
     pub(super) arrived: Duration,
     /// As much of what is noted of it is in the sum over all sessions.
@@ -225,7 +227,8 @@ impl Session {
             staging: Staging::default(),
             group: Group::default(),
             pending: None,
-            acting: None,
+            acting: Vec::new(),
+            ahead_since: None,
             arrived: now,
             counted: 0,
             unconfirmed: 0,

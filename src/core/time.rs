@@ -87,7 +87,7 @@ impl Core {
             let Some(Pending::Ahead { command, .. }) = &session.pending else {
                 continue;
             };
-            if session.arrived > since {
+            if session.ahead_since != Some(since) {
                 continue;
             }
             match &command.kind {
@@ -162,9 +162,11 @@ impl Core {
         let mut pools = self.lanes.pools.values();
         let wants = pools.any(PoolState::wants) || self.known.doubts() > 0;
         let retry = self.lanes.retry_at.filter(|_| wants);
+        let more = self.lanes.more_at.filter(|_| wants);
         let all = [
             lanes,
             retry,
+            more,
             self.tired_at(),
             self.impatient.front().map(|(since, _)| *since + PATIENCE),
             self.known.doubts_rest.filter(|_| self.known.doubts() > 0),

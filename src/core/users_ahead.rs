@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hashbrown::HashSet;
 
 use super::Core;
 use super::burst;
@@ -18,29 +19,29 @@ use super::known::{self, Eyes};
 use super::lanes::What;
 use super::outcome::body_of;
 use super::plan::{Plan, Subject};
-use super::session::Pending;
 use crate::protocol::synclog::Coverage;
 use crate::protocol::{Command, Get, Kind, Reply, StatusKind, UserKey, print};
 
 /// An older answer is not given any more.
-const FRESH: Duration = Duration::from_secs(30);
+const FRESH: Duration = Duration::from_secs(5);
 
 /// So many users of `log` are kept; those who come after them are asked about when they are a run's.
 const LATER: usize = 1_000;
 
 /// So many users are remembered whom it is better not to ask about ahead.
-const DEADLY: usize = 10_000;
+const UNSUITED: usize = 10_000;
 
 /// What is asked, and what was answered and not asked for yet.
 #[derive(Debug, Default)]
 pub(super) struct UsersAhead {
     /// Whom the run names, in the client's order, and the number of the next one.
     wanted: Option<(RunId, Arc<Coverage>, usize)>,
-    /// Whom `log` names.
-    pub(super) later: VecDeque<Bytes>,
+    /// Whom `log` names, each once.
+    later: VecDeque<Bytes>,
+    of_later: HashSet<Bytes>,
     asked: BTreeMap<UserKey, Asked>,
-    /// The replica's process ended when it was asked about these.
-    deadly: BTreeSet<UserKey>,
+    /// Better not asked about ahead: the replica's process ended at it, or the answer was too long.
+    unsuited: BTreeSet<UserKey>,
     next: u64,
 }
 
@@ -69,7 +70,7 @@ impl UsersAhead {
     /// Nobody is to be asked about any more.
     pub(super) fn forget_all(&mut self) {
         self.wanted = None;
-        self.later.clear();
+        self.want_no_more();
         self.asked.clear();
     }
 
@@ -77,6 +78,12 @@ impl UsersAhead {
     pub(super) fn want(&mut self, run: RunId, coverage: Option<&Arc<Coverage>>) {
         let some = coverage.filter(|coverage| coverage.user(0).is_some());
         self.wanted = some.map(|coverage| (run, coverage.clone(), 0));
+    }
+
+    /// Whom `log` names is no more of interest.
+    pub(super) fn want_no_more(&mut self) {
+        self.later.clear();
+        self.of_later.clear();
     }
 
     /// The users of a run need not be asked about any more.
@@ -100,8 +107,19 @@ impl UsersAhead {
                     self.wanted = None;
                 }
             }
-            None => drop(self.later.pop_front()),
+            None => {
+                if let Some(user) = self.later.pop_front() {
+                    self.of_later.remove(&user);
+                }
+            }
         }
+    }
+
+    fn is_unsuited(&mut self, key: UserKey) {
+        if self.unsuited.len() >= UNSUITED {
+            self.unsuited.clear();
+        }
+        self.unsuited.insert(key);
     }
 
     /// Whether this question still counts.
@@ -115,8 +133,12 @@ impl UsersAhead {
 impl Core {
     /// `log` names these users.
     pub(super) fn read_users_on(&mut self, users: Vec<Bytes>) {
-        let room = LATER.saturating_sub(self.users_ahead.later.len());
-        self.users_ahead.later.extend(users.into_iter().take(room));
+        let ahead = &mut self.users_ahead;
+        for user in users {
+            if ahead.later.len() < LATER && ahead.of_later.insert(user.clone()) {
+                ahead.later.push_back(user);
+            }
+        }
     }
 
     /// Asks about users, as far as there are lanes to spare and answers are not too many already.
@@ -170,7 +192,7 @@ impl Core {
     fn is_user_to_be_asked(&self, key: &UserKey) -> bool {
         let subject = Subject::User(key.clone());
         !self.users_ahead.asked.contains_key(key)
-            && !self.users_ahead.deadly.contains(key)
+            && !self.users_ahead.unsuited.contains(key)
             && !key.is_shared()
             && !self.ledger.on_probation(&subject)
             && self.queue.of_key(key).next().is_none()
@@ -191,6 +213,9 @@ impl Core {
         if asked.answer.is_none() {
             let key = key.clone();
             self.users_ahead.asked.remove(&key);
+            if ok {
+                self.users_ahead.is_unsuited(key);
+            }
         }
     }
 
@@ -200,10 +225,7 @@ impl Core {
             let key = key.clone();
             if first {
                 // The client's own question is not in the way of others' work.
-                if self.users_ahead.deadly.len() >= DEADLY {
-                    self.users_ahead.deadly.clear();
-                }
-                self.users_ahead.deadly.insert(key.clone());
+                self.users_ahead.is_unsuited(key.clone());
             }
             self.forget_user_ahead(&key);
         }
@@ -250,9 +272,7 @@ impl Core {
             return Some((command, plan));
         }
         if asked.answer.is_none() {
-            let session = self.sessions.get_mut(&id)?;
-            session.pending = Some(Pending::Ahead { command, plan, run });
-            self.impatient.push_back((self.now, id));
+            self.wait_for_ahead(id, command, plan, run);
             return None;
         }
         let asked = self.users_ahead.asked.remove(&key);

@@ -19,4 +19,5 @@ mod probation;
 
 mod staging;
 mod users_ahead;
+mod waits;
 mod words;

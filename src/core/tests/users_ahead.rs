@@ -106,7 +106,7 @@ fn a_refusal_or_a_lost_lane_leaves_the_question_to_the_client() {
 fn an_old_answer_is_not_given_nor_one_in_the_eyes_of_others() {
     let (mut d, s) = second_asked();
     d.reply_to("GET USER b", HERS);
-    d.pass(Duration::from_secs(31));
+    d.pass(Duration::from_secs(6));
     assert!(is_asked_for_real(&mut d, s));
     // By another listener, or with other capabilities.
     let (mut d, _) = second_asked();
