@@ -366,6 +366,8 @@ impl Core {
             }
             other => session.pending = other,
         }
+        // What was noted of it may have been forgotten meanwhile.
+        self.count_noted(id);
     }
 
     fn acknowledge(&mut self, id: SessionId, command: Command, plan: Plan, run: RunId) {
