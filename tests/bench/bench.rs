@@ -66,7 +66,7 @@ struct Matrix {
     /// Stock clients that share the users by hand.
     #[arg(long, value_delimiter = ',', default_value = "4,8,16")]
     shards: Vec<usize>,
-    /// What takes longer than 15 s is measured once.
+    /// What takes longer than 5 s is measured once.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// A file for every single run.
@@ -168,7 +168,7 @@ fn main() -> ExitCode {
 }
 
 /// A run that took more seconds than this is not repeated: chance has no part in it.
-const LONG: f64 = 15.0;
+const LONG: f64 = 5.0;
 
 fn milliseconds(value: f64) -> Duration {
     Duration::from_secs_f64(value / 1e3)
