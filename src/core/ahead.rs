@@ -23,10 +23,6 @@ use crate::protocol::{Reply, StatusKind, UserKey, print};
 /// be opened.
 const DEEP: usize = 4;
 
-/// So many questions go out even where every lane has writes: the client would ask by itself, one
-/// mailbox at a time, and wait for each.
-const ALWAYS: usize = 2;
-
 /// So many doubts do not wait for an idle lane any more.
 const MANY: usize = 256;
 
@@ -218,7 +214,7 @@ impl Core {
     }
 
     /// A lane for what the client is about to ask. Where all are writing, one more; where there are
-    /// as many as there may be, a few questions go out all the same.
+    /// as many as there may be, one question on each.
     pub(super) fn lane_for_ahead(&mut self, eyes: Eyes) -> Option<LaneId> {
         let questions = self.known.questions() + self.users_ahead.questions();
         if questions >= self.setup.limits.ahead_requests || self.waits_for_lane(eyes) {
@@ -231,7 +227,7 @@ impl Core {
         let pool = self.known.pool(eyes)?.clone();
         let opening = self.lanes.count(&pool, LaneState::Opening) > 0;
         let has_lane = self.lanes.of(&pool).next().is_some();
-        if !has_lane || opening || self.open_lane(&pool, 0) || questions >= ALWAYS {
+        if !has_lane || opening || self.open_lane(&pool, 0) {
             return None;
         }
         self.lane_to_spare(eyes, Busy::Writing)
@@ -284,7 +280,8 @@ impl Core {
             match most {
                 Busy::Idle => lane.is_idle() && !lane.reserved,
                 Busy::Reading => room() && reads(lane) && one_left(lane),
-                Busy::Writing => room(),
+                // The client would ask by itself, one mailbox at a time, and wait for each.
+                Busy::Writing => room() && asked(lane) == 0 && one_left(lane),
             }
         };
         let lanes = self.lanes.of(pool).filter(|(_, lane)| spare(lane));
