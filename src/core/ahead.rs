@@ -16,7 +16,7 @@ use super::event::{Action, LaneId, Mode, Note, RunId};
 use super::known::{self, Doubt, Eyes, QuestionId};
 use super::lanes::{Lane, State as LaneState, What};
 use super::plan::Subject;
-use crate::protocol::synclog::{Coverage, Line};
+use crate::protocol::synclog::{Coverage, Line, Named};
 use crate::protocol::{Reply, StatusKind, UserKey, print};
 
 /// Questions on one lane: what comes behind them waits for so many times `ahead_names` mailboxes to
@@ -56,20 +56,23 @@ impl Core {
     /// A run is linked: what it names is about to be asked about by the rolling client.
     pub(super) fn read_ahead(&mut self, run: RunId, coverage: &Arc<Coverage>) {
         let coverage = Some(coverage).filter(|_| !self.runs.is_gone(run));
-        self.known.want(run, coverage);
-        self.users_ahead.want(run, coverage);
+        self.upcoming.begin(run, coverage);
     }
 
     /// The client is done with a run.
     pub(super) fn not_ahead(&mut self, run: RunId) {
-        self.known.want_no_more_of(run);
-        self.users_ahead.want_no_more_of(run);
+        self.upcoming.end(run);
     }
 
-    /// The next run's names, as far as they are not known already.
-    pub(super) fn read_on(&mut self, names: Vec<Bytes>) {
-        for name in names {
-            self.known.want_later(name);
+    /// What `log` names: the next run, as far as it is not known already.
+    pub(super) fn read_on(&mut self, named: Named) {
+        for name in named.mailboxes {
+            if !self.known.knows(&name) {
+                self.upcoming.mailboxes.add(name);
+            }
+        }
+        for user in named.users {
+            self.upcoming.users.add(user);
         }
     }
 
@@ -78,8 +81,7 @@ impl Core {
     pub(super) fn watch_log(&mut self) {
         let on = self.draining.is_none() && self.rolling_eyes().is_some();
         if on != std::mem::replace(&mut self.known.watching, on) {
-            self.known.want_no_more();
-            self.users_ahead.want_no_more();
+            self.upcoming.forget_later();
             self.act(Action::WatchLog { on });
         }
     }
@@ -100,7 +102,7 @@ impl Core {
 
     /// Asks as much as there are lanes to spare for.
     pub(super) fn ask_ahead(&mut self) {
-        while self.draining.is_none() && self.known.wants_more() {
+        while self.draining.is_none() && !self.upcoming.mailboxes.is_empty() {
             let Some(eyes) = self.rolling_eyes() else {
                 break;
             };
@@ -109,8 +111,9 @@ impl Core {
             };
             let mut names = Vec::new();
             while names.len() < self.setup.limits.ahead_names
-                && let Some(name) = self.known.next_wanted()
+                && let Some(name) = self.upcoming.mailboxes.next()
             {
+                self.upcoming.mailboxes.pass();
                 let key = self.setup.site.key_of_mailbox(&name);
                 if self.is_to_be_asked(&name, &key) {
                     names.push((name, key));
@@ -122,12 +125,16 @@ impl Core {
     }
 
     fn is_to_be_asked(&mut self, name: &Bytes, key: &UserKey) -> bool {
-        let subject = Subject::of_mailbox(&self.setup.site, name);
-        // Whose jobs are queued is being asked about already, or being written to.
         !self.known.knows(name)
             && !self.known.is_under_way(name)
             && self.known.trouble(name) == 0
-            && !self.ledger.on_probation(&subject)
+            && self.is_at_rest(&Subject::of_mailbox(&self.setup.site, name), key)
+    }
+
+    /// Whether it may be asked about ahead: whose jobs are queued is being asked about already, or
+    /// being written to, and who is on probation is asked about by the client alone.
+    pub(super) fn is_at_rest(&self, subject: &Subject, key: &UserKey) -> bool {
+        !self.ledger.on_probation(subject)
             && self.queue.of_key(key).next().is_none()
             && self.queue.barriers().next().is_none()
     }
@@ -257,7 +264,7 @@ impl Core {
     /// The lane with the least in flight that is no busier than this.
     fn lane_to_spare(&self, eyes: Eyes, most: Busy) -> Option<LaneId> {
         let pool = self.known.pool(eyes)?;
-        let asked = Lane::questions;
+        let asked = |lane: &Lane| lane.questions;
         // One lane stays free of questions: what comes is not to stand behind them everywhere.
         let up = || {
             self.lanes

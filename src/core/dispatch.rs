@@ -244,7 +244,7 @@ impl Core {
             return true;
         }
         let has_one = self.lanes.count(pool, LaneState::Up) > 0;
-        if has_one && self.lanes.more_at.is_some_and(|at| self.now < at) {
+        if has_one && self.lanes.more_at.is_some() {
             return false;
         }
         let count = self.lanes.all.len();
@@ -485,14 +485,19 @@ impl Core {
         self.forget_pool(&lane.pool);
     }
 
-    /// A lane beside others was refused.
-    fn no_more_lanes(&mut self, why: &str) {
-        if self.lanes.more_at.is_some_and(|at| self.now < at) {
-            return;
-        }
+    /// The pause after so many refusals.
+    fn reconnect_pause(&mut self, nth: u32) -> Duration {
         let limits = &self.setup.limits;
         let (first, longest) = (limits.reconnect, limits.reconnect_max);
-        let wait = pause(first, longest, self.lanes.more_refusals, &mut self.random);
+        pause(first, longest, nth, &mut self.random)
+    }
+
+    /// A lane beside others was refused.
+    fn no_more_lanes(&mut self, why: &str) {
+        if self.lanes.more_at.is_some() {
+            return;
+        }
+        let wait = self.reconnect_pause(self.lanes.more_refusals);
         if self.lanes.more_refusals == 0 {
             let why = why.to_owned();
             self.note(Note::NoMoreLanes { why });
@@ -503,15 +508,8 @@ impl Core {
 
     /// Lanes are not tried again before a pause.
     pub(super) fn back_off(&mut self) -> Duration {
-        let limits = &self.setup.limits;
-        let nth = self.lanes.refusals;
-        let wait = pause(
-            limits.reconnect,
-            limits.reconnect_max,
-            nth,
-            &mut self.random,
-        );
-        self.lanes.refusals = nth.saturating_add(1);
+        let wait = self.reconnect_pause(self.lanes.refusals);
+        self.lanes.refusals = self.lanes.refusals.saturating_add(1);
         self.lanes.retry_at = Some(self.now + wait);
         wait
     }

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,14 +14,10 @@ use hashbrown::{HashMap, HashSet};
 
 use super::beliefs::{Belief, Beliefs};
 use super::event::{Pool, RunId};
-use crate::protocol::synclog::Coverage;
 use crate::protocol::{Body, Piece, UserKey};
 
 /// A longer line is not kept.
 const MAX_LINE: u64 = 64 << 10;
-
-/// So many names of `log` are kept.
-const LATER: usize = 20_000;
 
 /// So many mailboxes are remembered that had trouble.
 const TROUBLE: usize = 10_000;
@@ -48,11 +43,6 @@ pub(super) struct Known {
     /// The replica compares SINCE_MODSEQ, which catches a wrong belief that makes the client send
     /// something.
     pub(super) since: bool,
-    /// What the run names: to be asked about before the client does.
-    wanted: Option<Wanted>,
-    /// What `log` names: the next run. Each once.
-    later: VecDeque<Bytes>,
-    of_later: HashSet<Bytes>,
     /// `log` is being looked at.
     pub(super) watching: bool,
     doubts: HashMap<Bytes, Doubt>,
@@ -73,15 +63,6 @@ pub(super) struct Known {
     hashes: std::hash::RandomState,
 }
 
-/// What a run names, as far as it is still to be asked about.
-#[derive(Debug)]
-struct Wanted {
-    run: RunId,
-    coverage: Arc<Coverage>,
-    /// The number of the next name.
-    next: usize,
-}
-
 /// A client was told this: where it sends nothing it is to be read for real.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doubt {
@@ -92,7 +73,7 @@ pub(super) struct Doubt {
     pub(super) at: u64,
     pub(super) since: Duration,
     /// The run that made the client ask, which is pinned until the doubt ends: where the client was
-    /// told wrongly its line is owed. `None` in strict mode.
+    /// told wrongly its line is owed. `None` without a sync log.
     pub(super) run: Option<RunId>,
 }
 
@@ -205,19 +186,6 @@ impl Known {
         *count
     }
 
-    /// What `log` names is to be asked about.
-    pub(super) fn want_later(&mut self, name: Bytes) {
-        if self.later.len() < LATER && !self.knows(&name) && self.of_later.insert(name.clone()) {
-            self.later.push_back(name);
-        }
-    }
-
-    /// What `log` names is no more of interest.
-    pub(super) fn want_no_more(&mut self) {
-        self.later.clear();
-        self.of_later.clear();
-    }
-
     /// Nothing is known of this mailbox any more.
     pub(super) fn forget(&mut self, name: &Bytes) {
         self.beliefs.remove(name);
@@ -240,53 +208,9 @@ impl Known {
     /// Nothing is known at all. Doubts stay: what a client was told is to be read for real.
     pub(super) fn forget_all(&mut self) {
         self.beliefs.clear();
-        self.wanted = None;
-        self.want_no_more();
         self.news |= !self.asked.is_empty();
         self.asked.clear();
         self.asked_keys.clear();
-    }
-
-    /// The replica may be another one when it comes back.
-    pub(super) fn lost_replica(&mut self) {
-        self.forget_all();
-        self.since = false;
-    }
-
-    /// What a run names is to be asked about before the client does, and nothing of an earlier one.
-    pub(super) fn want(&mut self, run: RunId, coverage: Option<&Arc<Coverage>>) {
-        let some = coverage.filter(|coverage| coverage.name(0).is_some());
-        self.wanted = some.map(|coverage| Wanted {
-            run,
-            coverage: coverage.clone(),
-            next: 0,
-        });
-    }
-
-    /// What a run names need not be asked about any more.
-    pub(super) fn want_no_more_of(&mut self, run: RunId) {
-        self.wanted.take_if(|wanted| wanted.run == run);
-    }
-
-    /// Whether anything is to be asked about before the client does.
-    pub(super) fn wants_more(&self) -> bool {
-        self.wanted.is_some() || !self.later.is_empty()
-    }
-
-    /// What comes first.
-    pub(super) fn next_wanted(&mut self) -> Option<Bytes> {
-        let Some(wanted) = &mut self.wanted else {
-            let name = self.later.pop_front()?;
-            self.of_later.remove(&name);
-            return Some(name);
-        };
-        let name = wanted.coverage.name(wanted.next);
-        let name = name.map(Bytes::copy_from_slice);
-        wanted.next += 1;
-        if wanted.coverage.name(wanted.next).is_none() {
-            self.wanted = None;
-        }
-        name
     }
 
     /// How to tell later what a client was told now.

@@ -70,6 +70,8 @@ pub(super) struct Lane {
     pub(super) state: State,
     /// Requests without an answer, in order.
     pub(super) in_flight: VecDeque<Sent>,
+    /// How many of them are questions outside of the queues.
+    pub(super) questions: usize,
     /// Jobs that are not done with.
     pub(super) jobs: HashSet<JobId>,
     pub(super) bytes: u64,
@@ -136,6 +138,13 @@ pub(super) enum What {
     UserAhead(Ticket),
 }
 
+impl What {
+    /// Whether it is one outside of the users' queues.
+    pub(super) fn is_question(&self) -> bool {
+        matches!(self, What::Question(_) | What::UserAhead(_))
+    }
+}
+
 impl Lane {
     /// Whether another job may be put behind what is in flight.
     pub(super) fn has_room(&self, limits: &Limits) -> bool {
@@ -161,19 +170,14 @@ impl Lane {
         self.state == State::Up && self.in_flight.is_empty() && self.jobs.is_empty()
     }
 
-    /// How many questions outside of the queues are in flight.
-    pub(super) fn questions(&self) -> usize {
-        let ahead = |sent: &&Sent| matches!(sent.what, What::Question(_) | What::UserAhead(_));
-        self.in_flight.iter().filter(ahead).count()
-    }
-
     /// Jobs, and questions that a job would wait behind.
     pub(super) fn load(&self) -> usize {
-        self.jobs.len() + self.questions()
+        self.jobs.len() + self.questions
     }
 
     /// Notes a request.
     pub(super) fn sent(&mut self, job: Option<JobId>, what: What, bytes: u64, now: Duration) {
+        self.questions += usize::from(what.is_question());
         self.in_flight.push_back(Sent {
             job,
             what,
@@ -187,6 +191,7 @@ impl Lane {
     /// Takes the oldest request, whose answer has come.
     pub(super) fn answered(&mut self, now: Duration) -> Option<Sent> {
         let sent = self.in_flight.pop_front()?;
+        self.questions -= usize::from(sent.what.is_question());
         self.bytes -= sent.bytes.min(self.bytes);
         self.active = now;
         // The next answer is due from now on: what waited behind a long command was not slow.
@@ -209,6 +214,7 @@ impl Lanes {
             pool: pool.clone(),
             state: State::Opening,
             in_flight: VecDeque::new(),
+            questions: 0,
             jobs: HashSet::new(),
             bytes: 0,
             staged: HashSet::new(),

@@ -36,6 +36,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod time;
+mod upcoming;
 mod users_ahead;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,6 +56,7 @@ use self::queue::{JobId, Queue};
 use self::runs::Runs;
 use self::session::Session;
 pub use self::status::{OnProbation, Snapshot};
+use self::upcoming::Upcoming;
 use self::users_ahead::UsersAhead;
 use crate::protocol::{Site, UserKey};
 
@@ -91,6 +93,7 @@ pub struct Core {
     ledger: Ledger,
     known: Known,
     users_ahead: UsersAhead,
+    upcoming: Upcoming,
     /// Users with acknowledged and unconfirmed units, and how many each has.
     unconfirmed: HashMap<UserKey, usize>,
     queued_bytes: u64,
@@ -133,6 +136,7 @@ impl Core {
             ledger: Ledger::default(),
             known: Known::default(),
             users_ahead: UsersAhead::default(),
+            upcoming: Upcoming::default(),
             unconfirmed: HashMap::new(),
             queued_bytes: 0,
             staged_bytes: 0,
@@ -181,10 +185,7 @@ impl Core {
             Event::RunLinked { run, coverage } => self.run_linked(run, coverage),
             Event::RunLinkFailed { run, why } => self.run_link_failed(run, why),
             Event::RunGone { run } => self.run_gone(run),
-            Event::LogNames { named } => {
-                self.read_on(named.mailboxes);
-                self.read_users_on(named.users);
-            }
+            Event::LogNames { named } => self.read_on(named),
             Event::LinesWritten { batch } => {
                 self.not_written = false;
                 let settled = self.ledger.written(batch, self.now);

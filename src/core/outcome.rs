@@ -417,7 +417,7 @@ impl Core {
         };
         // What was asked ahead may be what killed the replica's process.
         let suspect = match lane.in_flight.front().map(|oldest| &oldest.what) {
-            Some(What::Question(_) | What::UserAhead(_)) => None,
+            Some(oldest) if oldest.is_question() => None,
             _ => lane.in_flight.iter().find_map(|sent| sent.job),
         };
         for (place, sent) in lane.in_flight.iter().enumerate() {
@@ -437,8 +437,8 @@ impl Core {
         }
         if !self.lanes.any_up() {
             // The replica may be another one when it comes back.
-            self.known.lost_replica();
-            self.forget_users_ahead();
+            self.forget_everything();
+            self.known.since = false;
             for state in self.lanes.pools.values_mut() {
                 state.enabled = None;
             }

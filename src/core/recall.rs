@@ -283,9 +283,8 @@ impl Core {
         if plan.class == Class::Read {
             return;
         }
-        match &plan.keys {
-            Keys::Of(keys) => keys.iter().for_each(|key| self.forget_user_ahead(key)),
-            Keys::Barrier => self.forget_users_ahead(),
+        if let Keys::Of(keys) = &plan.keys {
+            keys.iter().for_each(|key| self.forget_user_ahead(key));
         }
         if matches!(plan.line, Some(Line::Seen(..) | Line::Sub(..))) {
             return;
@@ -302,8 +301,15 @@ impl Core {
                     self.known.forget_key(key);
                 }
             }
-            (_, Keys::Barrier) => self.known.forget_all(),
+            (_, Keys::Barrier) => self.forget_everything(),
         }
+    }
+
+    /// Nothing is known of anybody any more, nor to be asked about.
+    pub(super) fn forget_everything(&mut self) {
+        self.known.forget_all();
+        self.forget_users_ahead();
+        self.upcoming.clear();
     }
 
     /// A client that reads all of a user is repairing him: what is known may be what is wrong. One

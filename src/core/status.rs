@@ -247,6 +247,8 @@ impl Core {
                 lane.bytes,
                 lane.in_flight.iter().map(|sent| sent.bytes).sum::<u64>()
             );
+            let questions = lane.in_flight.iter().filter(|sent| sent.what.is_question());
+            debug_assert_eq!(lane.questions, questions.count());
             let alone = |id| self.jobs.get(id).is_some_and(|job| job.alone);
             debug_assert!(!lane.jobs.iter().any(alone) || lane.jobs.len() == 1);
             let open = |id: &&JobId| self.jobs.get(*id).is_some_and(|job| job.work.is_open());

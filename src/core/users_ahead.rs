@@ -5,12 +5,10 @@
 //! where no write of this user was queued, running or begun since the question went out, and not
 //! for long: a USER sync is the client's last means of repair.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashSet;
 
 use super::Core;
 use super::burst;
@@ -19,14 +17,10 @@ use super::known::{self, Eyes};
 use super::lanes::What;
 use super::outcome::body_of;
 use super::plan::{Plan, Subject};
-use crate::protocol::synclog::Coverage;
 use crate::protocol::{Command, Get, Kind, Reply, StatusKind, UserKey, print};
 
 /// An older answer is not given any more.
 const FRESH: Duration = Duration::from_secs(5);
-
-/// So many users of `log` are kept; those who come after them are asked about when they are a run's.
-const LATER: usize = 1_000;
 
 /// So many users are remembered whom it is better not to ask about ahead.
 const UNSUITED: usize = 10_000;
@@ -34,11 +28,6 @@ const UNSUITED: usize = 10_000;
 /// What is asked, and what was answered and not asked for yet.
 #[derive(Debug, Default)]
 pub(super) struct UsersAhead {
-    /// Whom the run names, in the client's order, and the number of the next one.
-    wanted: Option<(RunId, Arc<Coverage>, usize)>,
-    /// Whom `log` names, each once.
-    later: VecDeque<Bytes>,
-    of_later: HashSet<Bytes>,
     asked: BTreeMap<UserKey, Asked>,
     /// Better not asked about ahead: the replica's process ended at it, or the answer was too long.
     unsuited: BTreeSet<UserKey>,
@@ -67,55 +56,7 @@ impl UsersAhead {
         self.asked.values().filter(under_way).count()
     }
 
-    /// Nobody is to be asked about any more.
-    pub(super) fn forget_all(&mut self) {
-        self.wanted = None;
-        self.want_no_more();
-        self.asked.clear();
-    }
-
-    /// The users of a run are to be asked about, and none of an earlier one.
-    pub(super) fn want(&mut self, run: RunId, coverage: Option<&Arc<Coverage>>) {
-        let some = coverage.filter(|coverage| coverage.user(0).is_some());
-        self.wanted = some.map(|coverage| (run, coverage.clone(), 0));
-    }
-
-    /// Whom `log` names is no more of interest.
-    pub(super) fn want_no_more(&mut self) {
-        self.later.clear();
-        self.of_later.clear();
-    }
-
-    /// The users of a run need not be asked about any more.
-    pub(super) fn want_no_more_of(&mut self, run: RunId) {
-        self.wanted.take_if(|(of, ..)| *of == run);
-    }
-
-    fn next_wanted(&self) -> Option<Bytes> {
-        match &self.wanted {
-            Some((_, coverage, next)) => coverage.user(*next).map(Bytes::copy_from_slice),
-            None => self.later.front().cloned(),
-        }
-    }
-
-    /// The next one is done with.
-    fn pass(&mut self) {
-        match &mut self.wanted {
-            Some((_, coverage, next)) => {
-                *next += 1;
-                if coverage.user(*next).is_none() {
-                    self.wanted = None;
-                }
-            }
-            None => {
-                if let Some(user) = self.later.pop_front() {
-                    self.of_later.remove(&user);
-                }
-            }
-        }
-    }
-
-    fn is_unsuited(&mut self, key: UserKey) {
+    fn mark_unsuited(&mut self, key: UserKey) {
         if self.unsuited.len() >= UNSUITED {
             self.unsuited.clear();
         }
@@ -131,42 +72,33 @@ impl UsersAhead {
 }
 
 impl Core {
-    /// `log` names these users.
-    pub(super) fn read_users_on(&mut self, users: Vec<Bytes>) {
-        let ahead = &mut self.users_ahead;
-        for user in users {
-            if ahead.later.len() < LATER && ahead.of_later.insert(user.clone()) {
-                ahead.later.push_back(user);
-            }
-        }
-    }
-
     /// Asks about users, as far as there are lanes to spare and answers are not too many already.
     pub(super) fn ask_users_ahead(&mut self) {
         let now = self.now;
-        let ahead = &mut self.users_ahead;
-        if ahead.wanted.is_none() && ahead.later.is_empty() {
+        if self.upcoming.users.is_empty() {
             return;
         }
-        ahead
+        self.users_ahead
             .asked
             .retain(|_, asked| asked.answer.is_none() || is_fresh(asked, now));
-        while self.draining.is_none() && self.users_ahead.asked.len() < self.most_users() {
+        while self.draining.is_none()
+            && self.users_ahead.asked.len() < self.setup.limits.ahead_requests
+        {
             let Some(eyes) = self.rolling_eyes() else {
                 return;
             };
-            let Some(user) = self.users_ahead.next_wanted() else {
+            let Some(user) = self.upcoming.users.next() else {
                 return;
             };
             let key = self.setup.site.key_of_user(&user);
             if !self.is_user_to_be_asked(&key) {
-                self.users_ahead.pass();
+                self.upcoming.users.pass();
                 continue;
             }
             let Some(lane) = self.lane_for_ahead(eyes) else {
                 return;
             };
-            self.users_ahead.pass();
+            self.upcoming.users.pass();
             self.users_ahead.next += 1;
             let ticket = Ticket(self.users_ahead.next);
             let body = print::get_user(&user);
@@ -185,18 +117,11 @@ impl Core {
         }
     }
 
-    fn most_users(&self) -> usize {
-        self.setup.limits.ahead_requests
-    }
-
     fn is_user_to_be_asked(&self, key: &UserKey) -> bool {
-        let subject = Subject::User(key.clone());
         !self.users_ahead.asked.contains_key(key)
             && !self.users_ahead.unsuited.contains(key)
             && !key.is_shared()
-            && !self.ledger.on_probation(&subject)
-            && self.queue.of_key(key).next().is_none()
-            && self.queue.barriers().next().is_none()
+            && self.is_at_rest(&Subject::User(key.clone()), key)
     }
 
     /// A question has its answer.
@@ -214,7 +139,7 @@ impl Core {
             let key = key.clone();
             self.users_ahead.asked.remove(&key);
             if ok {
-                self.users_ahead.is_unsuited(key);
+                self.users_ahead.mark_unsuited(key);
             }
         }
     }
@@ -225,7 +150,7 @@ impl Core {
             let key = key.clone();
             if first {
                 // The client's own question is not in the way of others' work.
-                self.users_ahead.is_unsuited(key.clone());
+                self.users_ahead.mark_unsuited(key.clone());
             }
             self.forget_user_ahead(&key);
         }
@@ -240,7 +165,7 @@ impl Core {
     /// Nor of anybody.
     pub(super) fn forget_users_ahead(&mut self) {
         self.known.news |= self.users_ahead.questions() > 0;
-        self.users_ahead.forget_all();
+        self.users_ahead.asked.clear();
     }
 
     /// Answers a GET USER that was asked ahead; gives back any other command.
@@ -254,8 +179,8 @@ impl Core {
         let Kind::Get(Get::User(user)) = &command.kind else {
             return Some((command, plan));
         };
-        if self.users_ahead.next_wanted().as_ref() == Some(user) {
-            self.users_ahead.pass();
+        if self.upcoming.users.next().as_ref() == Some(user) {
+            self.upcoming.users.pass();
         }
         let key = self.setup.site.key_of_user(user);
         let eyes = match self.sessions.get(&id) {

@@ -211,12 +211,6 @@ impl Named {
     pub fn is_empty(&self) -> bool {
         self.mailboxes.is_empty() && self.users.is_empty()
     }
-
-    /// How many it names.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.mailboxes.len() + self.users.len()
-    }
 }
 
 /// So many names of mailboxes, and of users, of a run are kept, in order.

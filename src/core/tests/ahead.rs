@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver, limits, one_lane, rolling};
 use super::known::{fan_out, really};
-use super::words::{CAPABILITIES, NO, OK, answer, ask_for, line, update};
+use super::words::{NO, OK, answer, ask_for, line, update};
 use crate::core::{Event, Limits, Mode, RunId, SessionId};
-use crate::protocol::synclog::Named;
 
 const RUN_OF_THREE: &str = "APPEND user.a\nAPPEND user.b\nMAILBOX shared\nAPPEND user.b\n";
 
@@ -77,9 +76,7 @@ fn what_is_asked_ahead_never_stands_before_a_unit_that_waits() {
     };
     let mut d = driver(few, false);
     d.log = "USER z\nAPPEND user.a\nAPPEND user.b\nAPPEND user.c\nAPPEND user.d\nAPPEND user.e\nAPPEND user.f\n";
-    let s = d.open_by(1, Mode::FanOut, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::FanOut, true);
     d.run = Some(RUN);
     d.say(s, "GET USER z\r\n");
     assert_eq!(d.on_lanes()[0], "GET USER z\r\n");
@@ -116,15 +113,6 @@ fn nothing_is_asked_ahead_for_a_run_that_is_gone_or_for_an_old_client() {
     assert_eq!(d.on_lanes(), [ask_for("user.a")]);
 }
 
-fn names(d: &mut Driver, names: &[&'static str]) {
-    let mailboxes = names.iter().map(|name| (*name).into()).collect();
-    let named = Named {
-        mailboxes,
-        ..Named::default()
-    };
-    d.event(Event::LogNames { named });
-}
-
 /// A rolling client between two runs.
 fn between_runs() -> (Driver, SessionId) {
     let (mut d, s) = fan_out("USER a\n");
@@ -136,7 +124,7 @@ fn between_runs() -> (Driver, SessionId) {
 #[test]
 fn what_log_names_is_asked_about_before_it_is_a_run() {
     let (mut d, s) = between_runs();
-    names(&mut d, &["user.a", "user.b"]);
+    d.log_names(["user.a", "user.b"]);
     assert_eq!(d.on_lanes(), [ask_for("user.a user.b")]);
     // It does not come in the way of the client's own.
     d.say(s, "GET USER c\r\n");
@@ -147,7 +135,7 @@ fn what_log_names_is_asked_about_before_it_is_a_run() {
     d.ask(s, "RESTART\r\n");
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
     // Once.
-    names(&mut d, &["user.a"]);
+    d.log_names(["user.a"]);
     assert_eq!(d.count("GET"), 0);
 }
 
@@ -155,14 +143,12 @@ fn what_log_names_is_asked_about_before_it_is_a_run() {
 fn in_strict_mode_what_log_names_is_asked_about_on_a_lane_of_its_own() {
     for rolling in [true, false] {
         let mut d = driver(limits(), false);
-        let s = d.open_by(1, Mode::Strict, rolling);
-        d.say(s, CAPABILITIES);
-        d.answer(s).unwrap();
+        let s = d.capable(1, Mode::Strict, rolling);
         d.ask(s, "RESTART\r\n");
         assert_eq!(d.watching, rolling);
         // The client is at work already.
         d.say(s, &update("user.z", 2));
-        names(&mut d, &["user.a", "user.b"]);
+        d.log_names(["user.a", "user.b"]);
         let asked = ask_for("user.a user.b");
         assert_eq!(d.count(&asked), usize::from(rolling));
         if rolling {
@@ -199,26 +185,21 @@ fn behind_a_barrier_and_on_probation_nothing_is_asked_ahead() {
     let (mut d, _) = between_runs();
     let other = d.open_by(2, Mode::Strict, false);
     d.say(other, "APPLY WHATEVER %(MBOXNAME user.a)\r\n");
-    names(&mut d, &["user.b"]);
+    d.log_names(["user.b"]);
     assert_eq!(d.count("GET MAILBOXES"), 0);
     let (mut d, s) = between_runs();
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     d.ask(s, &update("user.a", 2));
     d.reply_to("APPLY MAILBOX", NO);
     d.ask(s, "RESTART\r\n");
-    names(&mut d, &["user.a.x"]);
+    d.log_names(["user.a.x"]);
     assert_eq!(d.count("GET MAILBOXES"), 0);
 }
 
 #[test]
 fn names_of_log_are_bounded() {
     let (mut d, _) = between_runs();
-    let many = (0..30_000).map(|i| format!("user.u{i:05}").into());
-    let named = Named {
-        mailboxes: many.collect(),
-        ..Named::default()
-    };
-    d.event(Event::LogNames { named });
+    d.log_names((0..30_000).map(|i| format!("user.u{i:05}")));
     while d.count("GET MAILBOXES") > 0 {
         // No such mailboxes.
         d.reply_to("GET MAILBOXES", OK);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver_of, limits};
 use super::known::{fan_out, is_real, known, really};
-use super::words::{CAPABILITIES, NO, OK, answer, ask_for, update};
+use super::words::{NO, OK, answer, ask_for, update};
 use crate::core::{Event, Mode, Note, RunId, SessionId};
 
 fn wrong(d: &Driver) -> usize {
@@ -125,9 +125,7 @@ fn in_strict_mode_without_a_sync_log_there_is_none_to_write_to() {
 fn strict_with_log(log: &'static str) -> (Driver, SessionId) {
     let mut d = driver_of(limits(), false, true);
     d.log = log;
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.run = Some(RUN);
     (d, s)
 }

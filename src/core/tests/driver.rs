@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::words::OK;
+use super::words::{CAPABILITIES, OK};
 use crate::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, Pool, RunId, SessionId, Setup,
 };
-use crate::protocol::synclog::{Coverage, LineReader};
+use crate::protocol::synclog::{Coverage, LineReader, Named};
 use crate::protocol::{Body, CommandReader, ReaderLimits, Reply, ReplyReader, Site, reply_reader};
 
 pub(super) const RUN: RunId = RunId(7);
@@ -136,6 +136,73 @@ impl Driver {
             identity: Identity::Configured,
         });
         session
+    }
+
+    /// A session that asks for capabilities, as those of 3.6 and later do.
+    pub(super) fn capable(&mut self, id: u64, mode: Mode, rolling: bool) -> SessionId {
+        let session = self.open_by(id, mode, rolling);
+        self.say(session, CAPABILITIES);
+        self.answer(session).expect("an answer");
+        session
+    }
+
+    /// `log` names these mailboxes.
+    pub(super) fn log_names<T: Into<Bytes>>(&mut self, names: impl IntoIterator<Item = T>) {
+        let mailboxes = names.into_iter().map(Into::into).collect();
+        let users = Vec::new();
+        let named = Named { mailboxes, users };
+        self.event(Event::LogNames { named });
+    }
+
+    /// `log` names this user.
+    pub(super) fn log_user(&mut self, user: &'static str) {
+        let (mailboxes, users) = (Vec::new(), vec![user.into()]);
+        let named = Named { mailboxes, users };
+        self.event(Event::LogNames { named });
+    }
+
+    /// Each of these asks for a user of its own.
+    pub(super) fn all_ask(&mut self, sessions: &[SessionId]) {
+        for s in sessions {
+            self.say(*s, &format!("GET USER u{}\r\n", s.0));
+        }
+    }
+
+    /// The replica says OK to the oldest request of the first lane that has one, and those of these
+    /// sessions that were answered ask anew.
+    pub(super) fn turn(&mut self, sessions: &[SessionId]) {
+        let oldest = self.on_lanes()[0].to_owned();
+        self.reply_to(&oldest, OK);
+        self.ask_anew(sessions);
+    }
+
+    /// Those of these sessions that were answered ask anew.
+    pub(super) fn ask_anew(&mut self, sessions: &[SessionId]) {
+        for s in sessions {
+            if self.answer(*s).is_some() {
+                self.all_ask(&[*s]);
+            }
+        }
+    }
+
+    /// The lane on which a request stands that begins like this, wherever.
+    pub(super) fn lane_of(&self, start: &str) -> LaneId {
+        let stands = |sent: &Vec<String>| sent.iter().any(|text| text.starts_with(start));
+        let mut lanes = self.sent.iter().filter(|(_, sent)| stands(sent));
+        *lanes.next().expect("it was sent").0
+    }
+
+    /// How many mailboxes are opened before the request that begins like this.
+    pub(super) fn mailboxes_before(&self, start: &str) -> usize {
+        let sent = self.sent[&self.lane_of(start)].iter();
+        let before = sent.take_while(|text| !text.starts_with(start));
+        before.map(|text| text.split(' ').count() - 2).sum()
+    }
+
+    /// Lanes on which something is in flight.
+    pub(super) fn busy_lanes(&self) -> Vec<LaneId> {
+        let busy = self.sent.iter().filter(|(_, sent)| !sent.is_empty());
+        busy.map(|(lane, _)| *lane).collect()
     }
 
     pub(super) fn say(&mut self, session: SessionId, text: &str) {

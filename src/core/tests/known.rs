@@ -111,9 +111,7 @@ fn never_for_others() {
     let (mut d, s) = known();
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     // Not by the rolling client's listener.
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    let other = d.capable(2, Mode::Strict, false);
     assert!(is_real(&mut d, other, "user.a"));
     // With other capabilities, or a client that says nothing of what it believes.
     let old = d.open_by(3, Mode::Strict, true);
@@ -300,9 +298,7 @@ fn a_refused_or_failed_write_drops_its_user() {
         "user.a user.a.x",
         &answer(&["user.a", "user.a.x"], 1),
     );
-    let other = d.open_by(2, Mode::Strict, true);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    let other = d.capable(2, Mode::Strict, true);
     d.say(other, "GET USER z\r\n");
     d.say(s, &update("user.a", 2));
     d.lose(d.lane_with("GET USER z"));
@@ -355,9 +351,7 @@ fn memory_is_bounded_and_what_was_least_of_use_goes_first() {
         ..limits()
     };
     let mut d = driver(few, false);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     for name in ["user.a", "user.b"] {
         really(&mut d, s, name, &answer(&[name], 1));
     }

@@ -6,22 +6,10 @@ use super::driver::{Driver, RUN, driver, limits, one_lane};
 use super::known::{fan_out, really};
 use super::words::{CAPABILITIES, OK, answer, ask_for, update};
 use crate::core::{Event, Limits, Mode, Note, SessionId};
-use crate::protocol::synclog::Named;
-
-fn names(d: &mut Driver, names: impl IntoIterator<Item = String>) {
-    let mailboxes = names.into_iter().map(Into::into).collect();
-    let named = Named {
-        mailboxes,
-        ..Named::default()
-    };
-    d.event(Event::LogNames { named });
-}
 
 fn rolling_strict(limits: Limits) -> (Driver, SessionId) {
     let mut d = driver(limits, false);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.ask(s, "RESTART\r\n");
     assert!(d.watching);
     (d, s)
@@ -35,9 +23,7 @@ fn a_replica_that_takes_fewer_lanes_starves_nobody() {
     let alone = d.open(9, Mode::Strict);
     d.say(busy[0], "GET USER u1\r\n");
     d.lanes_open = false;
-    for s in &busy[1..] {
-        d.say(*s, &format!("GET USER u{}\r\n", s.0));
-    }
+    d.all_ask(&busy[1..]);
     d.refuse_lanes();
     d.say(alone, "APPLY UNUSER x\r\n");
     let mut turns = 0;
@@ -51,13 +37,7 @@ fn a_replica_that_takes_fewer_lanes_starves_nobody() {
         );
         d.refuse_lanes();
         d.now += Duration::from_millis(50);
-        let oldest = d.on_lanes()[0].to_owned();
-        d.reply_to(&oldest, OK);
-        for s in &busy {
-            if d.answer(*s).is_some() {
-                d.say(*s, &format!("GET USER u{}\r\n", s.0));
-            }
-        }
+        d.turn(&busy);
     }
 }
 
@@ -70,21 +50,13 @@ fn lanes_used(d: &Driver) -> u64 {
 fn read_ahead_takes_nobody_his_only_lane() {
     let (mut d, _) = rolling_strict(one_lane());
     let busy: Vec<SessionId> = (2..=5).map(|id| d.open(id, Mode::Strict)).collect();
-    for s in &busy {
-        d.say(*s, &format!("GET USER u{}\r\n", s.0));
-    }
+    d.all_ask(&busy);
     d.close_lanes();
     assert_eq!(d.count("GET USER"), 4);
     let before = lanes_used(&d);
-    names(&mut d, ["user.a".to_owned()]);
+    d.log_names(["user.a"]);
     for _ in 0..100 {
-        let oldest = d.on_lanes()[0].to_owned();
-        d.reply_to(&oldest, OK);
-        for s in &busy {
-            if d.answer(*s).is_some() {
-                d.say(*s, &format!("GET USER u{}\r\n", s.0));
-            }
-        }
+        d.turn(&busy);
         d.close_lanes();
     }
     let opened = lanes_used(&d) - before;
@@ -96,30 +68,20 @@ fn read_ahead_takes_nobody_his_only_lane() {
 fn a_doubt_of_a_pool_without_a_lane() {
     let mut d = driver(one_lane(), false);
     d.log = "USER a\n";
-    let s = d.open_by(1, Mode::FanOut, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::FanOut, true);
     d.run = Some(RUN);
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
     d.run = None;
     let busy: Vec<SessionId> = (2..=5).map(|id| d.open(id, Mode::Strict)).collect();
-    for s in &busy {
-        d.say(*s, &format!("GET USER u{}\r\n", s.0));
-    }
+    d.all_ask(&busy);
     d.close_lanes();
     d.event(Event::SessionClosed { session: s });
     d.event(Event::RunGone { run: RUN });
     let before = lanes_used(&d);
     for _ in 0..100 {
         d.now += Duration::from_secs(1);
-        let oldest = d.on_lanes()[0].to_owned();
-        d.reply_to(&oldest, OK);
-        for s in &busy {
-            if d.answer(*s).is_some() {
-                d.say(*s, &format!("GET USER u{}\r\n", s.0));
-            }
-        }
+        d.turn(&busy);
         d.close_lanes();
         if d.core.snapshot().known_doubts == 0 {
             break;
@@ -137,23 +99,11 @@ fn a_doubt_of_a_pool_without_a_lane() {
 #[test]
 fn what_another_client_waits_for_while_log_is_read_ahead() {
     let (mut d, _) = rolling_strict(Limits::default());
-    names(&mut d, (0..5000).map(|i| format!("user.u{i:05}")));
+    d.log_names((0..5000).map(|i| format!("user.u{i:05}")));
     // A user's own session by the strict listener (sync_rightnow_channel), of the same kind.
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    let other = d.capable(2, Mode::Strict, false);
     d.say(other, &update("user.z", 2));
-    let lane = d
-        .sent
-        .iter()
-        .find(|(_, sent)| sent.iter().any(|t| t.starts_with("APPLY MAILBOX")))
-        .unwrap();
-    let before = lane
-        .1
-        .iter()
-        .take_while(|t| !t.starts_with("APPLY MAILBOX"))
-        .map(|t| t.split(' ').count() - 2)
-        .sum::<usize>();
+    let before = d.mailboxes_before("APPLY MAILBOX");
     assert!(
         before <= 32,
         "{before} mailboxes are opened first, with {} lanes",
@@ -162,43 +112,33 @@ fn what_another_client_waits_for_while_log_is_read_ahead() {
 }
 
 /// A job put behind questions opens a lane for the next.
-#[test]
-fn a_job_behind_questions_opens_one_more_lane() {
-    let (mut d, _) = rolling_strict(limits());
-    names(&mut d, (0..100).map(|i| format!("user.u{i:05}")));
-    let n = d.count("GET MAILBOXES");
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+fn a_job_behind_questions_opens_one_more_lane(mut d: Driver) {
+    d.log_names((0..100).map(|i| format!("user.u{i:05}")));
+    let other = d.capable(2, Mode::Strict, false);
     let mut behind = 0;
     for i in 0..20 {
         d.say(other, &format!("GET USER x{i}\r\n"));
-        let lane = d
-            .sent
-            .values()
-            .find(|sent| sent.iter().any(|t| t.starts_with("GET USER")))
-            .unwrap();
-        if !lane[0].starts_with("GET USER") {
-            behind += 1;
-        }
+        let lane = d.lane_of("GET USER x");
+        behind += usize::from(!d.sent[&lane][0].starts_with("GET USER x"));
         // Questions are slow: one is answered for each command.
         while d.answer(other).is_none() {
-            let lane = d
-                .sent
-                .iter()
-                .find(|(_, sent)| sent.iter().any(|t| t.starts_with("GET USER")))
-                .unwrap()
-                .0;
-            let lane = *lane;
-            d.reply(lane, OK);
-            names(&mut d, (0..40).map(|k| format!("user.v{i:02}{k:05}")));
+            d.reply(d.lane_of("GET USER x"), OK);
+            d.log_names((0..40).map(|k| format!("user.v{i:02}{k:05}")));
         }
     }
-    println!(
-        "{n} questions at first; lanes {}, behind questions {behind} of 20",
-        d.sent.len()
-    );
-    assert!(d.sent.len() > 1 && behind < 10);
+    assert!(d.sent.len() > 1 && behind < 10, "{behind} of 20");
+}
+
+#[test]
+fn a_job_behind_questions_opens_one_more_lane_in_strict_mode() {
+    a_job_behind_questions_opens_one_more_lane(rolling_strict(limits()).0);
+}
+
+#[test]
+fn a_job_behind_questions_opens_one_more_lane_in_fan_out() {
+    let (mut d, s) = fan_out("USER a\n");
+    d.ask(s, "RESTART\r\n");
+    a_job_behind_questions_opens_one_more_lane(d);
 }
 
 /// A doubt whose reading kills the replica's process.
@@ -228,7 +168,7 @@ fn a_doubt_that_kills_lanes_ends() {
 #[test]
 fn one_hung_mailbox_read_ahead_does_not_stop_others() {
     let (mut d, s) = rolling_strict(limits());
-    names(&mut d, ["user.hung".to_owned(), "user.b".to_owned()]);
+    d.log_names(["user.hung", "user.b"]);
     d.say(s, &ask_for("user.b"));
     for _ in 0..60 {
         d.pass(Duration::from_secs(10));
@@ -246,7 +186,7 @@ fn refused_read_ahead_lanes_do_not_delay_a_reconnect() {
     d.lanes_open = false;
     for round in 0..12 {
         d.say(s, &update(&format!("user.w{round}"), 2));
-        names(&mut d, (0..400).map(|i| format!("user.r{round}x{i}")));
+        d.log_names((0..400).map(|i| format!("user.r{round}x{i}")));
         d.refuse_lanes();
         d.pass(Duration::from_secs(16));
         d.refuse_lanes();
@@ -257,12 +197,7 @@ fn refused_read_ahead_lanes_do_not_delay_a_reconnect() {
         }
     }
     d.say(s, "GET USER a\r\n");
-    let lane = *d
-        .sent
-        .iter()
-        .find(|(_, sent)| sent.iter().any(|t| t.starts_with("GET USER")))
-        .unwrap()
-        .0;
+    let lane = d.lane_of("GET USER");
     d.lose(lane);
     let lost = d.now;
     while d.opening.is_empty() {
@@ -277,7 +212,7 @@ fn names_after_the_watch_ended() {
     let (mut d, s) = rolling_strict(limits());
     d.event(Event::SessionClosed { session: s });
     assert!(!d.watching);
-    names(&mut d, (0..100).map(|i| format!("user.u{i}")));
+    d.log_names((0..100).map(|i| format!("user.u{i}")));
     assert_eq!(d.count("GET"), 0);
 }
 
@@ -290,9 +225,7 @@ fn read_ahead_takes_no_lane_from_two_kinds_that_have_one_each() {
     });
     let plain: Vec<SessionId> = (2..=5).map(|id| d.open(id, Mode::Strict)).collect();
     let others: Vec<SessionId> = (6..=9).map(|id| d.open(id, Mode::Strict)).collect();
-    for s in &plain {
-        d.say(*s, &format!("GET USER u{}\r\n", s.0));
-    }
+    d.all_ask(&plain);
     d.say(others[0], "APPLY CAPABILITIES (OTHER)\r\n");
     d.close_lanes();
     d.answer(others[0]).unwrap();
@@ -300,28 +233,16 @@ fn read_ahead_takes_no_lane_from_two_kinds_that_have_one_each() {
         d.say(*s, "APPLY CAPABILITIES (OTHER)\r\n");
         d.answer(*s).unwrap();
     }
-    for s in &others {
-        d.say(*s, &format!("GET USER u{}\r\n", s.0));
-    }
+    d.all_ask(&others);
     assert_eq!(d.count("GET USER"), 8);
     let before = lanes_used(&d);
-    names(&mut d, ["user.a".to_owned()]);
+    d.log_names(["user.a"]);
     let all: Vec<SessionId> = plain.iter().chain(&others).copied().collect();
     for _ in 0..200 {
-        let lanes: Vec<_> = d
-            .sent
-            .iter()
-            .filter(|(_, s)| !s.is_empty())
-            .map(|(l, _)| *l)
-            .collect();
-        for lane in lanes {
+        for lane in d.busy_lanes() {
             d.reply(lane, OK);
         }
-        for s in &all {
-            if d.answer(*s).is_some() {
-                d.say(*s, &format!("GET USER u{}\r\n", s.0));
-            }
-        }
+        d.ask_anew(&all);
         d.close_lanes();
     }
     let opened = lanes_used(&d) - before;
@@ -361,9 +282,9 @@ fn a_name_is_kept_once() {
     d.refuse_lanes();
     // 20 minutes away, the same ten mailboxes in every look.
     for _ in 0..2000 {
-        names(&mut d, (0..10).map(|i| format!("user.hot{i}")));
+        d.log_names((0..10).map(|i| format!("user.hot{i}")));
     }
-    names(&mut d, ["user.b".to_owned()]);
+    d.log_names(["user.b"]);
     d.pass(Duration::from_secs(20));
     d.catch_up();
     let s = SessionId(1);
@@ -378,43 +299,11 @@ fn a_name_is_kept_once() {
     assert_eq!(d.core.snapshot().known_mailboxes, 11);
 }
 
-/// In fan-out.
-#[test]
-fn a_job_behind_questions_opens_one_more_lane_in_fan_out_too() {
-    let (mut d, s) = fan_out("USER a\n");
-    d.ask(s, "RESTART\r\n");
-    names(&mut d, (0..100).map(|i| format!("user.u{i:05}")));
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
-    let mut behind = 0;
-    for i in 0..20 {
-        d.say(other, &format!("GET USER x{i}\r\n"));
-        let lane = d
-            .sent
-            .values()
-            .find(|sent| sent.iter().any(|t| t.starts_with("GET USER")))
-            .unwrap();
-        behind += usize::from(!lane[0].starts_with("GET USER"));
-        while d.answer(other).is_none() {
-            let lane = *d
-                .sent
-                .iter()
-                .find(|(_, sent)| sent.iter().any(|t| t.starts_with("GET USER")))
-                .unwrap()
-                .0;
-            d.reply(lane, OK);
-            names(&mut d, (0..40).map(|k| format!("user.v{i:02}{k:05}")));
-        }
-    }
-    assert!(behind < 10);
-}
-
 /// Nobody asks ahead any more, one lane is stuck behind a question: who comes goes elsewhere.
 #[test]
 fn a_lane_stuck_behind_a_question_is_not_taken_for_an_idle_one() {
     let (mut d, _) = rolling_strict(limits());
-    names(&mut d, ["user.hung".to_owned()]);
+    d.log_names(["user.hung"]);
     let hung = d.lane_with("GET MAILBOXES");
     let mut stuck = 0;
     for id in 2..=20 {
@@ -422,12 +311,7 @@ fn a_lane_stuck_behind_a_question_is_not_taken_for_an_idle_one() {
         d.say(s, CAPABILITIES);
         d.answer(s).unwrap();
         d.say(s, &format!("GET USER u{id}\r\n"));
-        let lane = *d
-            .sent
-            .iter()
-            .find(|(_, sent)| sent.iter().any(|t| *t == format!("GET USER u{id}\r\n")))
-            .unwrap()
-            .0;
+        let lane = d.lane_of(&format!("GET USER u{id}\r\n"));
         if lane == hung {
             stuck += 1;
         } else {
@@ -456,15 +340,9 @@ fn a_mailbox_that_kills_its_reader_is_not_asked_ahead_for_ever() {
             d.say(s, &update(&format!("user.u{}", s.0), 2));
         }
         // An append to it, as every 100 ms.
-        names(&mut d, ["user.bad".to_owned()]);
+        d.log_names(["user.bad"]);
         // All lanes get on by one answer.
-        let lanes: Vec<_> = d
-            .sent
-            .iter()
-            .filter(|(_, s)| !s.is_empty())
-            .map(|(l, _)| *l)
-            .collect();
-        for lane in lanes {
+        for lane in d.busy_lanes() {
             if d.sent[&lane][0].contains("user.bad") {
                 d.lose(lane);
                 killed += 1;
@@ -492,22 +370,14 @@ fn a_lane_that_hangs_in_opening_starves_nobody() {
     let alone = d.open(9, Mode::Strict);
     d.say(busy[0], "GET USER u1\r\n");
     d.lanes_open = false;
-    for s in &busy[1..] {
-        d.say(*s, &format!("GET USER u{}\r\n", s.0));
-    }
+    d.all_ask(&busy[1..]);
     d.say(alone, "APPLY UNUSER x\r\n");
     let mut turns = 0;
     while d.count("APPLY UNUSER") == 0 {
         turns += 1;
         assert!(turns < 600, "starved while lanes are opening: {:?}", d.now);
         d.now += Duration::from_millis(50);
-        let oldest = d.on_lanes()[0].to_owned();
-        d.reply_to(&oldest, OK);
-        for s in &busy {
-            if d.answer(*s).is_some() {
-                d.say(*s, &format!("GET USER u{}\r\n", s.0));
-            }
-        }
+        d.turn(&busy);
     }
 }
 
@@ -517,9 +387,7 @@ fn what_another_client_changed_since_is_no_wrong_belief() {
     let (mut d, s) = fan_out("USER a\n");
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    let other = d.capable(2, Mode::Strict, false);
     d.say(other, &update("user.a", 2));
     d.reply_to("APPLY MAILBOX", OK);
     assert_eq!(d.answer(other).unwrap(), OK);

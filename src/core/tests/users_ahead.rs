@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver, limits};
 use super::known::fan_out;
-use super::words::{CAPABILITIES, NO, OK, update};
-use crate::core::{Event, LaneId, Mode, SessionId};
-use crate::protocol::synclog::Named;
+use super::words::{NO, OK, update};
+use crate::core::{LaneId, Mode, SessionId};
 
 const HERS: &str = "* MAILBOX %(UNIQUEID 1 MBOXNAME user.b LAST_UID 1)\r\nOK success\r\n";
 
@@ -111,9 +110,7 @@ fn an_old_answer_is_not_given_nor_one_in_the_eyes_of_others() {
     // By another listener, or with other capabilities.
     let (mut d, _) = second_asked();
     d.reply_to("GET USER b", HERS);
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    let other = d.capable(2, Mode::Strict, false);
     assert!(is_asked_for_real(&mut d, other));
     let (mut d, _) = second_asked();
     d.reply_to("GET USER b", HERS);
@@ -137,11 +134,7 @@ fn a_user_on_probation_is_asked_about_by_the_client_alone() {
     assert_eq!(d.ask(s, &update("user.b", 2)), OK);
     d.reply_to("GET USER c", OK);
     d.reply_to("APPLY MAILBOX", NO);
-    let named = Named {
-        users: vec!["b".into()],
-        ..Named::default()
-    };
-    d.event(Event::LogNames { named });
+    d.log_user("b");
     assert_eq!(d.count("GET USER b"), 0);
 }
 
@@ -151,9 +144,7 @@ fn so_many_are_asked_about_and_kept_and_no_more() {
     let log: String = (0..10 * most).map(|i| format!("USER u{i:03}\n")).collect();
     let mut d = driver(limits(), false);
     d.log = log.leak();
-    let s = d.open_by(1, Mode::FanOut, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::FanOut, true);
     d.run = Some(RUN);
     d.ask(s, "RESTART\r\n");
     let mut answered = 0;
@@ -189,15 +180,9 @@ fn what_is_too_long_to_be_kept_is_asked_again() {
 #[test]
 fn the_users_of_log_are_asked_about_in_strict_mode_too() {
     let mut d = driver(limits(), false);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
-    let named = Named {
-        users: vec!["b".into()],
-        ..Named::default()
-    };
+    let s = d.capable(1, Mode::Strict, true);
     d.ask(s, "RESTART\r\n");
-    d.event(Event::LogNames { named });
+    d.log_user("b");
     d.reply_to("GET USER b", HERS);
     assert_eq!(d.ask(s, &ask("b")), HERS);
 }

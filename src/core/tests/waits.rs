@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::driver::{RUN, driver, driver_of, limits, one_lane};
+use super::driver::{Driver, RUN, driver, driver_of, limits, one_lane};
 use super::known::{fan_out, really};
-use super::words::{CAPABILITIES, NO, OK, answer, ask_for, update};
+use super::words::{NO, OK, answer, ask_for, update};
 use crate::core::{Event, Limits, Mode, SessionId};
-use crate::protocol::synclog::Named;
 
 /// A lane beside others was refused once; then the replica would grant it. Nothing else happens.
 #[test]
@@ -30,27 +29,17 @@ fn more_lanes_are_tried_again_without_an_event() {
 #[test]
 fn one_lane_free_where_the_replica_grants_fewer() {
     let mut d = driver(limits(), false);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.ask(s, "RESTART\r\n");
     d.say(s, "GET USER u1\r\n");
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    let other = d.capable(2, Mode::Strict, false);
     d.say(other, "GET USER u2\r\n");
     assert_eq!(d.sent.len(), 2);
     d.lanes_open = false;
     d.all_ok();
     d.answer(s);
     d.answer(other);
-    let mailboxes = (0..5000).map(|i| format!("user.u{i:05}").into()).collect();
-    d.event(Event::LogNames {
-        named: Named {
-            mailboxes,
-            ..Named::default()
-        },
-    });
+    d.log_names((0..5000).map(|i| format!("user.u{i:05}")));
     for _ in 0..20 {
         d.refuse_lanes();
         d.pass(Duration::from_secs(16));
@@ -90,9 +79,7 @@ fn alone_does_not_starve_shared() {
 fn a_refused_rename_owes_both() {
     let mut d = driver_of(limits(), false, true);
     d.log = "RENAME shared.a shared.b\n";
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.run = Some(RUN);
     really(&mut d, s, "shared.a shared.b", &answer(&["shared.a"], 1));
     assert_eq!(
@@ -108,32 +95,17 @@ fn a_refused_rename_owes_both() {
     );
 }
 
-fn busy_one_lane() -> (super::driver::Driver, SessionId, Vec<SessionId>) {
+fn busy_one_lane() -> (Driver, SessionId, Vec<SessionId>) {
     let mut d = driver(one_lane(), false);
     d.log = "USER a\n";
-    let s = d.open_by(1, Mode::FanOut, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::FanOut, true);
     d.run = Some(RUN);
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-    let busy: Vec<SessionId> = (2..=3).map(|id| d.open(id, Mode::Strict)).collect();
-    for b in &busy {
-        d.say(*b, CAPABILITIES);
-        d.answer(*b).unwrap();
-        d.say(*b, &format!("GET USER u{}\r\n", b.0));
-    }
+    let busy: Vec<SessionId> = (2..=3)
+        .map(|id| d.capable(id, Mode::Strict, false))
+        .collect();
+    d.all_ask(&busy);
     (d, s, busy)
-}
-
-fn turn(d: &mut super::driver::Driver, busy: &[SessionId]) {
-    d.now += Duration::from_secs(1);
-    let oldest = d.on_lanes()[0].to_owned();
-    d.reply_to(&oldest, OK);
-    for b in busy {
-        if d.answer(*b).is_some() {
-            d.say(*b, &format!("GET USER u{}\r\n", b.0));
-        }
-    }
 }
 
 /// Same pool, lane never idle: the doubt holds its run.
@@ -144,7 +116,8 @@ fn a_doubt_is_asked_under_steady_load() {
     d.ask(s, "RESTART\r\n");
     d.end_run();
     for _ in 0..3600 {
-        turn(&mut d, &busy);
+        d.now += Duration::from_secs(1);
+        d.turn(&busy);
         if d.core.snapshot().known_doubts == 0 {
             return;
         }
@@ -162,7 +135,8 @@ fn doubtful_does_not_grow() {
         assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], version));
         assert_eq!(d.ask(s, &update("user.a", version + 1)), OK);
         while d.count("APPLY MAILBOX") > 0 {
-            turn(&mut d, &busy);
+            d.now += Duration::from_secs(1);
+            d.turn(&busy);
         }
     }
     assert!(
@@ -176,21 +150,11 @@ fn doubtful_does_not_grow() {
 #[test]
 fn impatient_does_not_grow_with_news() {
     let mut d = driver(Limits::default(), false);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.ask(s, "RESTART\r\n");
-    let mailboxes = (0..640).map(|i| format!("user.u{i:05}").into()).collect();
-    d.event(Event::LogNames {
-        named: Named {
-            mailboxes,
-            ..Named::default()
-        },
-    });
+    d.log_names((0..640).map(|i| format!("user.u{i:05}")));
     for id in 2..52 {
-        let w = d.open_by(id, Mode::Strict, true);
-        d.say(w, CAPABILITIES);
-        d.answer(w).unwrap();
+        let w = d.capable(id, Mode::Strict, true);
         d.say(w, &ask_for("user.u00000"));
     }
     let hung = d.lane_with("GET MAILBOXES (user.u00000");
@@ -203,15 +167,7 @@ fn impatient_does_not_grow_with_news() {
         if let Some(lane) = lane {
             d.reply(lane, OK);
         }
-        let mailboxes = (0..32)
-            .map(|i| format!("user.v{round}x{i:05}").into())
-            .collect();
-        d.event(Event::LogNames {
-            named: Named {
-                mailboxes,
-                ..Named::default()
-            },
-        });
+        d.log_names((0..32).map(|i| format!("user.v{round}x{i:05}")));
     }
     assert!(d.core.impatient.len() <= 200, "{}", d.core.impatient.len());
 }
@@ -221,12 +177,8 @@ fn impatient_does_not_grow_with_news() {
 fn no_link_of_a_run_that_is_gone() {
     let mut d = driver_of(limits(), false, true);
     d.log = "MAILBOX user.z\nMAILBOX user.a\nMAILBOX user.b\n";
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
-    let one = d.open_by(2, Mode::Strict, true);
-    d.say(one, CAPABILITIES);
-    d.answer(one).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
+    let one = d.capable(2, Mode::Strict, true);
     d.run = Some(RUN);
     d.ask(s, "RESTART\r\n");
     d.say(one, &ask_for("user.a"));
@@ -254,31 +206,12 @@ fn the_free_lane_is_of_the_same_kind() {
     d.say(plain, "GET USER p\r\n");
     d.all_ok();
     d.answer(plain);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.ask(s, "RESTART\r\n");
-    let mailboxes = (0..5000).map(|i| format!("user.u{i:05}").into()).collect();
-    d.event(Event::LogNames {
-        named: Named {
-            mailboxes,
-            ..Named::default()
-        },
-    });
-    let other = d.open_by(2, Mode::Strict, false);
-    d.say(other, CAPABILITIES);
-    d.answer(other).unwrap();
+    d.log_names((0..5000).map(|i| format!("user.u{i:05}")));
+    let other = d.capable(2, Mode::Strict, false);
     d.say(other, &update("user.z", 2));
-    let lane = d
-        .sent
-        .values()
-        .find(|t| t.iter().any(|t| t.starts_with("APPLY MAILBOX")))
-        .unwrap();
-    let before: usize = lane
-        .iter()
-        .take_while(|t| !t.starts_with("APPLY MAILBOX"))
-        .map(|t| t.split(' ').count() - 2)
-        .sum();
+    let before = d.mailboxes_before("APPLY MAILBOX");
     assert!(before <= 32, "{before} mailboxes first");
 }
 
@@ -286,9 +219,7 @@ fn the_free_lane_is_of_the_same_kind() {
 #[test]
 fn a_user_is_kept_once() {
     let mut d = driver(limits(), false);
-    let s = d.open_by(1, Mode::Strict, true);
-    d.say(s, CAPABILITIES);
-    d.answer(s).unwrap();
+    let s = d.capable(1, Mode::Strict, true);
     d.ask(s, "RESTART\r\n");
     d.lanes_open = false;
     let lanes: Vec<_> = d.sent.keys().copied().collect();
@@ -297,19 +228,9 @@ fn a_user_is_kept_once() {
     }
     d.refuse_lanes();
     for _ in 0..2000 {
-        d.event(Event::LogNames {
-            named: Named {
-                users: vec!["hot".into()],
-                ..Named::default()
-            },
-        });
+        d.log_user("hot");
     }
-    d.event(Event::LogNames {
-        named: Named {
-            users: vec!["b".into()],
-            ..Named::default()
-        },
-    });
+    d.log_user("b");
     d.pass(Duration::from_secs(20));
     d.catch_up();
     d.say(s, &ask_for("user.q"));
@@ -324,30 +245,19 @@ fn a_user_is_kept_once() {
 fn a_doubt_told_wrong_under_load_of_four_lanes() {
     let (mut d, s) = fan_out("USER a\n");
     really(&mut d, s, "user.a", &answer(&["user.a"], 1));
-    let busy: Vec<SessionId> = (2..=9).map(|id| d.open(id, Mode::Strict)).collect();
-    for b in &busy {
-        d.say(*b, CAPABILITIES);
-        d.answer(*b).unwrap();
-        d.say(*b, &format!("GET USER u{}\r\n", b.0));
-    }
+    let busy: Vec<SessionId> = (2..=9)
+        .map(|id| d.capable(id, Mode::Strict, false))
+        .collect();
+    d.all_ask(&busy);
     assert_eq!(d.ask(s, &ask_for("user.a")), answer(&["user.a"], 1));
     d.ask(s, "RESTART\r\n");
     d.end_run();
     for n in 0..3600 {
-        let lanes: Vec<_> = d
-            .sent
-            .iter()
-            .filter(|(_, t)| !t.is_empty())
-            .map(|(l, _)| *l)
-            .collect();
+        let lanes = d.busy_lanes();
         let lane = lanes[n % lanes.len()];
         d.now += Duration::from_secs(1);
         d.reply(lane, OK);
-        for b in &busy {
-            if d.answer(*b).is_some() {
-                d.say(*b, &format!("GET USER u{}\r\n", b.0));
-            }
-        }
+        d.ask_anew(&busy);
         if d.core.snapshot().known_doubts == 0 {
             return;
         }

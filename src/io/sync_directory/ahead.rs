@@ -39,7 +39,8 @@ struct Names {
 }
 
 impl SyncDirectory {
-    /// What lines name which came into `log` since the last look. The first look, and the first at a new `log`, is from its beginning. With
+    /// What lines name which came into `log` since the last look. The first look, and the first at a
+    /// new `log`, is from its beginning. With
     /// `run` also those that `log-run` names, which come first; what was read while it was `log` is
     /// not read again.
     pub fn look_ahead(&self, looked: &mut LookedAt, run: bool) -> Named {

@@ -113,7 +113,7 @@ impl World {
         }
         if let (Some(looked), Some(directory)) = (&mut self.looked, &self.directory) {
             let named = directory.look_ahead(looked, self.linked.is_empty());
-            self.counts.read_ahead += named.len() as u64;
+            self.counts.read_ahead += (named.mailboxes.len() + named.users.len()) as u64;
             self.tell(Event::LogNames { named });
         }
     }
