@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -37,6 +38,17 @@ pub enum Command {
     /// in the sync directory and removed. The ports are not tried, so it can run beside syncmux.
     #[command(after_help = EXIT_CODES)]
     Check(Flags),
+    /// Stand in front of a replica's sync_server: TLS, and certificates instead of passwords
+    ///
+    /// Runs on the replica's side. Listens with TLS, asks for the client's certificate where it is
+    /// told to, and hands each connection to the sync_server of this machine. What it needs stands
+    /// under [terminate] in the file.
+    #[command(after_help = EXIT_CODES)]
+    Terminate {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 /// How the program ends.

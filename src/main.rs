@@ -1,14 +1,16 @@
 //! The `syncmux` program: the configuration is complete before a port is bound.
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use syncmux::check;
 use syncmux::cli::{Cli, Command, Exit};
-use syncmux::config::{Config, Flags};
+use syncmux::config::{Config, Errors, Flags, Log, Problem, Terminate};
 use syncmux::io::telemetry;
 use syncmux::run::{self, RunError};
+use syncmux::terminate;
 
 fn main() -> ExitCode {
     let end = std::panic::catch_unwind(AssertUnwindSafe(|| match Cli::read() {
@@ -18,6 +20,9 @@ fn main() -> ExitCode {
         Ok(Cli {
             command: Command::Check(flags),
         }) => check(&flags),
+        Ok(Cli {
+            command: Command::Terminate { config },
+        }) => terminate(&config),
         Err(exit) => exit,
     }));
     // The panic has been printed by now.
@@ -36,14 +41,34 @@ fn run(flags: &Flags) -> Exit {
     if !refusals.is_empty() {
         return Exit::Usage;
     }
-    telemetry::start_log(&config.log);
+    let (log, warnings) = (config.log, config.warnings.clone());
+    serve(&log, &warnings, run::run(config))
+}
+
+fn terminate(path: &Path) -> Exit {
+    match Terminate::load(path) {
+        Ok(config) => {
+            let (log, warnings) = (config.log, config.warnings.clone());
+            serve(&log, &warnings, terminate::terminate(config))
+        }
+        Err(errors) => usage(errors),
+    }
+}
+
+/// Runs one of the two servers to its end.
+fn serve(
+    log: &Log,
+    warnings: &[Problem],
+    server: impl Future<Output = Result<(), RunError>>,
+) -> Exit {
+    telemetry::start_log(log);
     more_descriptors();
-    for warning in &config.warnings {
+    for warning in warnings {
         tracing::warn!("{warning}");
     }
     let result = match runtime() {
         Ok(runtime) => {
-            let result = runtime.block_on(run::run(config));
+            let result = runtime.block_on(server);
             // What still hangs in a system call is not waited for.
             runtime.shutdown_timeout(Duration::from_secs(1));
             result
@@ -95,12 +120,14 @@ fn check(flags: &Flags) -> Exit {
 }
 
 fn load(flags: &Flags) -> Result<Config, Exit> {
-    Config::load(flags).map_err(|errors| {
-        for problem in errors.0 {
-            eprintln!("syncmux: {problem}");
-        }
-        Exit::Usage
-    })
+    Config::load(flags).map_err(usage)
+}
+
+fn usage(errors: Errors) -> Exit {
+    for problem in errors.0 {
+        eprintln!("syncmux: {problem}");
+    }
+    Exit::Usage
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

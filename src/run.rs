@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Channel, Config, Listen};
 use crate::core::{Core, Mode, Setup, Snapshot};
 use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
+use crate::io::certificates::{self, Look};
 use crate::io::credentials::CredentialStore;
 use crate::io::journal::Journal;
 use crate::io::lane_connect::Replica;
@@ -67,6 +68,7 @@ struct Shared {
 /// A channel that is served.
 struct Running {
     watched: Watched,
+    certificates: Vec<Arc<dyn Look>>,
     shell: tokio::task::JoinHandle<()>,
 }
 
@@ -106,6 +108,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     // Signals from now on, so that none is lost while the channels start.
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| setup(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| setup(&error))?;
+    let hangup = signal(SignalKind::hangup()).map_err(|error| setup(&error))?;
     let mut channels = Vec::new();
     for channel in &shared.config.channels {
         // `log` may be locked by a Cyrus that was stopped.
@@ -137,6 +140,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             }
         });
     }
+    let of = |channel: &Running| channel.certificates.clone();
+    let certificates = channels.iter().flat_map(of).collect();
+    tokio::spawn(certificates::watch(
+        certificates,
+        certificates::PERIOD,
+        hangup,
+    ));
     drop(starting);
     tracing::info!("ready");
     tokio::select! {
@@ -149,7 +159,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 }
 
 /// An error without Rust's `(os error 98)`, and what to do about the commonest.
-fn plain(error: &dyn std::fmt::Display) -> String {
+pub(crate) fn plain(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or(&text);
     let hint = if text.ends_with("Address already in use") {
@@ -212,6 +222,9 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     tokio::spawn(async move { learner.learn_greeting().await });
     let registry = Arc::new(SessionRegistry::default());
     let credentials = Arc::new(CredentialStore::default());
+    let client = settings::client(config, channel).map_err(|error| setup(&error))?;
+    let starttls = client.starttls.clone().map(|it| it as Arc<dyn Look>);
+    let certificates = replica.certificates().into_iter().chain(starttls).collect();
     let context = Arc::new(SessionContext {
         channel: channel.name.clone(),
         events: events.clone(),
@@ -219,7 +232,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         greeting: replica.greeting(),
         verifier: Arc::new(settings::verifier(config, &replica)),
         credentials: Arc::clone(&credentials),
-        client: settings::client(config, channel).map_err(|error| setup(&error))?,
+        client,
         limits: settings::session_limits(&config.limits),
         spill: Arc::clone(&shared.spill),
         memory: Arc::clone(&shared.memory),
@@ -282,6 +295,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
             sync_directory: channel.sync_directory.clone(),
             shown,
         },
+        certificates,
         shell: tokio::spawn({
             let over = shared.over.clone().drop_guard();
             let drain = shared.drain.clone();

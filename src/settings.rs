@@ -4,16 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_rustls::TlsAcceptor;
-
 use crate::config::{self, Address, Channel, Config, Limits, Listen, Login, Tls};
 use crate::core::{self, event::Mode};
 use crate::io::address;
+use crate::io::certificates::Reloaded;
 use crate::io::credentials::{Credentials, Passwords, Verifier};
 use crate::io::lane_connect::{Replica, ReplicaSettings, TlsMode};
 use crate::io::registry::{ClientSettings, ListenerSettings, SessionLimits};
 use crate::io::sync_directory::RunLookup;
-use crate::io::tls::{self, ClientFiles, TlsError};
+use crate::io::tls::{self, ClientFiles, ServerFiles, TlsError};
 use crate::protocol::ReaderLimits;
 
 /// What a lane is told about the replica of this channel.
@@ -90,7 +89,14 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
 pub fn client(config: &Config, channel: &Channel) -> Result<ClientSettings, TlsError> {
     let client = &config.client;
     let starttls = client.identity.as_ref().map(|identity| {
-        tls::server_config(&identity.cert_file, &identity.key_file).map(TlsAcceptor::from)
+        let files = ServerFiles {
+            cert_file: identity.cert_file.clone(),
+            key_file: identity.key_file.clone(),
+            client_ca_file: None,
+        };
+        let roles = files.roles();
+        let load = move || tls::server_config(&files);
+        Reloaded::new("the certificate for clients", roles, load)
     });
     Ok(ClientSettings {
         allowed_uids: client.allowed_uids.clone(),

@@ -13,12 +13,14 @@ use io_fake::site::{BANNER, LOGIN, Setup};
 use io_fake::{Peer, spill};
 use syncmux::core::event::{Event, Identity, Mode};
 use syncmux::io::address::Address;
+use syncmux::io::certificates::Reloaded;
 use syncmux::io::credentials::{Credentials, Passwords, Verifier};
 use syncmux::io::listener::Listener;
 use syncmux::io::lobby::Lobby;
 use syncmux::io::memory::MemoryGauge;
 use syncmux::io::registry::{ClientSettings, ListenerSettings, SessionContext, SessionLimits};
 use syncmux::io::stream::Meter;
+use syncmux::io::tls::{ServerFiles, server_config};
 use syncmux::protocol::Body;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
@@ -193,8 +195,13 @@ async fn starttls_comes_before_a_password_where_it_is_required() {
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let mut setup = Setup::default();
-    let config = syncmux::io::tls::server_config(&certificate, &key).unwrap();
-    setup.client.starttls = Some(config.into());
+    let files = ServerFiles {
+        cert_file: certificate.clone(),
+        key_file: key,
+        client_ca_file: None,
+    };
+    let config = Reloaded::new("", files.roles(), move || server_config(&files));
+    setup.client.starttls = Some(config.unwrap());
     setup.client.require_starttls = true;
     let mut site = setup.start().await;
     let mut client = site.connect().await;
@@ -215,7 +222,7 @@ async fn starttls_comes_before_a_password_where_it_is_required() {
         identity: None,
     };
     let connector: tokio_rustls::TlsConnector =
-        syncmux::io::tls::client_config(&files).unwrap().into();
+        Arc::new(syncmux::io::tls::client_config(&files).unwrap()).into();
     let name = syncmux::io::tls::server_name("syncmux").unwrap();
     let mut client = Peer(Box::new(connector.connect(name, client.0).await.unwrap()));
     client.expect(BANNER).await;

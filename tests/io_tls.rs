@@ -14,7 +14,7 @@ use syncmux::core::event::{Event, LaneId};
 use syncmux::io::credentials::Credentials;
 use syncmux::io::lane;
 use syncmux::io::lane_connect::{ConnectError, Replica, ReplicaSettings, TlsMode};
-use syncmux::io::tls::server_config;
+use syncmux::io::tls::{ServerFiles, server_config};
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
 
@@ -48,9 +48,12 @@ impl Authority {
         }
         let certificate = file(&params.signed_by(&key, &self.issuer).unwrap().pem());
         let key = file(&key.serialize_pem());
-        server_config(certificate.path(), key.path())
-            .unwrap()
-            .into()
+        let files = ServerFiles {
+            cert_file: certificate.path().to_owned(),
+            key_file: key.path().to_owned(),
+            client_ca_file: None,
+        };
+        Arc::new(server_config(&files).unwrap()).into()
     }
 
     fn path(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 
@@ -20,15 +21,7 @@ const IMAPD_CONF: &str = "/etc/imapd.conf";
 
 /// Reads and checks everything; all problems are reported at once.
 pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Config, Errors> {
-    let mut build = Build {
-        source,
-        problems: Vec::new(),
-        warnings: Vec::new(),
-    };
-    let file = match source {
-        Some((_, text)) => toml::from_str::<File>(text).map_err(|error| build.syntax(&error))?,
-        None => File::default(),
-    };
+    let (mut build, file) = Build::read(source)?;
     let File {
         channel,
         client,
@@ -36,42 +29,26 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
         limits,
         admin,
         log,
+        terminate: _,
     } = file;
     let imapd_conf = build.imapd_conf(site.imapd_conf.as_ref(), flags);
     let site = build.site(site, imapd_conf.as_ref());
     let limits = build.limits(limits);
     let log = build.log(log, flags);
-    let admin = build.pick(admin.listen, flags.admin_listen.as_ref(), "--admin-listen");
-    let admin = admin.and_then(|at| {
-        let listen = build.checked(Listen::parse(&at.value), &at.place)?;
-        Some(At {
-            value: listen,
-            place: at.place,
-        })
-    });
+    let admin = build.admin(admin, flags);
     let client = build.client(client);
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
-    // As they stand in the file.
-    build.problems.sort_by_key(|problem| match &problem.place {
-        Place::Line(_, line) => *line,
-        _ => 0,
-    });
-    if build.problems.is_empty() {
-        let admin = admin.map(|at| at.value);
-        let warnings = build.warnings;
-        Ok(Config {
-            channels,
-            client,
-            site,
-            imapd_conf,
-            limits,
-            admin,
-            log,
-            warnings,
-        })
-    } else {
-        Err(Errors(build.problems))
-    }
+    let warnings = build.end()?;
+    Ok(Config {
+        channels,
+        client,
+        site,
+        imapd_conf,
+        limits,
+        admin: admin.map(|at| at.value),
+        log,
+        warnings,
+    })
 }
 
 /// A value, and where it was set.
@@ -88,7 +65,43 @@ pub(super) struct Build<'a> {
     warnings: Vec<Problem>,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    /// The file as written, or an empty one where there is none.
+    pub(super) fn read(source: Option<(&'a Path, &'a str)>) -> Result<(Self, File), Errors> {
+        let build = Build {
+            source,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let file = match source {
+            Some((_, text)) => {
+                toml::from_str::<File>(text).map_err(|error| build.syntax(&error))?
+            }
+            None => File::default(),
+        };
+        Ok((build, file))
+    }
+
+    /// The warnings, where nothing is wrong.
+    pub(super) fn end(mut self) -> Result<Vec<Problem>, Errors> {
+        // As they stand in the file.
+        self.problems.sort_by_key(|problem| match &problem.place {
+            Place::Line(_, line) => *line,
+            _ => 0,
+        });
+        match self.problems.is_empty() {
+            true => Ok(self.warnings),
+            false => Err(Errors(self.problems)),
+        }
+    }
+
+    pub(super) fn admin(&mut self, keys: file::Admin, flags: &Flags) -> Option<At<Listen>> {
+        let at = self.pick(keys.listen, flags.admin_listen.as_ref(), "--admin-listen")?;
+        let value = self.checked(Listen::parse(&at.value), &at.place)?;
+        let place = at.place;
+        Some(At { value, place })
+    }
+
     /// The flag if given, else the key of the file.
     pub(super) fn pick<T: Clone>(
         &self,
@@ -431,17 +444,7 @@ impl Build<'_> {
             }
             at.value.0
         };
-        let time = |build: &mut Self, key: Key<Span>, what: &str, high: u64, absent| {
-            let Some(at) = key.map(|key| build.at(key)) else {
-                return absent;
-            };
-            let seconds = at.value.0.as_secs_f64();
-            if seconds <= 0.0 || seconds > high as f64 {
-                let what = format!("{what} is {seconds} seconds: set it to 1 to {high}");
-                build.fail(&at.place, what);
-            }
-            at.value.0
-        };
+        let time = Self::time;
         let limits = Limits {
             sessions: count(self, keys.sessions, "sessions", sane.sessions),
             unconfirmed_users: count(
@@ -516,6 +519,25 @@ impl Build<'_> {
         self.spill(keys.spill_directory, limits)
     }
 
+    /// A time of at most so many seconds.
+    pub(super) fn time(
+        &mut self,
+        key: Key<Span>,
+        what: &str,
+        high: u64,
+        absent: Duration,
+    ) -> Duration {
+        let Some(at) = key.map(|key| self.at(key)) else {
+            return absent;
+        };
+        let seconds = at.value.0.as_secs_f64();
+        if seconds <= 0.0 || seconds > high as f64 {
+            let what = format!("{what} is {seconds} seconds: set it to 1 to {high}");
+            self.fail(&at.place, what);
+        }
+        at.value.0
+    }
+
     fn spill(&mut self, key: Key<PathBuf>, mut limits: Limits) -> Limits {
         let place = key
             .as_ref()
@@ -537,7 +559,7 @@ impl Build<'_> {
         limits
     }
 
-    fn log(&mut self, keys: file::Log, flags: &Flags) -> Log {
+    pub(super) fn log(&mut self, keys: file::Log, flags: &Flags) -> Log {
         use tracing::Level;
         let sane = Log::default();
         let format = self.pick(keys.format, flags.log_format.as_ref(), "--log-format");

@@ -70,9 +70,9 @@ fn channel(
         );
         build.fail(&Place::Missing, what);
     }
-    let listen = listen(build, keys.listen, &flags.listen, "--listen");
+    let listen = addresses(build, keys.listen, &flags.listen, "--listen");
     let flag = "--strict-listen";
-    let strict_listen = self::listen(build, keys.strict_listen, &flags.strict_listen, flag);
+    let strict_listen = addresses(build, keys.strict_listen, &flags.strict_listen, flag);
     for at in listen.iter().chain(&strict_listen) {
         if let Some(other) = listeners
             .iter()
@@ -169,7 +169,8 @@ fn name(build: &mut Build<'_>, key: file::Key<String>, names: &mut Vec<String>) 
     at.value
 }
 
-fn listen(
+/// The addresses of a list, or of the flag where that is given.
+pub(super) fn addresses(
     build: &mut Build<'_>,
     keys: Vec<Spanned<String>>,
     flags: &[String],

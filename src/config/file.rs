@@ -19,6 +19,23 @@ pub(super) struct File {
     pub(super) limits: Limits,
     pub(super) admin: Admin,
     pub(super) log: Log,
+    pub(super) terminate: Option<Spanned<Terminate>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Terminate {
+    pub(super) listen: Vec<Spanned<String>>,
+    pub(super) server: Key<String>,
+    pub(super) cert_file: Key<PathBuf>,
+    pub(super) key_file: Key<PathBuf>,
+    pub(super) client_ca_file: Key<PathBuf>,
+    pub(super) allowed_names: Key<Vec<String>>,
+    pub(super) tls: Key<String>,
+    pub(super) compress: Key<bool>,
+    pub(super) connections: Key<u32>,
+    pub(super) login_time: Key<Span>,
+    pub(super) drain_grace: Key<Span>,
 }
 
 #[derive(Default, Deserialize)]

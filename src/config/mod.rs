@@ -14,6 +14,7 @@ mod flags;
 mod imapd_conf;
 mod pem;
 mod secret;
+mod terminate;
 mod units;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
 pub use pem::Identity;
 pub use secret::Password;
+pub use terminate::{Begin, Terminate};
 
 use crate::core::event::Mode;
 use crate::protocol::Site;

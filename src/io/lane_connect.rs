@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::address::Address;
+use super::certificates::{Look, Reloaded};
 use super::compress::Deflated;
 use super::credentials::{Credentials, LoginCheck};
 use super::sasl::{self, Exchange};
@@ -82,7 +84,7 @@ pub struct Replica {
 }
 
 struct Tls {
-    connector: TlsConnector,
+    config: Arc<Reloaded<ClientConfig>>,
     name: ServerName<'static>,
     shown: String,
 }
@@ -168,8 +170,11 @@ impl Replica {
             (Address::Unix(_), _) | (_, TlsMode::Off) => None,
             (Address::Tcp { host, .. }, _) => {
                 let shown = settings.server_name.clone().unwrap_or_else(|| host.clone());
+                let files = settings.files.clone();
+                let what = format!("the TLS set-up of the lanes to {}", settings.address);
+                let load = move || tls::client_config(&files);
                 Some(Tls {
-                    connector: tls::client_config(&settings.files)?.into(),
+                    config: Reloaded::new(what, settings.files.roles(), load)?,
                     name: tls::server_name(&shown)?,
                     shown,
                 })
@@ -182,6 +187,13 @@ impl Replica {
             spill,
             tls,
         }))
+    }
+
+    /// What is made of certificates, to be watched.
+    #[must_use]
+    pub fn certificates(&self) -> Option<Arc<dyn Look>> {
+        let tls = self.tls.as_ref()?;
+        Some(Arc::clone(&tls.config) as _)
     }
 
     /// The replica's greeting, as last seen by a lane or a probe.
@@ -351,7 +363,8 @@ impl Replica {
                 "something was sent in the clear between STARTTLS and TLS: refused",
             ));
         }
-        match tls.connector.connect(tls.name.clone(), stream).await {
+        let connector = TlsConnector::from(tls.config.current());
+        match connector.connect(tls.name.clone(), stream).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(ConnectError::tls(tls::explain(&error, &tls.shown))),
         }
@@ -417,7 +430,7 @@ impl Replica {
 /// More words than any answer to APPLY CAPABILITIES has.
 const ENABLED_WORDS: usize = 1000;
 
-async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectError> {
+pub(super) async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectError> {
     let mut greeting = Greeting::default();
     for _ in 0..GREETING_LINES {
         let line = wire.line().await?;
@@ -492,7 +505,8 @@ async fn read_noop(wire: &mut Wire) -> Result<(), ConnectError> {
     }
 }
 
-async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, ConnectError> {
+/// The answer to APPLY CAPABILITIES; `None` where the replica does not know it (3.2).
+pub(super) async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, ConnectError> {
     let mut enabled = Vec::new();
     loop {
         match wire.line().await? {
@@ -561,6 +575,11 @@ pub(super) fn shown(line: &[u8]) -> String {
 
 impl From<std::io::Error> for ConnectError {
     fn from(error: std::io::Error) -> Self {
+        // With TLS 1.3 a client has done its part before the server looks at its certificate.
+        let is_tls = |inner: &(dyn std::error::Error + 'static)| inner.is::<rustls::Error>();
+        if error.get_ref().is_some_and(|inner| is_tls(inner)) {
+            return Self::tls(tls::explain(&error, "the replica"));
+        }
         Self::unreachable(format!("the connection to the replica broke: {error}"))
     }
 }

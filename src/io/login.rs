@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::conversation::{Conversation, Ended};
@@ -106,7 +107,7 @@ impl Login<'_> {
     }
 
     async fn starttls(&mut self, client: &mut Conversation) -> Result<bool, Ended> {
-        let acceptor = match &self.context.client.starttls {
+        let config = match &self.context.client.starttls {
             None => {
                 client.say(UNKNOWN).await?;
                 return Ok(false);
@@ -115,11 +116,11 @@ impl Login<'_> {
                 client.say("BAD Already did a successful Starttls").await?;
                 return Ok(false);
             }
-            Some(acceptor) => acceptor,
+            Some(config) => config.current(),
         };
         client.say("OK Begin TLS negotiation now").await?;
         client
-            .start_tls(acceptor, &self.context.limits.reader)
+            .start_tls(&TlsAcceptor::from(config), &self.context.limits.reader)
             .await?;
         self.encrypted = true;
         Ok(true)

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod certificates;
 mod compress;
 mod conversation;
 pub mod credentials;
@@ -24,5 +25,6 @@ pub mod spill;
 pub mod stream;
 pub mod sync_directory;
 pub mod telemetry;
+pub mod terminate;
 pub mod tls;
 mod wire;

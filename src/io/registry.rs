@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use rustls::ServerConfig;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::address::Address;
+use super::certificates::Reloaded;
 use super::credentials::{CredentialStore, Verifier};
 use super::lobby::Lobby;
 use super::memory::MemoryGauge;
@@ -41,7 +42,7 @@ pub struct ClientSettings {
     /// Who may connect to UNIX sockets.
     pub allowed_uids: Vec<u32>,
     /// STARTTLS towards clients, where there is a certificate for it.
-    pub starttls: Option<TlsAcceptor>,
+    pub starttls: Option<Arc<Reloaded<ServerConfig>>>,
     /// STARTTLS must come before a password.
     pub require_starttls: bool,
     /// Lanes log in with the client's own name and password: the replica has no `username`.

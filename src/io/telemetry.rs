@@ -60,6 +60,16 @@ pub mod metric {
     pub const KNOWN: &str = "syncmux_known_total";
     /// Bytes of known state, by `channel`.
     pub const KNOWN_BYTES: &str = "syncmux_known_bytes";
+    /// When the certificates of a `file` run out, in seconds since 1970: the first of a chain, the
+    /// last of the authorities.
+    pub const CERTIFICATE_EXPIRY: &str = "syncmux_certificate_expiry_seconds";
+    /// Certificates read anew, by `result` (ok, refused).
+    pub const CERTIFICATE_RELOADS: &str = "syncmux_certificate_reloads_total";
+    /// Connections that `terminate` carries at the moment.
+    pub const TERMINATED: &str = "syncmux_terminated_connections";
+    /// Connections that came to `terminate`, by `result` (carried, and why not: full, tls, name,
+    /// login, server, client).
+    pub const TERMINATED_TOTAL: &str = "syncmux_terminated_connections_total";
     /// Log lines that were counted instead of written, by `kind`.
     pub const SUPPRESSED_LINES: &str = "syncmux_log_lines_suppressed_total";
 }
@@ -144,5 +154,13 @@ fn describe() {
     describe_gauge!(RUNS_LINKED, "Links of runs in the sync directory");
     describe_counter!(KNOWN, "Mailboxes answered from known state, or not");
     describe_gauge!(KNOWN_BYTES, Unit::Bytes, "Bytes of known state");
+    describe_gauge!(
+        CERTIFICATE_EXPIRY,
+        Unit::Seconds,
+        "When certificates run out"
+    );
+    describe_counter!(CERTIFICATE_RELOADS, "Certificates read anew");
+    describe_gauge!(TERMINATED, "Connections that terminate carries");
+    describe_counter!(TERMINATED_TOTAL, "Connections that came to terminate");
     describe_counter!(SUPPRESSED_LINES, "Log lines counted instead of written");
 }

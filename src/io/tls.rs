@@ -1,16 +1,27 @@
 //! TLS: what is read from files, and what went wrong, in words.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::certificates::Role;
 
 /// Both versions that Cyrus speaks and that are still sound.
 const VERSIONS: &[&rustls::SupportedProtocolVersion] =
     &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// Bytes of the longest PEM file: more than any bundle of authorities has.
+const LONGEST: u64 = 4 << 20;
 
 /// Why TLS cannot be set up from the files given.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +48,44 @@ pub struct ClientFiles {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
+/// What a TLS server shows to its clients, and whether it wants to see theirs.
+#[derive(Clone, Debug)]
+pub struct ServerFiles {
+    /// The certificate chain (PEM).
+    pub cert_file: PathBuf,
+    /// Its key (PEM).
+    pub key_file: PathBuf,
+    /// Authorities (PEM): a client must have a certificate of theirs.
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl ClientFiles {
+    /// The files, to be watched. The system's authorities are not: they are read again by SIGHUP.
+    #[must_use]
+    pub fn roles(&self) -> Vec<Role> {
+        let authorities = self.ca_file.iter().cloned().map(Role::Authorities);
+        let identity = self.identity.iter();
+        let identity =
+            identity.flat_map(|(chain, key)| [Role::Chain(chain.clone()), Role::Key(key.clone())]);
+        authorities.chain(identity).collect()
+    }
+}
+
+impl ServerFiles {
+    /// The files, to be watched.
+    #[must_use]
+    pub fn roles(&self) -> Vec<Role> {
+        let authorities = self.client_ca_file.iter().cloned().map(Role::Authorities);
+        let (chain, key) = (self.cert_file.clone(), self.key_file.clone());
+        authorities
+            .chain([Role::Chain(chain), Role::Key(key)])
+            .collect()
+    }
+}
+
 /// The configuration for connections to a replica. Sessions are resumed, as rustls does by
 /// default.
-pub fn client_config(files: &ClientFiles) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(files: &ClientFiles) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
         .map_err(|error| TlsError::Other(error.to_string()))?
@@ -50,18 +96,33 @@ pub fn client_config(files: &ClientFiles) -> Result<Arc<ClientConfig>, TlsError>
             .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
             .map_err(|error| does_not_fit(certificate, key, &error))?,
     };
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
-/// The configuration for STARTTLS towards clients.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let config = ServerConfig::builder_with_provider(provider())
+/// The configuration for TLS towards clients.
+pub fn server_config(files: &ServerFiles) -> Result<ServerConfig, TlsError> {
+    let ServerFiles {
+        cert_file,
+        key_file,
+        client_ca_file,
+    } = files;
+    let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)
-        .map_err(|error| TlsError::Other(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(certificates(certificate)?, private_key(key)?)
-        .map_err(|error| does_not_fit(certificate, key, &error))?;
-    Ok(Arc::new(config))
+        .map_err(|error| TlsError::Other(error.to_string()))?;
+    let builder = match client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let roots = Arc::new(roots(Some(file))?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::File {
+                file: file.clone(),
+                why: error.to_string(),
+            })?)
+        }
+    };
+    builder
+        .with_single_cert(certificates(cert_file)?, private_key(key_file)?)
+        .map_err(|error| does_not_fit(cert_file, key_file, &error))
 }
 
 /// The name that the replica's certificate must carry.
@@ -117,6 +178,138 @@ pub fn explain(error: &std::io::Error, name: &str) -> String {
     }
 }
 
+/// What a failed handshake with a client means and what to do about it.
+#[must_use]
+pub fn explain_client(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let Some(error) = inner else {
+        return format!("the TLS handshake failed: {error}");
+    };
+    match error {
+        rustls::Error::NoCertificatesPresented => {
+            "it shows no certificate: set cert_file and key_file there".to_owned()
+        }
+        rustls::Error::InvalidCertificate(certificate) => match certificate {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                "its certificate is not signed by an authority in client_ca_file ({certificate})"
+            ),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("its certificate has expired: renew it ({certificate})")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                format!("its certificate is not valid yet: check the clocks ({certificate})")
+            }
+            other => format!(
+                "its certificate is refused: {other}{}",
+                hint(&other.to_string())
+            ),
+        },
+        rustls::Error::AlertReceived(alert) => format!(
+            "it ended the TLS handshake ({alert:?}): it may not trust the certificate in cert_file"
+        ),
+        other => format!("the TLS handshake failed: {other}"),
+    }
+}
+
+/// Whether the first certificate of the file can be shown to anybody at this time.
+///
+/// # Errors
+/// Where it can't be read, has expired or is not valid yet.
+pub fn sound(file: &Path, now: SystemTime) -> Result<(), TlsError> {
+    let failed = |why: String| TlsError::File {
+        file: file.to_owned(),
+        why,
+    };
+    let chain = certificates(file)?;
+    let first = chain
+        .first()
+        .map(CertificateDer::as_ref)
+        .unwrap_or_default();
+    let (_, certificate) = X509Certificate::from_der(first)
+        .map_err(|error| failed(format!("can't be read: {error}")))?;
+    let now = now.duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs() as i64);
+    let validity = certificate.validity();
+    if validity.not_after.timestamp() < now {
+        let since = validity.not_after;
+        return Err(failed(format!("has expired ({since}): renew it")));
+    }
+    if validity.not_before.timestamp() > now {
+        let from = validity.not_before;
+        return Err(failed(format!(
+            "is not valid before {from}: check the clock"
+        )));
+    }
+    Ok(())
+}
+
+/// When each certificate of a file expires, in seconds since 1970; those that can't be read are
+/// left out.
+#[must_use]
+pub fn expiries(file: &Path) -> Vec<i64> {
+    let chain = certificates(file).unwrap_or_default();
+    let expiry = |der: &CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    };
+    chain.iter().filter_map(expiry).collect()
+}
+
+/// The names in a certificate: DNS names, URIs (SPIFFE), mail addresses and IP addresses of its
+/// subjectAltName; the common name only where there is no subjectAltName.
+#[must_use]
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    if let Ok(Some(alternative)) = certificate.subject_alternative_name() {
+        let text = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
+            GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => match **bytes {
+                [a, b, c, d] => Some(std::net::Ipv4Addr::new(a, b, c, d).to_string()),
+                _ => {
+                    let bytes: [u8; 16] = (*bytes).try_into().ok()?;
+                    Some(std::net::Ipv6Addr::from(bytes).to_string())
+                }
+            },
+            _ => None,
+        };
+        return alternative
+            .value
+            .general_names
+            .iter()
+            .filter_map(text)
+            .collect();
+    }
+    let common = certificate.subject().iter_common_name();
+    common
+        .filter_map(|name| name.as_str().ok().map(str::to_owned))
+        .collect()
+}
+
+/// The content of a PEM file.
+///
+/// # Errors
+/// Where it can't be read, or is too long to be one.
+pub fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let failed = |why: String| TlsError::File {
+        file: file.to_owned(),
+        why,
+    };
+    let cannot = |error: std::io::Error| failed(format!("cannot be read: {error}"));
+    let mut content = Zeroizing::new(Vec::new());
+    let opened = std::fs::File::open(file).map_err(cannot)?;
+    let most = opened.take(LONGEST + 1);
+    { most }.read_to_end(&mut content).map_err(cannot)?;
+    if content.len() as u64 > LONGEST {
+        return Err(failed(
+            "is too long for a PEM file (4 MiB at most)".to_owned(),
+        ));
+    }
+    Ok(content)
+}
+
 /// What to do about the errors that say too little by themselves.
 fn hint(error: &str) -> &'static str {
     if error.contains("UnsupportedCertVersion") {
@@ -158,7 +351,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         file: file.to_owned(),
         why,
     };
-    let pem = std::fs::read(file).map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let pem = read(file)?;
     let found = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(format!("is not a PEM file: {error}")))?;
@@ -175,7 +368,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         file: file.to_owned(),
         why,
     };
-    let pem = std::fs::read(file).map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let pem = read(file)?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
         failed(
             "holds no private key: a PEM file with BEGIN PRIVATE KEY (not encrypted) is wanted"
@@ -229,10 +422,17 @@ mod tests {
         let certificate = file(&one.cert.pem());
         let key = file(&one.signing_key.serialize_pem());
         let other = file(&two.signing_key.serialize_pem());
-        assert!(server_config(certificate.path(), key.path()).is_ok());
-        let error = server_config(certificate.path(), other.path()).unwrap_err();
+        let config = |key: &Path| {
+            server_config(&ServerFiles {
+                cert_file: certificate.path().to_owned(),
+                key_file: key.to_owned(),
+                client_ca_file: None,
+            })
+        };
+        assert!(config(key.path()).is_ok());
+        let error = config(other.path()).unwrap_err();
         assert!(error.to_string().contains("cannot be used with"), "{error}");
-        let error = server_config(certificate.path(), certificate.path()).unwrap_err();
+        let error = config(certificate.path()).unwrap_err();
         assert!(
             error.to_string().contains("holds no private key"),
             "{error}"

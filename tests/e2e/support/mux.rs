@@ -55,6 +55,7 @@ pub struct Mux {
     pub config: PathBuf,
     /// For its environment.
     pub environment: Vec<(String, String)>,
+    verb: &'static str,
 }
 
 impl Mux {
@@ -78,9 +79,45 @@ impl Mux {
             _ports: ports,
             process: None,
             environment: Vec::new(),
+            verb: "run",
         };
         mux.configure(options);
         mux
+    }
+
+    /// With a configuration of a test's own: `text` is given the addresses of `listen` and of the
+    /// admin endpoint. `verb` is `run` or `terminate`.
+    pub fn custom(
+        folder: &Path,
+        verb: &'static str,
+        unix: bool,
+        text: impl FnOnce(&str, &str) -> String,
+    ) -> Self {
+        super::process::folder(folder);
+        let ports = [Port::allocate(), Port::allocate()];
+        let listen = if unix {
+            folder.join("csync.sock").display().to_string()
+        } else {
+            ports[0].address()
+        };
+        let mux = Self {
+            folder: folder.to_path_buf(),
+            config: folder.join("syncmux.toml"),
+            strict_listen: ports[1].address(),
+            admin: Port::allocate(),
+            _ports: ports,
+            process: None,
+            environment: Vec::new(),
+            verb,
+            listen,
+        };
+        write(&mux.config, text(&mux.listen, &mux.admin.address()));
+        mux
+    }
+
+    /// Asks it by a signal: SIGHUP.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.as_mut().expect("syncmux runs").signal(signal);
     }
 
     /// Writes the configuration again, for the next start.
@@ -136,7 +173,7 @@ impl Mux {
             .unwrap();
         give(&self.log());
         let mut command = as_cyrus(binary());
-        command.args(["run", "--config"]).arg(&self.config);
+        command.args([self.verb, "--config"]).arg(&self.config);
         command.envs(self.environment.iter().cloned());
         command
             .stdout(Stdio::from(log.try_clone().unwrap()))

@@ -1,0 +1,499 @@
+//! TLS in front of a `sync_server` that the test plays: who is let in, what each end is told.
+
+#![allow(clippy::unwrap_used, reason = "helpers outside of #[test] functions")]
+
+mod io_fake;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_fake::{GREETING, Peer};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use syncmux::io::address::Address;
+use syncmux::io::certificates::Reloaded;
+use syncmux::io::lobby::Lobby;
+use syncmux::io::stream::Meter;
+use syncmux::io::terminate::{Begin, Guests, Server, Terminator};
+use syncmux::io::tls::{ClientFiles, ServerFiles, client_config, server_config, server_name};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const UNIX_GREETING: &str = "* OK replica Cyrus sync server 3.6.1\r\n";
+const BANNER: &str =
+    "* SASL EXTERNAL\r\n* SIEVE-MAILBOX\r\n* OK replica Cyrus sync server 3.6.1\r\n";
+
+/// Certificates of one authority, and of another one.
+struct Files {
+    folder: TempDir,
+    ours: Issuer<'static, KeyPair>,
+    other: Issuer<'static, KeyPair>,
+}
+
+/// What a certificate is like.
+#[derive(Clone, Copy, Default)]
+struct Kind {
+    years: Option<(i32, i32)>,
+    server: bool,
+    other: bool,
+    self_signed: bool,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = |file: &str| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&key).unwrap().pem();
+            std::fs::write(folder.path().join(file), pem).unwrap();
+            Issuer::new(params, key)
+        };
+        let (ours, other) = (authority("ca.pem"), authority("other.pem"));
+        let files = Files {
+            folder,
+            ours,
+            other,
+        };
+        let server = Kind {
+            server: true,
+            ..Kind::default()
+        };
+        files.issue("server", "replica.example.com", server);
+        files.issue("client", "master.example.com", Kind::default());
+        files
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes NAME.pem and NAME.key.
+    fn issue(&self, file: &str, name: &str, kind: Kind) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if let Some((from, to)) = kind.years {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        }
+        params.extended_key_usages = vec![if kind.server {
+            ExtendedKeyUsagePurpose::ServerAuth
+        } else {
+            ExtendedKeyUsagePurpose::ClientAuth
+        }];
+        let issuer = if kind.other { &self.other } else { &self.ours };
+        let certificate = if kind.self_signed {
+            params.self_signed(&key).unwrap()
+        } else {
+            params.signed_by(&key, issuer).unwrap()
+        };
+        std::fs::write(self.at(&format!("{file}.pem")), certificate.pem()).unwrap();
+        std::fs::write(self.at(&format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+
+    fn connector(&self, client: Option<&str>) -> TlsConnector {
+        let files = ClientFiles {
+            ca_file: Some(self.at("ca.pem")),
+            identity: client
+                .map(|it| (self.at(&format!("{it}.pem")), self.at(&format!("{it}.key")))),
+        };
+        Arc::new(client_config(&files).unwrap()).into()
+    }
+}
+
+/// A terminator and the server behind.
+struct Site {
+    files: Files,
+    server: UnixListener,
+    terminator: Arc<Terminator>,
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+}
+
+impl Site {
+    async fn start(change: impl FnOnce(&mut Terminator)) -> Self {
+        let files = Files::new();
+        let server = UnixListener::bind(files.at("csync")).unwrap();
+        let shown = ServerFiles {
+            cert_file: files.at("server.pem"),
+            key_file: files.at("server.key"),
+            client_ca_file: Some(files.at("ca.pem")),
+        };
+        let mut terminator = Terminator {
+            tls: Reloaded::new("", shown.roles(), move || server_config(&shown)).unwrap(),
+            names: Some(vec!["master.example.com".to_owned()]),
+            begin: Begin::Both(Duration::from_millis(200)),
+            compress: false,
+            login_time: Duration::from_secs(10),
+            server: Server::new(Address::Unix(files.at("csync"))),
+            permits: Arc::new(Semaphore::new(2)),
+            lobby: Lobby::new(10),
+            guests: Guests::default(),
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            meter: Meter::new("", "replica"),
+        };
+        change(&mut terminator);
+        let terminator = Arc::new(terminator);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(Arc::clone(&terminator).run(listener, stop.clone()));
+        Site {
+            files,
+            server,
+            terminator,
+            address,
+            stop,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// The next connection to the server.
+    async fn behind(&self) -> Peer {
+        let mut peer = Peer(Box::new(self.server.accept().await.unwrap().0));
+        peer.send(UNIX_GREETING.as_bytes()).await;
+        peer
+    }
+
+    /// The server is asked for its capabilities.
+    async fn is_asked(&self) {
+        let mut peer = self.behind().await;
+        let line = peer.line().await;
+        assert_eq!(
+            line,
+            "APPLY CAPABILITIES (SIEVE-MAILBOX REPLICATION-ARCHIVE)\r\n"
+        );
+        peer.send(b"* ENABLED (SIEVE-MAILBOX)\r\nOK success\r\n")
+            .await;
+        peer.expect("EXIT\r\n").await;
+    }
+
+    /// TLS with this certificate.
+    async fn secure(&self, stream: TcpStream, client: Option<&str>) -> std::io::Result<Peer> {
+        let connector = self.files.connector(client);
+        let name = server_name("replica.example.com").unwrap();
+        Ok(Peer(Box::new(connector.connect(name, stream).await?)))
+    }
+
+    /// One that is let in, and its other end; the first of all.
+    async fn first(&self) -> (Peer, Peer) {
+        let stream = self.connect().await;
+        let client = async {
+            let mut client = self.secure(stream, Some("client")).await.unwrap();
+            client.expect(BANNER).await;
+            client.send(b"AUTHENTICATE EXTERNAL =\r\n").await;
+            client.expect("OK Success (tls protection)\r\n").await;
+            client
+        };
+        let server = async {
+            let peer = self.behind().await;
+            self.is_asked().await;
+            peer
+        };
+        tokio::join!(client, server)
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_is_the_login_and_then_bytes_pass() {
+    let site = Site::start(|_| {}).await;
+    let (mut client, mut server) = site.first().await;
+    client.send(b"GET USER u\r\n").await;
+    server.expect("GET USER u\r\n").await;
+    server.send(b"OK success\r\n").await;
+    client.expect("OK success\r\n").await;
+    // What comes right behind the login belongs to the server.
+    let stream = site.connect().await;
+    let eager = async {
+        let mut client = site.secure(stream, Some("client")).await.unwrap();
+        client
+            .send(b"AUTHENTICATE EXTERNAL =\r\nNOOP\r\nNOOP\r\n")
+            .await;
+        client.expect(BANNER).await;
+        client.expect("OK Success (tls protection)\r\n").await;
+        client
+    };
+    let behind = async {
+        // It is not asked again.
+        let mut peer = site.behind().await;
+        peer.expect("NOOP\r\nNOOP\r\n").await;
+        peer
+    };
+    let (mut eager, peer) = tokio::join!(eager, behind);
+    let status = site.terminator.guests.status();
+    assert_eq!(status["connections"], 2);
+    assert_eq!(status["oldest"][0]["names"][0], "master.example.com");
+    drop(peer);
+    assert_eq!(eager.rest().await, b"");
+}
+
+#[tokio::test]
+async fn starttls_on_the_same_port() {
+    let site = Site::start(|it| it.compress = true).await;
+    let client = async {
+        let mut client = Peer(Box::new(site.connect().await));
+        client
+            .expect("* STARTTLS\r\n* SIEVE-MAILBOX\r\n* OK replica Cyrus sync server 3.6.1\r\n")
+            .await;
+        client
+            .send(b"NOOP\r\nGET USER u\r\nAUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n")
+            .await;
+        client.expect("OK Noop completed\r\n").await;
+        client.expect("NO Please authenticate first\r\n").await;
+        client
+            .expect("NO SASL(-4): no mechanism available\r\n")
+            .await;
+        client.send(b"STARTTLS\r\n").await;
+        client.expect("OK Begin TLS negotiation now\r\n").await;
+        let connector = site.files.connector(Some("client"));
+        let name = server_name("replica.example.com").unwrap();
+        let mut client = Peer(Box::new(connector.connect(name, client.0).await.unwrap()));
+        client
+            .expect("* SASL EXTERNAL\r\n* COMPRESS DEFLATE\r\n* SIEVE-MAILBOX\r\n* OK replica Cyrus sync server 3.6.1\r\n")
+            .await;
+        client.send(b"AUTHENTICATE EXTERNAL\r\n").await;
+        client.expect("+ \r\n").await;
+        client.send(b"\r\nCOMPRESS DEFLATE\r\n").await;
+        client.expect("OK Success (tls protection)\r\n").await;
+        client
+    };
+    let server = async {
+        let _probe = site.behind().await;
+        site.is_asked().await;
+        let mut peer = site.behind().await;
+        peer.expect("COMPRESS DEFLATE\r\n").await;
+        peer
+    };
+    let _ = tokio::join!(client, server);
+}
+
+#[tokio::test]
+async fn plain_bytes_behind_starttls_end_it() {
+    let site = Site::start(|it| it.begin = Begin::Starttls).await;
+    let client = async {
+        let mut client = Peer(Box::new(site.connect().await));
+        client.line().await;
+        client
+            .send(b"STARTTLS\r\nAUTHENTICATE EXTERNAL =\r\nNOOP\r\n")
+            .await;
+        let rest = client.rest().await;
+        assert!(!String::from_utf8_lossy(&rest).contains("Success"));
+    };
+    let server = async {
+        let _probe = site.behind().await;
+        site.is_asked().await;
+    };
+    tokio::join!(client, server);
+    assert_eq!(site.terminator.guests.status()["connections"], 0);
+}
+
+#[tokio::test]
+async fn bad_certificates_get_no_byte() {
+    let site = Site::start(|_| {}).await;
+    let kind = Kind::default();
+    let cases = [
+        (
+            "expired",
+            "master.example.com",
+            Kind {
+                years: Some((2020, 2021)),
+                ..kind
+            },
+        ),
+        (
+            "not-yet",
+            "master.example.com",
+            Kind {
+                years: Some((2090, 2091)),
+                ..kind
+            },
+        ),
+        (
+            "wrong-ca",
+            "master.example.com",
+            Kind {
+                other: true,
+                ..kind
+            },
+        ),
+        (
+            "wrong-use",
+            "master.example.com",
+            Kind {
+                server: true,
+                ..kind
+            },
+        ),
+        (
+            "self-signed",
+            "master.example.com",
+            Kind {
+                self_signed: true,
+                ..kind
+            },
+        ),
+    ];
+    for (file, name, kind) in cases {
+        site.files.issue(file, name, kind);
+    }
+    for shown in cases.iter().map(|case| Some(case.0)).chain([None]) {
+        let stream = site.connect().await;
+        // With TLS 1.3 a client learns of it by its first read.
+        if let Ok(mut client) = site.secure(stream, shown).await {
+            assert_eq!(client.rest().await, b"", "{shown:?}");
+        }
+    }
+    site.files
+        .issue("wrong-name", "elsewhere.example.com", kind);
+    let stream = site.connect().await;
+    let mut client = site.secure(stream, Some("wrong-name")).await.unwrap();
+    let said = String::from_utf8(client.rest().await).unwrap();
+    assert!(said.starts_with("BYE your certificate"), "{said}");
+    // The sync_server has not heard of any of them.
+    let heard = tokio::time::timeout(Duration::from_millis(100), site.server.accept()).await;
+    assert!(heard.is_err());
+}
+
+#[tokio::test]
+async fn names_may_be_uris() {
+    let site = Site::start(|it| it.names = Some(vec!["spiffe://example.com/master".into()])).await;
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    let uri = "spiffe://example.com/master".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let certificate = params.signed_by(&key, &site.files.ours).unwrap();
+    std::fs::write(site.files.at("client.pem"), certificate.pem()).unwrap();
+    std::fs::write(site.files.at("client.key"), key.serialize_pem()).unwrap();
+    site.first().await;
+}
+
+#[tokio::test]
+async fn there_is_a_limit_and_a_server_that_is_away_is_told() {
+    let site = Site::start(|_| {}).await;
+    let (_first, _a) = site.first().await;
+    let second = async {
+        let mut client = site
+            .secure(site.connect().await, Some("client"))
+            .await
+            .unwrap();
+        client.expect(BANNER).await;
+        client
+    };
+    let (second, _b) = tokio::join!(second, site.behind());
+    let mut third = site
+        .secure(site.connect().await, Some("client"))
+        .await
+        .unwrap();
+    third
+        .expect("BYE too many connections, try again later\r\n")
+        .await;
+    // Who goes makes room.
+    drop(second);
+    let Site { files, server, .. } = site;
+    drop(server);
+    let connector = files.connector(Some("client"));
+    let name = server_name("replica.example.com").unwrap();
+    loop {
+        let stream = TcpStream::connect(site.address).await.unwrap();
+        let stream = connector.connect(name.clone(), stream).await.unwrap();
+        let said = String::from_utf8(Peer(Box::new(stream)).rest().await).unwrap();
+        if !said.starts_with("BYE too many") {
+            assert!(said.starts_with("BYE the sync_server is away"), "{said}");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_answers_and_cuts_nobody_else_off() {
+    let site = Site::start(|_| {}).await;
+    let (mut client, mut server) = site.first().await;
+    client.send(b"APPLY MAILBOX x\r\n").await;
+    server.expect("APPLY MAILBOX x\r\n").await;
+    site.stop.cancel();
+    site.terminator.drain.cancel();
+    site.terminator.tasks.close();
+    let early = tokio::time::timeout(Duration::from_secs(1), site.terminator.tasks.wait()).await;
+    assert!(early.is_err(), "an answer was still to come");
+    server.send(b"OK success\r\n").await;
+    client.expect("OK success\r\n").await;
+    site.terminator.tasks.wait().await;
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn over_tcp_the_servers_own_login_counts() {
+    let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = behind.local_addr().unwrap().port();
+    let site = Site::start(|it| {
+        let host = "127.0.0.1".to_owned();
+        it.server = Server::new(Address::Tcp { host, port });
+        it.names = None;
+    })
+    .await;
+    let client = async {
+        let mut client = site
+            .secure(site.connect().await, Some("client"))
+            .await
+            .unwrap();
+        // No STARTTLS inside of TLS, and no COMPRESS unless it is wanted.
+        client
+            .expect("* SASL PLAIN\r\n* SIEVE-MAILBOX\r\n* OK replica Cyrus sync server 3.6.1\r\n")
+            .await;
+        client
+            .send(b"AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n")
+            .await;
+        client.expect("OK Success (no protection)\r\n").await;
+    };
+    let server = async {
+        let mut peer = Peer(Box::new(behind.accept().await.unwrap().0));
+        peer.send(b"* STARTTLS\r\n").await;
+        peer.greet_and_login().await;
+        peer
+    };
+    let _ = tokio::join!(client, server);
+    // The server did offer it.
+    assert!(GREETING.contains("COMPRESS"));
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_until_the_certificate_changes() {
+    use rustls::HandshakeKind;
+    let site = Site::start(|_| {}).await;
+    let connector = site.files.connector(Some("client"));
+    let name = server_name("replica.example.com").unwrap();
+    let mut kinds = Vec::new();
+    for _ in 0..2 {
+        let stream = connector
+            .connect(name.clone(), site.connect().await)
+            .await
+            .unwrap();
+        let kind =
+            |it: &tokio_rustls::client::TlsStream<TcpStream>| it.get_ref().1.handshake_kind();
+        let first = kind(&stream);
+        let mut peer = Peer(Box::new(stream));
+        let server = async {
+            let _peer = site.behind().await;
+            if kinds.is_empty() {
+                site.is_asked().await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        tokio::join!(async { peer.expect(BANNER).await }, server);
+        kinds.push(first);
+    }
+    assert_eq!(
+        kinds,
+        [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)]
+    );
+}
