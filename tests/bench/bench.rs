@@ -9,6 +9,7 @@ mod contender;
 mod lag;
 mod measure;
 mod report;
+mod termination;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ use clap::{Args, Parser, Subcommand};
 
 use contender::{Contender, Load};
 use measure::{Bench, median};
+use termination::Between;
+
 use report::{Csv, Row, charts, table};
 
 #[derive(Parser)]
@@ -32,6 +35,7 @@ enum Command {
     Matrix(Matrix),
     Lag(Lag),
     Beside(Beside),
+    Terminate(Termination),
 }
 
 /// The stock client alone beside syncmux, once each, and proof that both ends agree.
@@ -117,6 +121,15 @@ struct Beside {
     megabytes: usize,
 }
 
+/// `terminate` beside stunnel, on one connection: bytes, commands, processor time.
+#[derive(Args)]
+struct Termination {
+    #[arg(long, default_value_t = 2000)]
+    megabytes: usize,
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+}
+
 /// Fails the run where a ratio to the stock client alone is smaller.
 #[derive(Args, Clone, Copy, Default)]
 struct Expect {
@@ -159,6 +172,7 @@ fn main() -> ExitCode {
         Command::Matrix(matrix) => matrix.run(),
         Command::Lag(lag) => lag.run(),
         Command::Beside(beside) => beside.run(),
+        Command::Terminate(termination) => termination.run(),
     };
     if ok {
         ExitCode::SUCCESS
@@ -332,6 +346,40 @@ impl Lag {
         let differences = bench.differences();
         println!("\n{} differences between both ends", differences.len());
         differences.is_empty()
+    }
+}
+
+impl Termination {
+    fn run(self) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        support::process::give(dir.path());
+        println!(
+            "One connection; for 1 GB seconds and processor seconds, for commands that wait for each \
+             other how many a second and processor seconds of 10,000; medians of {}",
+            self.repeats
+        );
+        println!(
+            "{:20} {:>8} {:>8} {:>8} {:>8} {:>10} {:>8}",
+            "", "up", "cpu", "down", "cpu", "commands", "cpu"
+        );
+        for between in [Between::Syncmux, Between::Stunnel] {
+            let run = |i| {
+                let at = dir.path().join(format!("{between:?}{i}"));
+                let cost = termination::measure(between, &at, self.megabytes);
+                [cost.up, cost.down, cost.commands].concat()
+            };
+            let runs: Vec<Vec<f64>> = (0..self.repeats).map(run).collect();
+            let all = |i: usize| median(runs.iter().map(|run| run[i]).collect());
+            let [up, up_cpu, down, down_cpu, commands, cpu] = [0, 1, 2, 3, 4, 5].map(all);
+            let name = match between {
+                Between::Syncmux => "syncmux terminate",
+                Between::Stunnel => "stunnel",
+            };
+            println!(
+                "{name:20} {up:>8.2} {up_cpu:>8.2} {down:>8.2} {down_cpu:>8.2} {commands:>10.0} {cpu:>8.2}"
+            );
+        }
+        true
     }
 }
 

@@ -7,6 +7,7 @@
 #                      [--charts FOLDER] [--expect-fan-out X] [--expect-strict X]
 #   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
 #   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
+#   tests/bench/run.sh terminate [--megabytes 2000] [--repeats 3]
 #   tests/bench/run.sh cost [literals | small USERS ROUNDS]
 set -eu
 cd "$(dirname "$0")/../.."
@@ -18,6 +19,11 @@ cost)
     exec "$examples/cost" "$@"
     ;;
 lag | beside) ;;
+terminate)
+    command -v stunnel4 >/dev/null || {
+        apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y stunnel4
+    } >/dev/null
+    ;;
 *) set -- matrix "$@" ;;
 esac
 . tests/install.sh
