@@ -497,3 +497,66 @@ async fn sessions_are_resumed_until_the_certificate_changes() {
         [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)]
     );
 }
+
+/// What the kubelet does to a volume: all links are turned at once.
+#[tokio::test]
+async fn a_new_pair_is_shown_and_a_bad_one_is_not() {
+    use std::os::unix::fs::symlink;
+    use syncmux::io::certificates::Look;
+    let files = Files::new();
+    let server = Kind {
+        server: true,
+        ..Kind::default()
+    };
+    let turn = |folder: &str| {
+        symlink(folder, files.at("..data_tmp")).unwrap();
+        std::fs::rename(files.at("..data_tmp"), files.at("..data")).unwrap();
+    };
+    let expired = Kind {
+        years: Some((2020, 2021)),
+        ..server
+    };
+    for (folder, kind) in [("..1", server), ("..2", server), ("..3", expired)] {
+        std::fs::create_dir(files.at(folder)).unwrap();
+        files.issue(&format!("{folder}/tls"), "replica.example.com", kind);
+    }
+    // A key that is not the certificate's: what a look between two writes sees.
+    std::fs::create_dir(files.at("..4")).unwrap();
+    std::fs::copy(files.at("..1/tls.pem"), files.at("..4/tls.pem")).unwrap();
+    std::fs::copy(files.at("..2/tls.key"), files.at("..4/tls.key")).unwrap();
+    turn("..1");
+    for file in ["tls.pem", "tls.key"] {
+        symlink(format!("..data/{file}"), files.at(file)).unwrap();
+    }
+    let shown = ServerFiles {
+        cert_file: files.at("tls.pem"),
+        key_file: files.at("tls.key"),
+        client_ca_file: None,
+    };
+    let config = Reloaded::new("", shown.roles(), move || server_config(&shown)).unwrap();
+    let mut seen = Vec::new();
+    for folder in ["..1", "..2", "..3", "..4"] {
+        turn(folder);
+        // A bad one is given a second look before it is refused.
+        config.look(false);
+        config.look(false);
+        seen.push(certificate(&files, config.current()).await);
+    }
+    assert_ne!(seen[0], seen[1], "the new one is shown");
+    assert_eq!(seen[1], seen[2], "the expired one is not");
+    assert_eq!(seen[1], seen[3], "nor half of a pair");
+}
+
+/// What a client is shown.
+async fn certificate(files: &Files, config: Arc<rustls::ServerConfig>) -> Vec<u8> {
+    let (one, other) = tokio::io::duplex(1 << 16);
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let name = server_name("replica.example.com").unwrap();
+    let (client, _server) = tokio::join!(
+        files.connector(None).connect(name, one),
+        acceptor.accept(other)
+    );
+    let client = client.unwrap();
+    let chain = client.get_ref().1.peer_certificates().unwrap();
+    chain[0].to_vec()
+}

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use io_fake::{Fake, Peer, pool, settings, spill};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use syncmux::core::event::{Event, LaneId};
 use syncmux::io::credentials::Credentials;
 use syncmux::io::lane;
@@ -17,6 +17,18 @@ use syncmux::io::lane_connect::{ConnectError, Replica, ReplicaSettings, TlsMode}
 use syncmux::io::tls::{ServerFiles, server_config};
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
+
+const NAME: &str = "replica.example.com";
+
+/// What is wrong with a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    Expired,
+    NotYet,
+    Use,
+    SelfSigned,
+}
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -39,14 +51,27 @@ impl Authority {
         Self { issuer, pem }
     }
 
-    fn issue(&self, name: &str, expired: bool) -> TlsAcceptor {
+    fn issue(&self, name: &str, fault: Fault) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if expired {
-            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        let years = match fault {
+            Fault::Expired => Some((2020, 2021)),
+            Fault::NotYet => Some((2090, 2091)),
+            _ => None,
+        };
+        if let Some((from, to)) = years {
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(to, 1, 1);
         }
-        let certificate = file(&params.signed_by(&key, &self.issuer).unwrap().pem());
+        if fault == Fault::Use {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        }
+        let certificate = if fault == Fault::SelfSigned {
+            params.self_signed(&key).unwrap()
+        } else {
+            params.signed_by(&key, &self.issuer).unwrap()
+        };
+        let certificate = file(&certificate.pem());
         let key = file(&key.serialize_pem());
         let files = ServerFiles {
             cert_file: certificate.path().to_owned(),
@@ -85,7 +110,7 @@ async fn accept_tls(peer: Peer, acceptor: &TlsAcceptor) -> std::io::Result<Peer>
 async fn both_kinds_of_tls_lead_to_a_login() {
     for mode in [TlsMode::Starttls, TlsMode::Implicit] {
         let ca = Authority::new();
-        let acceptor = ca.issue("replica.example.com", false);
+        let acceptor = ca.issue("replica.example.com", Fault::None);
         let fake = Fake::bind().await;
         let replica = Replica::new(tls_settings(&fake, mode, &ca), spill(1 << 20)).unwrap();
         let mut greeting = replica.greeting();
@@ -116,9 +141,15 @@ async fn both_kinds_of_tls_lead_to_a_login() {
 async fn wrong_certificates_are_refused_before_a_byte_of_the_login() {
     let (ca, other) = (Authority::new(), Authority::new());
     for (acceptor, wanted) in [
-        (other.issue("replica.example.com", false), "ca_file"),
-        (ca.issue("elsewhere.example.com", false), "server_name"),
-        (ca.issue("replica.example.com", true), "expired"),
+        (other.issue(NAME, Fault::None), "ca_file"),
+        (
+            ca.issue("elsewhere.example.com", Fault::None),
+            "server_name",
+        ),
+        (ca.issue(NAME, Fault::Expired), "expired"),
+        (ca.issue(NAME, Fault::NotYet), "not valid yet"),
+        (ca.issue(NAME, Fault::Use), "refused"),
+        (ca.issue(NAME, Fault::SelfSigned), "ca_file"),
     ] {
         for mode in [TlsMode::Starttls, TlsMode::Implicit] {
             let fake = Fake::bind().await;
