@@ -35,6 +35,7 @@ mod known;
 mod lanes;
 mod mail;
 mod modes;
+mod runbooks;
 mod sites;
 mod soak;
 mod split;
