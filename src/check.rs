@@ -10,6 +10,7 @@ use crate::core::event::Mode;
 pub mod connect;
 mod cyrus;
 mod directory;
+pub mod terminate;
 
 /// How a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,8 @@ pub enum Command {
     Run(Flags),
     /// Look whether `run` would work: configuration, sync directory, a login to the replica
     ///
+    /// Where the file has a [terminate], whether `terminate` would: certificate, sync_server.
+    ///
     /// Says in plain words what is wrong and how to mend it. Changes nothing; one empty file is made
     /// in the sync directory and removed. The ports are not tried, so it can run beside syncmux.
     #[command(after_help = EXIT_CODES)]

@@ -101,9 +101,10 @@ fn more_descriptors() {
 }
 
 fn check(flags: &Flags) -> Exit {
-    let config = match load(flags) {
-        Ok(config) => config,
-        Err(exit) => return exit,
+    let path = flags.config.as_deref();
+    let (terminates, runs) = match path.map(Terminate::is_in).transpose() {
+        Ok(found) => found.unwrap_or((false, true)),
+        Err(errors) => return usage(errors),
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -112,9 +113,24 @@ fn check(flags: &Flags) -> Exit {
             return Exit::Internal;
         }
     };
-    let limits = &config.limits;
-    let connect = |channel| check::connect::connect(channel, limits.clone());
-    let report = runtime.block_on(check::check(&config, connect));
+    let mut report = check::Report::default();
+    if terminates && let Some(path) = path {
+        match Terminate::load(path) {
+            Ok(config) => report = runtime.block_on(check::terminate::check(&config)),
+            Err(errors) => return usage(errors),
+        }
+    }
+    if runs || !terminates {
+        let config = match load(flags) {
+            Ok(config) => config,
+            Err(exit) => return exit,
+        };
+        let limits = &config.limits;
+        let connect = |channel| check::connect::connect(channel, limits.clone());
+        report
+            .0
+            .extend(runtime.block_on(check::check(&config, connect)).0);
+    }
     print!("{report}");
     report.exit()
 }

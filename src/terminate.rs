@@ -94,6 +94,17 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     Ok(())
 }
 
+/// The `sync_server` behind.
+pub(crate) fn server(at: &Address) -> Server {
+    Server::new(match at {
+        Address::Tcp { host, port } => address::Address::Tcp {
+            host: host.clone(),
+            port: *port,
+        },
+        Address::Unix(path) => address::Address::Unix(path.clone()),
+    })
+}
+
 fn terminator(config: &Terminate) -> Result<Arc<Terminator>, tls::TlsError> {
     let files = ServerFiles {
         cert_file: config.identity.cert_file.clone(),
@@ -112,13 +123,7 @@ fn terminator(config: &Terminate) -> Result<Arc<Terminator>, tls::TlsError> {
         },
         compress: config.compress,
         login_time: config.login_time.max(Duration::from_secs(1)),
-        server: Server::new(match &config.server {
-            Address::Tcp { host, port } => address::Address::Tcp {
-                host: host.clone(),
-                port: *port,
-            },
-            Address::Unix(path) => address::Address::Unix(path.clone()),
-        }),
+        server: server(&config.server),
         permits: Arc::new(Semaphore::new(config.connections)),
         lobby: Lobby::new(STRANGERS),
         guests: Guests::default(),

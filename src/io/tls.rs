@@ -288,6 +288,13 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .collect()
 }
 
+/// The names in the first certificate of a file.
+#[must_use]
+pub fn names_of(file: &Path) -> Vec<String> {
+    let chain = certificates(file).unwrap_or_default();
+    chain.first().map(names).unwrap_or_default()
+}
+
 /// The content of a PEM file.
 ///
 /// # Errors

@@ -37,6 +37,10 @@ fn in_front_of(server: &str, certs: &Certs, extra: &str, at: &Path) -> Mux {
             certs.key.display(),
         )
     });
+    let (code, said) = terminate.check();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("it is for replica.test"), "{said}");
+    assert!(said.contains("answers and has SIEVE-MAILBOX"), "{said}");
     terminate.start();
     terminate
 }
