@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod admin;
+pub mod client_process;
 mod compress;
 mod conversation;
 pub mod credentials;

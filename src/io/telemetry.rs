@@ -60,6 +60,8 @@ pub mod metric {
     pub const KNOWN: &str = "syncmux_known_total";
     /// Bytes of known state, by `channel`.
     pub const KNOWN_BYTES: &str = "syncmux_known_bytes";
+    /// Starts of the client by `client_command`, by `channel`.
+    pub const CLIENT_STARTS: &str = "syncmux_client_starts_total";
     /// Log lines that were counted instead of written, by `kind`.
     pub const SUPPRESSED_LINES: &str = "syncmux_log_lines_suppressed_total";
 }
@@ -144,5 +146,6 @@ fn describe() {
     describe_gauge!(RUNS_LINKED, "Links of runs in the sync directory");
     describe_counter!(KNOWN, "Mailboxes answered from known state, or not");
     describe_gauge!(KNOWN_BYTES, Unit::Bytes, "Bytes of known state");
+    describe_counter!(CLIENT_STARTS, "Starts of the client by client_command");
     describe_counter!(SUPPRESSED_LINES, "Log lines counted instead of written");
 }

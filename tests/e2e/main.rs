@@ -39,6 +39,7 @@ mod sites;
 mod soak;
 mod split;
 mod state;
+mod supervise;
 mod sync_log;
 mod users;
 mod wrong_settings;
