@@ -19,7 +19,7 @@ const SHORTEST: Duration = Duration::from_secs(1);
 pub type Channel = (String, Arc<Mutex<Shown>>);
 
 /// Tells that the listeners are bound, and from then on how things stand and that every channel
-/// turns, as long as it does.
+/// turns, as long as it does. Without channels (`terminate`) the runtime alone is watched.
 pub fn ready(channels: Vec<Channel>) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -66,7 +66,7 @@ async fn watch(
             })
             .collect();
         let now = status(looks.iter().map(|(_, shown)| shown));
-        if now != told {
+        if now != told && !channels.is_empty() {
             tell(&[NotifyState::Status(&now)]);
             told = now;
         }
@@ -140,13 +140,20 @@ mod tests {
     /// One channel of two stops looking at itself: no ping for either until it goes on.
     #[tokio::test]
     async fn a_channel_that_hangs_is_not_pinged_for() {
-        let (a, b) = (channel("a", Snapshot::default()), channel("b", Snapshot::default()));
+        let (a, b) = (
+            channel("a", Snapshot::default()),
+            channel("b", Snapshot::default()),
+        );
         let told = Arc::new(Mutex::new(Vec::new()));
         let note = Arc::clone(&told);
         let watching = tokio::spawn(watch(
             vec![a.clone(), b.clone()],
             Some(Duration::from_secs(2)),
-            move |states| note.lock().unwrap().extend(states.iter().map(ToString::to_string)),
+            move |states| {
+                note.lock()
+                    .unwrap()
+                    .extend(states.iter().map(ToString::to_string))
+            },
         ));
         let look = |channel: &Channel| channel.1.lock().unwrap().at = Instant::now();
         let turn = async |channels: &[&Channel], seconds: f64| {

@@ -407,12 +407,22 @@ fn the_client_that_is_started() {
         ("\"DIR/gone\"", "DIR/gone is no program"),
         ("\"DIR/password\"", "is no program"),
         ("\"DIR/sync_client\"", "the option -R"),
-        ("\"DIR/sync_client\", \"-n\", \"far\", \"-R\"", "the log of channel \"far\""),
-        ("\"DIR/sync_client\", \"-nfar\", \"-R\"", "the log of channel \"far\""),
+        (
+            "\"DIR/sync_client\", \"-n\", \"far\", \"-R\"",
+            "the log of channel \"far\"",
+        ),
+        (
+            "\"DIR/sync_client\", \"-nfar\", \"-R\"",
+            "the log of channel \"far\"",
+        ),
         ("\"DIR/sync_client\", \"-R\", \"-vv\"", "-v twice"),
         ("\"DIR/sync_client\", \"-v\", \"-R\", \"-v\"", "-v twice"),
     ] {
-        let say = if say.starts_with("DIR") { "gone is no program" } else { say };
+        let say = if say.starts_with("DIR") {
+            "gone is no program"
+        } else {
+            say
+        };
         refused(was, &is(words), &[say]);
     }
     let files = Files::new();
@@ -422,10 +432,18 @@ fn the_client_that_is_started() {
     let config = files.parse(far).unwrap();
     assert_eq!(config.channels[0].client_command.len(), 5);
     let deaf = far.replace("listen", "strict_listen");
-    assert!(errors(&deaf).contains("needs a listener"), "{}", errors(&deaf));
+    assert!(
+        errors(&deaf).contains("needs a listener"),
+        "{}",
+        errors(&deaf)
+    );
     let nowhere = far.replace("sync_directory = \"DIR/sync\"\n", "");
     assert!(errors(&nowhere).contains("set sync_directory"));
-    assert!(files.parse(SIMPLE).unwrap().channels[0].client_command.is_empty());
+    assert!(
+        files.parse(SIMPLE).unwrap().channels[0]
+            .client_command
+            .is_empty()
+    );
 }
 
 #[test]

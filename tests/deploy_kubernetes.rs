@@ -18,12 +18,20 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes")
 }
 
+/// Where `tests/install_deploy.sh` puts what it installs.
+fn tools() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| std::env::home_dir().unwrap().join(".cache"));
+    cache.join("syncmux-tests/bin")
+}
+
 fn kustomize(folder: &Path) -> Vec<u8> {
-    let output = Command::new("kubectl")
+    let own = tools().join("kubectl");
+    let output = Command::new(if own.exists() { own } else { "kubectl".into() })
         .arg("kustomize")
         .arg(folder)
         .output()
-        .expect("kubectl is missing: tests/install.sh installs it");
+        .expect("kubectl is missing: tests/install_deploy.sh installs it");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {errors}", folder.display());
     // Deprecated fields are only mentioned.
@@ -34,10 +42,7 @@ fn kustomize(folder: &Path) -> Vec<u8> {
 /// What a folder builds, once it is valid.
 fn validate(manifests: &[u8]) -> Result<Vec<Value>, String> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes");
-    let python = std::env::var_os("SYNCMUX_KUBERNETES_PYTHON").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kubernetes/bin/python"),
-        PathBuf::from,
-    );
+    let python = tools().join("python");
     let mut child = Command::new(&python)
         .arg(tests.join("validate.py"))
         .args(VERSIONS)
@@ -46,7 +51,10 @@ fn validate(manifests: &[u8]) -> Result<Vec<Value>, String> {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| {
-            panic!("{}: {error}; tests/install.sh installs it", python.display())
+            panic!(
+                "{}: {error}; tests/install_deploy.sh installs it",
+                python.display()
+            )
         });
     // It reads everything before it writes.
     child.stdin.take().unwrap().write_all(manifests).unwrap();
@@ -67,7 +75,9 @@ fn find<'a>(all: &'a [Value], kind: &str, name: &str) -> &'a Value {
         let found = one["metadata"]["name"].as_str().unwrap();
         one["kind"] == kind && (found == name || found.starts_with(&format!("{name}-")))
     };
-    all.iter().find(is).unwrap_or_else(|| panic!("there is no {kind} {name}"))
+    all.iter()
+        .find(is)
+        .unwrap_or_else(|| panic!("there is no {kind} {name}"))
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -88,8 +98,15 @@ fn common(name: &str) -> Vec<Value> {
     let all = build(name);
     let template = pod(&all);
     let spec = &template["spec"];
-    let init: Vec<_> = list(&spec["initContainers"]).iter().map(|c| &c["name"]).collect();
-    assert_eq!(init, ["sync-directory", "syncmux"], "{name}: the folder is made first");
+    let init: Vec<_> = list(&spec["initContainers"])
+        .iter()
+        .map(|c| &c["name"])
+        .collect();
+    assert_eq!(
+        init,
+        ["sync-directory", "syncmux"],
+        "{name}: the folder is made first"
+    );
     let (sidecar, cyrus) = (
         named(&spec["initContainers"], "syncmux"),
         named(&spec["containers"], "cyrus"),
@@ -101,29 +118,50 @@ fn common(name: &str) -> Vec<Value> {
     // One user for all: nobody sets one of his own.
     assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
     assert!(spec["securityContext"]["runAsUser"].as_u64().unwrap() > 0);
-    let containers = list(&spec["initContainers"]).iter().chain(list(&spec["containers"]));
+    let containers = list(&spec["initContainers"])
+        .iter()
+        .chain(list(&spec["containers"]));
     for container in containers {
         let (who, security) = (&container["name"], &container["securityContext"]);
         for key in ["runAsUser", "runAsGroup", "privileged"] {
-            assert!(security[key].is_null(), "{name}: {who} has {key} of its own");
+            assert!(
+                security[key].is_null(),
+                "{name}: {who} has {key} of its own"
+            );
         }
         assert_eq!(security["readOnlyRootFilesystem"], true, "{name}: {who}");
         assert_eq!(security["allowPrivilegeEscalation"], false, "{name}: {who}");
-        assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]), "{name}: {who}");
-        assert!(container["resources"]["limits"]["memory"].is_string(), "{name}: {who}");
+        assert_eq!(
+            security["capabilities"]["drop"],
+            serde_json::json!(["ALL"]),
+            "{name}: {who}"
+        );
+        assert!(
+            container["resources"]["limits"]["memory"].is_string(),
+            "{name}: {who}"
+        );
         let image = container["image"].as_str().unwrap();
-        assert!(image.contains('/') && image.contains(':'), "{name}: {who} has {image}");
+        assert!(
+            image.contains('/') && image.contains(':'),
+            "{name}: {who} has {image}"
+        );
         // Every mount has its volume, and the sidecar sees no folder of mail.
         for mount in list(&container["volumeMounts"]) {
             let volume = mount["name"].as_str().unwrap();
             let claims = &find(&all, "StatefulSet", "cyrus")["spec"]["volumeClaimTemplates"];
-            let known = list(&spec["volumes"]).iter().any(|one| one["name"] == volume)
-                || list(claims).iter().any(|one| one["metadata"]["name"] == volume);
+            let known = list(&spec["volumes"])
+                .iter()
+                .any(|one| one["name"] == volume)
+                || list(claims)
+                    .iter()
+                    .any(|one| one["metadata"]["name"] == volume);
             assert!(known, "{name}: {who} mounts {volume}, which is not there");
         }
     }
     // The probes and the scrape go where the configuration listens.
-    let port = named(&sidecar["ports"], "metrics")["containerPort"].as_u64().unwrap();
+    let port = named(&sidecar["ports"], "metrics")["containerPort"]
+        .as_u64()
+        .unwrap();
     for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
         assert_eq!(sidecar[probe]["httpGet"]["port"], "metrics");
         assert!(cyrus[probe]["tcpSocket"]["port"].is_string());
@@ -137,7 +175,10 @@ fn common(name: &str) -> Vec<Value> {
     let labels = template["metadata"]["labels"].as_object().unwrap();
     let selects = |selector: &Value| {
         let selector = selector.as_object().unwrap();
-        !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+        !selector.is_empty()
+            && selector
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
     };
     let set = find(&all, "StatefulSet", "cyrus");
     assert!(selects(&set["spec"]["selector"]["matchLabels"]));
@@ -148,7 +189,10 @@ fn common(name: &str) -> Vec<Value> {
     assert_eq!(budget["maxUnavailable"], 1);
     let policy = &find(&all, "NetworkPolicy", "cyrus")["spec"];
     assert!(selects(&policy["podSelector"]["matchLabels"]));
-    assert_eq!(policy["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+    assert_eq!(
+        policy["policyTypes"],
+        serde_json::json!(["Ingress", "Egress"])
+    );
     let dns = &policy["egress"][0]["to"][0]["podSelector"]["matchLabels"];
     assert_eq!(*dns, serde_json::json!({ "k8s-app": "kube-dns" }));
     all
@@ -177,20 +221,32 @@ fn master(name: &str) -> Vec<Value> {
     assert_eq!(mount(maker, "/var/lib/cyrus")["name"], *volume);
     assert_eq!(made.as_str().unwrap(), format!("/var/lib/cyrus/{sub}"));
     assert_eq!(sidecar["args"][0], "run");
-    assert!(list(&sidecar["args"]).iter().any(|arg| arg.as_str().unwrap().contains("$(POD_NAME)")));
+    assert!(
+        list(&sidecar["args"])
+            .iter()
+            .any(|arg| arg.as_str().unwrap().contains("$(POD_NAME)"))
+    );
     assert_eq!(sidecar["env"][0]["name"], "POD_NAME");
 
     let cyrus_config = &find(&all, "ConfigMap", "cyrus-config")["data"];
     let imapd_conf = cyrus_config["imapd.conf"].as_str().unwrap();
-    let toml = find(&all, "ConfigMap", "syncmux-config")["data"]["syncmux.toml"].as_str().unwrap();
+    let toml = find(&all, "ConfigMap", "syncmux-config")["data"]["syncmux.toml"]
+        .as_str()
+        .unwrap();
     let config = parse(toml, imapd_conf);
     let channel = &config.channels[0];
     let listen: Vec<_> = channel.listen.iter().map(ToString::to_string).collect();
     let option = |name: &str| {
         let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned());
-        imapd_conf.lines().find_map(value).unwrap_or_else(|| panic!("no {name}"))
+        imapd_conf
+            .lines()
+            .find_map(value)
+            .unwrap_or_else(|| panic!("no {name}"))
     };
-    assert_eq!(listen, [format!("{}:{}", option("sync_host"), option("sync_port"))]);
+    assert_eq!(
+        listen,
+        [format!("{}:{}", option("sync_host"), option("sync_port"))]
+    );
     assert_eq!(channel.strict_listen[0].to_string(), "127.0.0.1:2006");
     assert_eq!(option("oneshot_sync_port"), "2006");
     assert_eq!(option("configdirectory"), "/var/lib/cyrus");
@@ -198,7 +254,13 @@ fn master(name: &str) -> Vec<Value> {
     let cyrus_conf = cyrus_config["cyrus.conf"].as_str().unwrap();
     let daemon = cyrus_conf.split("DAEMON {").nth(1).unwrap();
     assert!(daemon.contains("sync_client -C /etc/cyrus/imapd.conf -r"));
-    assert!(!cyrus_conf.split("DAEMON {").next().unwrap().contains("sync_client"));
+    assert!(
+        !cyrus_conf
+            .split("DAEMON {")
+            .next()
+            .unwrap()
+            .contains("sync_client")
+    );
     // Time for both: Cyrus first, then the drain and 13 seconds.
     let grace = spec["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(grace > config.limits.drain_grace.as_secs() + 13 + 30);
@@ -216,7 +278,9 @@ fn parse(toml: &str, imapd_conf: &str) -> Config {
     fs::write(at("password"), "secret\n").unwrap();
     fs::create_dir(at("sync")).unwrap();
     // Secrets that it includes are the site's.
-    let lines = imapd_conf.lines().filter(|line| !line.starts_with("@include"));
+    let lines = imapd_conf
+        .lines()
+        .filter(|line| !line.starts_with("@include"));
     fs::write(at("imapd.conf"), lines.collect::<Vec<_>>().join("\n")).unwrap();
     // Until the branch that knows this key is merged: remove this line then.
     let mut text = toml.replace("open = true\n", "");
@@ -257,7 +321,10 @@ fn the_murder() {
     assert!(config.contains("mupdate_server: "));
     // All that a master's file says, and more.
     let master = fs::read_to_string(folder().join("overlays/master/imapd.conf")).unwrap();
-    assert!(config.starts_with(&master), "overlays/murder/imapd.conf lacks what the master's has");
+    assert!(
+        config.starts_with(&master),
+        "overlays/murder/imapd.conf lacks what the master's has"
+    );
 }
 
 #[test]
@@ -267,19 +334,38 @@ fn the_replica() {
     let sidecar = named(&spec["initContainers"], "syncmux");
     let cyrus = named(&spec["containers"], "cyrus");
     assert_eq!(sidecar["args"][0], "terminate");
-    assert_eq!(mount(sidecar, "/run/cyrus")["name"], mount(cyrus, "/run/cyrus")["name"]);
-    let toml = find(&all, "ConfigMap", "syncmux-config")["data"]["syncmux.toml"].as_str().unwrap();
+    assert_eq!(
+        mount(sidecar, "/run/cyrus")["name"],
+        mount(cyrus, "/run/cyrus")["name"]
+    );
+    let toml = find(&all, "ConfigMap", "syncmux-config")["data"]["syncmux.toml"]
+        .as_str()
+        .unwrap();
     let toml: toml::Table = toml.parse().unwrap();
     let terminate = &toml["terminate"];
     let listen = terminate["listen"][0].as_str().unwrap();
-    let port = named(&sidecar["ports"], "csync")["containerPort"].as_u64().unwrap();
+    let port = named(&sidecar["ports"], "csync")["containerPort"]
+        .as_u64()
+        .unwrap();
     assert_eq!(listen, format!("0.0.0.0:{port}"));
-    let socket = terminate["server"].as_str().unwrap().strip_prefix("unix:").unwrap();
+    let socket = terminate["server"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("unix:")
+        .unwrap();
     let cyrus_conf = &find(&all, "ConfigMap", "cyrus-config")["data"]["cyrus.conf"];
-    assert!(cyrus_conf.as_str().unwrap().contains(&format!("listen=\"{socket}\"")));
+    assert!(
+        cyrus_conf
+            .as_str()
+            .unwrap()
+            .contains(&format!("listen=\"{socket}\""))
+    );
     // The way in leads to the sidecar of that pod.
     let way_in = &find(&all, "Service", "csync")["spec"];
-    assert_eq!(way_in["selector"]["statefulset.kubernetes.io/pod-name"], "cyrus-0");
+    assert_eq!(
+        way_in["selector"]["statefulset.kubernetes.io/pod-name"],
+        "cyrus-0"
+    );
     assert_eq!(way_in["ports"][0]["targetPort"], "csync");
     // The masters' cluster knows it by this port.
     let masters = build("overlays/master");
@@ -312,7 +398,10 @@ fn the_monitoring() {
         })
         .collect();
     assert_eq!(found.len(), 1, "each pod is asked once");
-    let port = named(&found[0]["spec"]["ports"], endpoint["port"].as_str().unwrap());
+    let port = named(
+        &found[0]["spec"]["ports"],
+        endpoint["port"].as_str().unwrap(),
+    );
     let sidecar = named(&pod(&all)["spec"]["initContainers"], "syncmux");
     named(&sidecar["ports"], port["targetPort"].as_str().unwrap());
     assert_eq!(endpoint["path"], "/metrics");
@@ -325,9 +414,13 @@ fn the_monitoring() {
         .args(["test", "rules", "alerts.yaml"])
         .current_dir(site.path())
         .output()
-        .expect("promtool is missing: tests/install.sh installs it");
+        .expect("promtool is missing: tests/install_deploy.sh installs it");
     let text = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&text)
+    );
 }
 
 /// The checker is one: it finds a misspelt key and a wrong type.
@@ -338,10 +431,16 @@ fn mistakes_are_found() {
     for (right, wrong) in [
         ("restartPolicy: Always", "restartPolicie: Always"),
         ("replicas: 1", "replicas: one"),
-        ("readOnlyRootFilesystem: true", "readOnlyRootFileSystem: true"),
+        (
+            "readOnlyRootFilesystem: true",
+            "readOnlyRootFileSystem: true",
+        ),
     ] {
         assert!(text.contains(right));
         let error = validate(text.replace(right, wrong).as_bytes()).unwrap_err();
-        assert!(error.contains("not valid in Kubernetes 1.29"), "{wrong}: {error}");
+        assert!(
+            error.contains("not valid in Kubernetes 1.29"),
+            "{wrong}: {error}"
+        );
     }
 }

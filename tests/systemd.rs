@@ -127,14 +127,29 @@ impl Drop for Site {
 fn ready_status_watchdog_and_the_end() {
     let mut site = Site::start(Some(Duration::from_secs(2)), &[]);
     site.wait_for("READY=1");
-    assert!(site.folder.path().join("csync.sock").exists(), "the listeners are bound by then");
-    assert!(!site.has("WATCHDOG=1") || site.told[0].1 == "READY=1", "{:?}", site.told);
+    assert!(
+        site.folder.path().join("csync.sock").exists(),
+        "the listeners are bound by then"
+    );
+    assert!(
+        !site.has("WATCHDOG=1") || site.told[0].1 == "READY=1",
+        "{:?}",
+        site.told
+    );
     site.listen(Duration::from_secs(3));
-    let pings: Vec<_> = site.told.iter().filter(|(_, line)| line == "WATCHDOG=1").collect();
+    let pings: Vec<_> = site
+        .told
+        .iter()
+        .filter(|(_, line)| line == "WATCHDOG=1")
+        .collect();
     // Each half second; never as late as systemd's two.
     assert!(pings.len() >= 4, "{:?}", site.told);
     for pair in pings.windows(2) {
-        assert!(pair[1].0 - pair[0].0 < Duration::from_secs(2), "{:?}", site.told);
+        assert!(
+            pair[1].0 - pair[0].0 < Duration::from_secs(2),
+            "{:?}",
+            site.told
+        );
     }
     assert!(site.has("STATUS=clients 0, lanes 0, unconfirmed users 0, owed lines 0"));
     // Stopped as a whole: nobody pings.
@@ -180,10 +195,13 @@ fn systemd_analyze(arguments: &[&str], files: &[PathBuf]) -> String {
         .args(arguments)
         .args(files)
         .output()
-        .expect("systemd-analyze is missing: tests/install.sh installs it");
+        .expect("systemd-analyze is missing: tests/install_deploy.sh installs it");
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(output.status.success(), "systemd-analyze {arguments:?}: {text}");
+    assert!(
+        output.status.success(),
+        "systemd-analyze {arguments:?}: {text}"
+    );
     text
 }
 
@@ -197,7 +215,11 @@ fn installed(folder: &Path) -> Vec<PathBuf> {
     };
     let drop_in = folder.join("syncmux.service.d");
     fs::create_dir(&drop_in).unwrap();
-    fs::write(drop_in.join("client.conf"), unit("syncmux.service.d/client.conf")).unwrap();
+    fs::write(
+        drop_in.join("client.conf"),
+        unit("syncmux.service.d/client.conf"),
+    )
+    .unwrap();
     UNITS.iter().map(write).collect()
 }
 
@@ -218,25 +240,46 @@ fn the_units_expose_little() {
     for (file, most) in installed(folder.path()).into_iter().zip([14, 14, 18, 18]) {
         let most = most.to_string();
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
-        let arguments = ["security", "--offline=true", "--no-pager", "--threshold", &most];
+        let arguments = [
+            "security",
+            "--offline=true",
+            "--no-pager",
+            "--threshold",
+            &most,
+        ];
         let text = systemd_analyze(&arguments, &[file]);
         let level = text.split("exposure level for ").nth(1).unwrap();
-        let level = level.split(": ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let level = level
+            .split(": ")
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap();
         let row = format!("| `{name}` | {level} |");
-        assert!(readme.contains(&row), "deploy/systemd/README.md lacks {row}");
+        assert!(
+            readme.contains(&row),
+            "deploy/systemd/README.md lacks {row}"
+        );
     }
 }
 
 #[test]
 fn the_units_fit_the_program() {
     let service = unit("syncmux.service");
-    assert_eq!(setting(&service, "ReadWritePaths"), ["-/var/lib/cyrus/sync"]);
+    assert_eq!(
+        setting(&service, "ReadWritePaths"),
+        ["-/var/lib/cyrus/sync"]
+    );
     assert_eq!(setting(&service, "Type"), ["notify"]);
     assert_eq!(setting(&service, "User"), ["cyrus"]);
     assert_eq!(setting(&service, "Before"), ["cyrus-imapd.service"]);
     let seconds: u64 = setting(&service, "TimeoutStopSec")[0].parse().unwrap();
     assert!(Duration::from_secs(seconds) > Limits::default().drain_grace + Duration::from_secs(13));
-    assert_eq!(setting(&unit("syncmux-terminate.service"), "ReadWritePaths"), [""; 0]);
+    assert_eq!(
+        setting(&unit("syncmux-terminate.service"), "ReadWritePaths"),
+        [""; 0]
+    );
     for name in UNITS {
         let unit = unit(name);
         // For ever: an upgrade must not end replication, and neither may a bad hour.
@@ -245,8 +288,14 @@ fn the_units_fit_the_program() {
         assert_eq!(setting(&unit, "CapabilityBoundingSet"), [""], "{name}");
     }
     for (name, command) in [
-        ("cyrus-sync-client.service", "/usr/lib/cyrus/bin/sync_client -R"),
-        ("cyrus-sync-client@.service", "/usr/lib/cyrus/bin/sync_client -n %i -R"),
+        (
+            "cyrus-sync-client.service",
+            "/usr/lib/cyrus/bin/sync_client -R",
+        ),
+        (
+            "cyrus-sync-client@.service",
+            "/usr/lib/cyrus/bin/sync_client -n %i -R",
+        ),
     ] {
         assert_eq!(setting(&unit(name), "ExecStart"), [command]);
     }
@@ -281,7 +330,10 @@ fn the_filter_allows_what_the_program_calls() {
         (is_name && !name.is_empty()).then(|| name.to_owned())
     };
     let called: BTreeSet<String> = text.lines().filter_map(call).collect();
-    assert!(called.contains("sendto") && called.contains("flock"), "{called:?}");
+    assert!(
+        called.contains("sendto") && called.contains("flock"),
+        "{called:?}"
+    );
     let allowed = calls("@system-service");
     let denied = calls("@privileged");
     // The first one is strace's own.

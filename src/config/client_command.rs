@@ -60,7 +60,11 @@ pub(super) fn check(
         build.fail(&at.place, what);
     }
     let talks = |word: &&String| word.starts_with("-v") && word.chars().skip(1).all(|c| c == 'v');
-    let v: usize = arguments.iter().filter(talks).map(|word| word.len() - 1).sum();
+    let v: usize = arguments
+        .iter()
+        .filter(talks)
+        .map(|word| word.len() - 1)
+        .sum();
     if v > 1 {
         let what = "client_command: with -v twice sync_client writes the mail itself into the log: \
                     once at most";

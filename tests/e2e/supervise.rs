@@ -46,7 +46,11 @@ fn replicated(lab: &Lab) {
     let directory = lab.sync_directory();
     let mut quiet = 0;
     wait_for("everything to be replicated", || {
-        quiet = if leftovers(&directory).is_empty() { quiet + 1 } else { 0 };
+        quiet = if leftovers(&directory).is_empty() {
+            quiet + 1
+        } else {
+            0
+        };
         std::thread::sleep(Duration::from_millis(20));
         (quiet > 4).then_some(())
     });
@@ -69,10 +73,15 @@ fn it_comes_back_and_leaves_with_syncmux() {
     assert_ne!(first, second);
     replicated(&lab);
     lab.assert_same();
-    let starts = lab.mux().metric("syncmux_client_starts_total", &[("channel", "")]);
+    let starts = lab
+        .mux()
+        .metric("syncmux_client_starts_total", &[("channel", "")]);
     assert_eq!(starts, 2.0);
     let said = lab.mux().log_text();
-    assert!(said.contains("the client was ended by signal 9; it is started again in 1 s"), "{said}");
+    assert!(
+        said.contains("the client was ended by signal 9; it is started again in 1 s"),
+        "{said}"
+    );
 
     lab.step("syncmux is stopped while there is work");
     lab.mail(&users, "third", 2_000);

@@ -24,7 +24,9 @@ impl Place {
         let folder = self.folder.path().display().to_string();
         ClientProcess {
             channel: "test".to_owned(),
-            command: ["/bin/sh", "-c", script, "sh", &folder].map(str::to_owned).to_vec(),
+            command: ["/bin/sh", "-c", script, "sh", &folder]
+                .map(str::to_owned)
+                .to_vec(),
             sync_directory: self.folder.path().to_owned(),
         }
     }
@@ -42,7 +44,10 @@ impl Place {
             if lines.len() >= count {
                 return lines;
             }
-            assert!(Instant::now() < deadline, "{name} has {lines:?}, not {count} lines");
+            assert!(
+                Instant::now() < deadline,
+                "{name} has {lines:?}, not {count} lines"
+            );
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -69,7 +74,10 @@ async fn it_is_started_again_after_growing_pauses() {
     place.stop.cancel();
     running.await.unwrap();
     let at: Vec<u64> = starts.iter().map(|line| line.parse().unwrap()).collect();
-    let pauses: Vec<u64> = at.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000_000).collect();
+    let pauses: Vec<u64> = at
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]) / 1_000_000)
+        .collect();
     // On a busy machine they may be longer.
     assert!(pauses[0] >= 950 && pauses[1] >= 1_950, "{pauses:?}");
     assert_eq!(place.lines("env", 3).await[0], "1");
@@ -88,7 +96,11 @@ async fn it_is_ended_with_us_and_may_take_its_time() {
     running.await.unwrap();
     assert!(!lives(&pid));
     assert_eq!(place.lines("left", 1).await, ["left"]);
-    assert_eq!(place.lines("pid", 1).await.len(), 1, "it was not started again");
+    assert_eq!(
+        place.lines("pid", 1).await.len(),
+        1,
+        "it was not started again"
+    );
 }
 
 #[tokio::test]
@@ -134,7 +146,10 @@ async fn one_that_is_no_program_is_tried_again() {
     let place = Place::new();
     let program = place.path("client");
     let mut client = place.client("");
-    client.command = vec![program.display().to_string(), place.path("here").display().to_string()];
+    client.command = vec![
+        program.display().to_string(),
+        place.path("here").display().to_string(),
+    ];
     let running = tokio::spawn(client.run(place.stop.clone()));
     sleep(Duration::from_millis(300)).await;
     let ready = place.path("ready");

@@ -61,7 +61,10 @@ impl Notes {
         };
         let line = line.replace(char::is_control, " ");
         if suppressed > 0 {
-            info!(channel = self.channel, suppressed, "the client says: {line}");
+            info!(
+                channel = self.channel,
+                suppressed, "the client says: {line}"
+            );
         } else {
             info!(channel = self.channel, "the client says: {line}");
         }

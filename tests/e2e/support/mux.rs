@@ -236,6 +236,8 @@ impl Mux {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::KILL);
             wait_for("syncmux to be gone", || process.exited());
+            // Dropped, it would kill the whole group.
+            std::mem::forget(process);
         }
     }
 
