@@ -17,7 +17,12 @@ fn top() -> &'static Path {
 }
 
 /// What gcr.io/distroless/cc-debian12 has of what the program is linked to.
-const BASE: [&str; 4] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2"];
+const BASE: [&str; 4] = [
+    "libc.so.6",
+    "libm.so.6",
+    "libgcc_s.so.1",
+    "ld-linux-x86-64.so.2",
+];
 
 fn assemble() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
@@ -33,7 +38,10 @@ fn assemble() -> tempfile::TempDir {
 
 /// Puts the libraries there that the base of the image brings, and nothing that it does not.
 fn add_base(root: &Path) {
-    let output = Command::new("ldd").arg(root.join("usr/bin/syncmux")).output().unwrap();
+    let output = Command::new("ldd")
+        .arg(root.join("usr/bin/syncmux"))
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
     for path in paths {
@@ -56,9 +64,7 @@ fn in_image(root: &Path, writable: &[&str], arguments: &str) -> Output {
     }
     script += &format!("mount -o remount,bind,ro {root}; ");
     script += &format!("! touch {root}/here 2>/dev/null; ");
-    script += &format!(
-        "exec chroot --userspec={UID}:{GID} {root} /usr/bin/syncmux {arguments}"
-    );
+    script += &format!("exec chroot --userspec={UID}:{GID} {root} /usr/bin/syncmux {arguments}");
     Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
         .env_clear()
@@ -77,7 +83,10 @@ fn it_runs_read_only_as_anybody() {
     let root = assemble();
     add_base(root.path());
     let version = in_image(root.path(), &[], "--version");
-    assert_eq!(text(&version).trim(), concat!("syncmux ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        text(&version).trim(),
+        concat!("syncmux ", env!("CARGO_PKG_VERSION"))
+    );
 
     // As mounted in the pod: the configuration, the sync directory, a disk.
     let at = |name: &str| -> PathBuf { root.path().join(name) };
@@ -85,7 +94,11 @@ fn it_runs_read_only_as_anybody() {
     chown(at("var/lib/cyrus/sync"), Some(UID), Some(GID)).unwrap();
     fs::write(at("etc/hosts"), "127.0.0.1 replica.example.com\n").unwrap();
     fs::write(at("etc/syncmux/password"), "secret\n").unwrap();
-    fs::set_permissions(at("etc/syncmux/password"), fs::Permissions::from_mode(0o440)).unwrap();
+    fs::set_permissions(
+        at("etc/syncmux/password"),
+        fs::Permissions::from_mode(0o440),
+    )
+    .unwrap();
     chown(at("etc/syncmux/password"), Some(0), Some(GID)).unwrap();
     let conf = "configdirectory: /var/lib/cyrus\nsync_log: yes\nsync_host: 127.0.0.1\n\
                 sync_port: 2005\nsync_try_imap: no\n";
@@ -101,12 +114,22 @@ fn it_runs_read_only_as_anybody() {
     let said = text(&output);
     // The name is found, nobody listens: all else is as it should be.
     assert_eq!(output.status.code(), Some(69), "{said}");
-    assert!(said.contains("replica.example.com:1 can't be reached: connection refused"), "{said}");
-    assert!(said.contains("ok       the configuration is complete"), "{said}");
+    assert!(
+        said.contains("replica.example.com:1 can't be reached: Connection refused"),
+        "{said}"
+    );
+    assert!(
+        said.contains("ok       the configuration is complete"),
+        "{said}"
+    );
     // And without a place to write it says what is missing.
     let output = in_image(root.path(), &[], check);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
-    assert!(text(&output).contains("no file can be made in /var/tmp"), "{}", text(&output));
+    assert!(
+        text(&output).contains("no file can be made in /var/tmp"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -131,7 +154,10 @@ fn the_image_has_what_it_needs_and_no_more() {
     found.sort();
     let doc = "usr/share/doc/syncmux";
     let expected = ["CHANGELOG.md", "LICENSE", "syncmux.toml"].map(|name| format!("{doc}/{name}"));
-    assert_eq!(found, [&["usr/bin/syncmux".to_owned()], expected.as_slice()].concat());
+    assert_eq!(
+        found,
+        [&["usr/bin/syncmux".to_owned()], expected.as_slice()].concat()
+    );
 }
 
 /// What the image's builder does is what was tried above; the rest of the Containerfile is looked
@@ -149,8 +175,14 @@ fn the_containerfile_runs_the_script_and_is_no_root() {
     let from = value("FROM");
     assert_eq!(from.len(), 2);
     assert!(from[0].ends_with("-bookworm AS build"), "{from:?}");
-    assert!(from[1].contains("cc-debian12"), "the same C library as in the builder: {from:?}");
-    let user: Vec<u32> = value("USER")[0].split(':').map(|id| id.parse().unwrap()).collect();
+    assert!(
+        from[1].contains("cc-debian12"),
+        "the same C library as in the builder: {from:?}"
+    );
+    let user: Vec<u32> = value("USER")[0]
+        .split(':')
+        .map(|id| id.parse().unwrap())
+        .collect();
     // A number: a pod with runAsNonRoot has to see that it is not root.
     assert!(user.iter().all(|id| *id > 0));
     assert!(value("ENTRYPOINT")[0].contains("\"/usr/bin/syncmux\""));
@@ -159,14 +191,24 @@ fn the_containerfile_runs_the_script_and_is_no_root() {
     let manifest: toml::Table = manifest.parse().unwrap();
     let wanted = manifest["package"]["rust-version"].as_str().unwrap();
     let minor = |version: &str| version.split('.').nth(1).unwrap().parse::<u32>().unwrap();
-    let has = from[0].split(':').nth(1).unwrap().split('-').next().unwrap();
+    let has = from[0]
+        .split(':')
+        .nth(1)
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap();
     assert!(minor(has) >= minor(wanted));
     // What is left out of the build's context is not needed: the program's own sources are there.
-    for name in ["containerignore", "dockerignore"] {
-        let path = top().join("deploy/container").join(format!("Containerfile.{name}"));
-        let ignored = fs::read_to_string(path).unwrap();
-        for needed in ["src", "deploy", "Cargo.toml", "Cargo.lock", "LICENSE", "CHANGELOG.md"] {
-            assert!(!ignored.lines().any(|line| line == needed), "{needed}");
-        }
+    let ignored = fs::read_to_string(top().join(".dockerignore")).unwrap();
+    for needed in [
+        "src",
+        "deploy",
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE",
+        "CHANGELOG.md",
+    ] {
+        assert!(!ignored.lines().any(|line| line == needed), "{needed}");
     }
 }

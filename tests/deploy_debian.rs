@@ -57,13 +57,20 @@ impl Machine {
             .arg(format!("--root={}", self.root.path().display()))
             .arg(format!("--log={}", log.display()))
             // There is no shell in it. The scripts get DPKG_ROOT instead.
-            .args(["--force-script-chrootless", "--force-confdef", "--force-confold"])
+            .args([
+                "--force-script-chrootless",
+                "--force-confdef",
+                "--force-confold",
+            ])
             .args(arguments))
     }
 
     fn query(&self, format: &str) -> String {
         run(Command::new("dpkg-query")
-            .arg(format!("--admindir={}", self.path("var/lib/dpkg").display()))
+            .arg(format!(
+                "--admindir={}",
+                self.path("var/lib/dpkg").display()
+            ))
             .args(["-W", "-f", format, "syncmux"]))
     }
 
@@ -83,21 +90,30 @@ fn installed_changed_removed_and_purged() {
         .arg(output.path())
         .env("CARGO_TARGET_DIR", target));
     let built = fs::read_dir(output.path()).unwrap().filter_map(Result::ok);
-    let package = built.map(|entry| entry.path()).find(|path| {
-        path.extension().is_some_and(|extension| extension == "deb")
-    });
+    let package = built
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"));
     let package = package.expect("a package is built");
     let package = package.to_str().unwrap();
     let fields = run(Command::new("dpkg-deb").args(["--field", package]));
-    assert!(fields.contains(&format!("Version: {}-1", env!("CARGO_PKG_VERSION"))), "{fields}");
-    assert!(fields.contains("Depends: ") && fields.contains("libc6 (>= 2."), "{fields}");
+    assert!(
+        fields.contains(&format!("Version: {}-1", env!("CARGO_PKG_VERSION"))),
+        "{fields}"
+    );
+    assert!(
+        fields.contains("Depends: ") && fields.contains("libc6 (>= 2."),
+        "{fields}"
+    );
 
     let machine = Machine::new();
     machine.dpkg(&["--install", package]);
     assert_eq!(machine.query("${db:Status-Abbrev}"), "ii ");
     let program = machine.path("usr/bin/syncmux");
     let version = run(Command::new(&program).arg("--version"));
-    assert_eq!(version.trim(), concat!("syncmux ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.trim(),
+        concat!("syncmux ", env!("CARGO_PKG_VERSION"))
+    );
     for (name, mode) in [
         ("usr/bin/syncmux", 0o755),
         ("etc/syncmux/syncmux.toml", 0o644),
@@ -112,7 +128,10 @@ fn installed_changed_removed_and_purged() {
         ("usr/share/fish/vendor_completions.d/syncmux.fish", 0o644),
         ("usr/share/doc/syncmux/copyright", 0o644),
     ] {
-        let meta = machine.path(name).metadata().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let meta = machine
+            .path(name)
+            .metadata()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(meta.permissions().mode() & 0o777, mode, "{name}");
         assert!(meta.len() > 0, "{name} is empty");
     }
@@ -125,7 +144,10 @@ fn installed_changed_removed_and_purged() {
     // It is enabled and started by nobody.
     assert!(!machine.has("etc/systemd"));
     let conffiles = machine.query("${Conffiles}");
-    assert!(conffiles.contains("/etc/syncmux/syncmux.toml"), "{conffiles}");
+    assert!(
+        conffiles.contains("/etc/syncmux/syncmux.toml"),
+        "{conffiles}"
+    );
     assert_eq!(conffiles.trim().lines().count(), 1, "{conffiles}");
 
     // What the site wrote outlives an upgrade.
@@ -150,9 +172,15 @@ fn installed_changed_removed_and_purged() {
     machine.dpkg(&["--install", package]);
     machine.dpkg(&["--purge", "syncmux"]);
     assert!(!machine.has("etc/syncmux"));
-    assert_eq!(run(Command::new("dpkg-query")
-        .arg(format!("--admindir={}", machine.path("var/lib/dpkg").display()))
-        .args(["-W", "-f", "${Package} "])), "libc6 libgcc-s1 ");
+    assert_eq!(
+        run(Command::new("dpkg-query")
+            .arg(format!(
+                "--admindir={}",
+                machine.path("var/lib/dpkg").display()
+            ))
+            .args(["-W", "-f", "${Package} "])),
+        "libc6 libgcc-s1 "
+    );
 }
 
 /// With systemd, which does not run here: a stand-in notes what the scripts ask of it.
@@ -182,7 +210,10 @@ fn what_the_scripts_ask_of_systemd() {
         fs::read_to_string(&note).unwrap_or_default()
     };
     let units = "syncmux.service syncmux-terminate.service";
-    assert_eq!(asked("postinst", &["configure", ""], None), "daemon-reload\n");
+    assert_eq!(
+        asked("postinst", &["configure", ""], None),
+        "daemon-reload\n"
+    );
     let upgrade = format!("daemon-reload\ntry-restart {units}\n");
     assert_eq!(asked("postinst", &["configure", "0.0.9-1"], None), upgrade);
     assert_eq!(asked("prerm", &["upgrade", "0.2.0-1"], None), "");
@@ -195,6 +226,10 @@ fn what_the_scripts_ask_of_systemd() {
         ("prerm", &["remove"]),
         ("postrm", &["purge"]),
     ] {
-        assert_eq!(asked(script, arguments, root), "", "{script} in another root");
+        assert_eq!(
+            asked(script, arguments, root),
+            "",
+            "{script} in another root"
+        );
     }
 }

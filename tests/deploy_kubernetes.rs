@@ -216,6 +216,14 @@ fn master(name: &str) -> Vec<Value> {
     let (volume, sub) = (&sync["name"], sync["subPath"].as_str().unwrap());
     assert_eq!(mount(cyrus, "/var/lib/cyrus")["name"], *volume);
     assert!(sync["readOnly"].is_null());
+    // imapd.conf includes files of a Secret, and both read it.
+    for path in ["/etc/cyrus", "/etc/cyrus-replication"] {
+        assert_eq!(
+            mount(sidecar, path)["name"],
+            mount(cyrus, path)["name"],
+            "{path}"
+        );
+    }
     let maker = named(&spec["initContainers"], "sync-directory");
     let made = list(&maker["command"]).last().unwrap();
     assert_eq!(mount(maker, "/var/lib/cyrus")["name"], *volume);
@@ -277,16 +285,17 @@ fn parse(toml: &str, imapd_conf: &str) -> Config {
     fs::write(at("tls.key"), certified.signing_key.serialize_pem()).unwrap();
     fs::write(at("password"), "secret\n").unwrap();
     fs::create_dir(at("sync")).unwrap();
-    // Secrets that it includes are the site's.
-    let lines = imapd_conf
-        .lines()
-        .filter(|line| !line.starts_with("@include"));
-    fs::write(at("imapd.conf"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    fs::write(at("sync.conf"), "sync_password: secret\n").unwrap();
+    fs::write(at("mupdate.conf"), "mupdate_password: secret\n").unwrap();
+    // What it includes is read too.
+    let top = folder.path().display().to_string();
+    let imapd_conf = imapd_conf.replace("/etc/cyrus-replication", &top);
+    fs::write(at("imapd.conf"), imapd_conf).unwrap();
     // Until the branch that knows this key is merged: remove this line then.
     let mut text = toml.replace("open = true\n", "");
     for (theirs, ours) in [
         ("/etc/syncmux-tls", "."),
-        ("/etc/syncmux-replication", "."),
+        ("/etc/cyrus-replication", "."),
         ("/etc/cyrus", "."),
         ("/var/lib/cyrus/sync", "sync"),
         ("/var/tmp", "."),

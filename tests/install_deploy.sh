@@ -4,9 +4,9 @@
 set -eu
 
 if ! command -v systemd-analyze >/dev/null || ! command -v strace >/dev/null ||
-    ! command -v promtool >/dev/null || ! command -v dpkg-deb >/dev/null ||
+    ! command -v promtool >/dev/null || ! command -v dpkg-deb >/dev/null || ! command -v man >/dev/null ||
     ! command -v python3 >/dev/null || ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
-    install_packages systemd strace prometheus dpkg python3 python3-venv
+    install_packages systemd strace prometheus dpkg man-db python3 python3-venv
 fi
 
 # In a folder of its own, since Debian lets nobody install beside its own Python packages. The

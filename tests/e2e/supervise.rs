@@ -5,8 +5,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::client::leftovers;
+use super::support::cyrus::BIN;
 use super::support::lab::{Lab, Setup, Way};
-use super::support::process::children;
+use super::support::process::{Guard, as_cyrus, children, write};
 use super::support::wait_for;
 
 /// A lab whose syncmux starts the client by this lab's configuration.
@@ -93,6 +94,42 @@ fn it_comes_back_and_leaves_with_syncmux() {
     client(&mut lab);
     replicated(&lab);
     lab.assert_same();
+}
+
+/// The other way: the line of deploy/systemd/README.md in cyrus.conf.
+#[test]
+fn a_daemon_of_cyrus_comes_back_after_an_upgrade() {
+    let mut lab = Setup::new(Way::FanOut).start();
+    let client = lab.client().conf;
+    let conf = lab.path("daemon.conf");
+    let line = format!(
+        "syncclient cmd=\"{BIN}/sync_client -C {} -r\"",
+        client.display()
+    );
+    write(
+        &conf,
+        format!("START {{\n}}\nSERVICES {{\n}}\nDAEMON {{\n  {line}\n}}\n"),
+    );
+    let mut command = as_cyrus(format!("{BIN}/master"));
+    command.arg("-C").arg(&client).arg("-M").arg(&conf);
+    command.arg("-p").arg(lab.path("daemon.pid"));
+    let _cyrus = Guard::spawn("master", &mut command);
+
+    let users = lab.add_users(3);
+    lab.mail(&users, "first", 2_000);
+    replicated(&lab);
+    lab.assert_same();
+    for round in 0..2 {
+        lab.step(&format!("upgrade {round}"));
+        assert_eq!(lab.mux().stop(), Some(0));
+        lab.mail(&users, &format!("while it is away {round}"), 2_000);
+        lab.mux().start();
+        replicated(&lab);
+        lab.assert_same();
+        lab.mail(&users, &format!("afterwards {round}"), 2_000);
+        replicated(&lab);
+        lab.assert_same();
+    }
 }
 
 #[test]
