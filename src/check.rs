@@ -9,6 +9,7 @@ use crate::core::event::Mode;
 
 pub mod connect;
 mod cyrus;
+mod cyrus_conf;
 mod directory;
 pub mod terminate;
 

@@ -11,4 +11,5 @@ pub mod io;
 pub mod protocol;
 pub mod run;
 pub mod settings;
+pub mod systemd;
 pub mod terminate;

@@ -14,6 +14,7 @@ use crate::config::{Channel, Config, Listen};
 use crate::core::{Core, Mode, Setup, Snapshot};
 use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
 use crate::io::certificates::{self, Look};
+use crate::io::client_process::ClientProcess;
 use crate::io::credentials::CredentialStore;
 use crate::io::journal::Journal;
 use crate::io::lane_connect::Replica;
@@ -27,6 +28,7 @@ use crate::io::stream::Meter;
 use crate::io::sync_directory::{RunLookup, SyncDirectory};
 use crate::io::telemetry::{self, Notes};
 use crate::settings;
+use crate::systemd;
 
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -149,6 +151,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     ));
     drop(starting);
     tracing::info!("ready");
+    let turning = channels
+        .iter()
+        .map(|channel| &channel.watched)
+        .map(|watched| (watched.name.clone(), Arc::clone(&watched.shown)));
+    systemd::ready(turning.collect());
+    start_clients(&shared);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -307,6 +315,20 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     })
 }
 
+/// Those that are ours to start. They are waited for as sessions are.
+fn start_clients(shared: &Shared) {
+    for channel in &shared.config.channels {
+        if let (false, Some(path)) = (channel.client_command.is_empty(), &channel.sync_directory) {
+            let client = ClientProcess {
+                channel: channel.name.clone(),
+                command: channel.client_command.clone(),
+                sync_directory: path.clone(),
+            };
+            shared.tasks.spawn(client.run(shared.stop.clone()));
+        }
+    }
+}
+
 /// As in the configuration.
 fn mode_word(mode: Mode) -> &'static str {
     match mode {
@@ -367,6 +389,7 @@ async fn drain(
 ) -> Result<(), RunError> {
     let _draining: Latch = readiness.hold("draining");
     tracing::info!("stopping: what was acknowledged is finished first");
+    systemd::stopping(shared.config.limits.drain_grace + DISK + GOODBYE * 2);
     shared.stop.cancel();
     shared.drain.cancel();
     let mut failed = false;

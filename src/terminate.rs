@@ -20,9 +20,13 @@ use crate::io::telemetry;
 use crate::io::terminate::{self as io, Guests, Server, Terminator};
 use crate::io::tls::{self, ServerFiles};
 use crate::run::{RunError, plain};
+use crate::systemd;
 
 /// Connections that are not let in yet, at once; the oldest makes way.
 const STRANGERS: usize = 100;
+
+/// What the end takes beside the drain, at most.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves until SIGTERM and the drain after it.
 ///
@@ -75,12 +79,14 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     }
     drop(starting);
     tracing::info!("ready");
+    systemd::ready(Vec::new());
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     let _draining = readiness.hold("draining");
     tracing::info!("stopping: connections end when nothing is under way on them");
+    systemd::stopping(config.drain_grace + GOODBYE);
     stop.cancel();
     terminator.drain.cancel();
     terminator.tasks.close();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ impl Files {
             "virtdomains: userid\ndefaultdomain: example.com\n",
         );
         fs::create_dir(files.path("sync")).unwrap();
+        let client = files.path("sync_client");
+        fs::write(&client, "").unwrap();
+        fs::set_permissions(&client, fs::Permissions::from_mode(0o755)).unwrap();
         files
     }
 
@@ -62,6 +66,7 @@ fn example() -> String {
     include_str!("../deploy/syncmux.toml")
         .replace("/etc/syncmux/", "DIR/")
         .replace("/etc/imapd.conf", "DIR/imapd.conf")
+        .replace("/usr/lib/cyrus/bin/", "DIR/")
         .replace("/var/lib/cyrus/sync", "DIR/sync")
 }
 
@@ -389,6 +394,55 @@ fn mistakes_between_settings() {
             .replica
             .login
             .is_some()
+    );
+}
+
+#[test]
+fn the_client_that_is_started() {
+    let was = "#client_command = [\"DIR/sync_client\", \"-R\"]";
+    let is = |words: &str| format!("client_command = [{words}]");
+    for (words, say) in [
+        ("", "client_command is empty"),
+        ("\"sync_client\", \"-R\"", "write the whole path"),
+        ("\"DIR/gone\"", "DIR/gone is no program"),
+        ("\"DIR/password\"", "is no program"),
+        ("\"DIR/sync_client\"", "the option -R"),
+        (
+            "\"DIR/sync_client\", \"-n\", \"far\", \"-R\"",
+            "the log of channel \"far\"",
+        ),
+        (
+            "\"DIR/sync_client\", \"-nfar\", \"-R\"",
+            "the log of channel \"far\"",
+        ),
+        ("\"DIR/sync_client\", \"-R\", \"-vv\"", "-v twice"),
+        ("\"DIR/sync_client\", \"-v\", \"-R\", \"-v\"", "-v twice"),
+    ] {
+        let say = if say.starts_with("DIR") {
+            "gone is no program"
+        } else {
+            say
+        };
+        refused(was, &is(words), &[say]);
+    }
+    let files = Files::new();
+    let far = "[[channel]]\nname = \"far\"\nsync_directory = \"DIR/sync\"\n\
+               client_command = [\"DIR/sync_client\", \"-v\", \"-n\", \"far\", \"-r\"]\n\
+               listen = [\"127.0.0.1:2007\"]\n[channel.replica]\naddress = \"far:2005\"\n";
+    let config = files.parse(far).unwrap();
+    assert_eq!(config.channels[0].client_command.len(), 5);
+    let deaf = far.replace("listen", "strict_listen");
+    assert!(
+        errors(&deaf).contains("needs a listener"),
+        "{}",
+        errors(&deaf)
+    );
+    let nowhere = far.replace("sync_directory = \"DIR/sync\"\n", "");
+    assert!(errors(&nowhere).contains("set sync_directory"));
+    assert!(
+        files.parse(SIMPLE).unwrap().channels[0]
+            .client_command
+            .is_empty()
     );
 }
 

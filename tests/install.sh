@@ -3,10 +3,10 @@
 # Sourced or run; needs root. Rust is expected to be there.
 set -eu
 
-install_cyrus() {
+# Those of these packages that are missing.
+install_packages() {
     missing=
-    for package in cyrus-imapd cyrus-replication cyrus-admin cyrus-clients sasl2-bin \
-        libsasl2-modules libsasl2-modules-db openssl; do
+    for package in "$@"; do
         state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
         [ "$state" = installed ] || missing="$missing $package"
     done
@@ -36,4 +36,5 @@ if [ "$(id -u)" != 0 ]; then
     echo "This must be run as root: Cyrus is started as its own user." >&2
     exit 1
 fi
-install_cyrus
+install_packages cyrus-imapd cyrus-replication cyrus-admin cyrus-clients sasl2-bin \
+    libsasl2-modules libsasl2-modules-db openssl

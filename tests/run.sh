@@ -4,6 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . tests/install.sh
+. tests/install_deploy.sh
 
 # Cyrus calls fsync all the time; that is not what is tested. TMPDIR, where set, is respected.
 if [ -z "${TMPDIR:-}" ] && [ "$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1)" -gt 4000000 ] 2>/dev/null; then

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Report;
+use super::{Report, cyrus_conf};
 use crate::config::{Channel, Config, ImapdConf, Listen, is_on};
 use crate::core::event::Mode;
 
@@ -26,6 +26,7 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
              for each connection, set sync_try_imap: no"
         ));
     }
+    cyrus_conf::look(report, channel, conf);
     let timeout = option("sync_timeout").map_or(Some(Duration::from_secs(1_800)), duration);
     if let Some(timeout) = timeout
         && timeout <= config.limits.replica_absence

@@ -6,6 +6,7 @@ use rustls::pki_types::ServerName;
 use toml::Spanned;
 
 use super::build::{At, Build};
+use super::client_command;
 use super::error::{Place, words};
 use super::{
     Address, Channel, Client, Flags, Listen, Login, Mechanism, Passwords, Replica, Tls, file, pem,
@@ -98,6 +99,11 @@ fn channel(
     let mode = build.pick(keys.mode, flags.mode.as_ref(), "--mode");
     let mode = mode_of(build, mode, directory.as_ref());
     let directory = directory.and_then(|at| sync_directory(build, at, directories));
+    let client_command = keys.client_command.map(|key| build.at(key));
+    let client_command = client_command.map_or_else(Vec::new, |at| {
+        client_command::check(build, &at, &name, !listen.is_empty(), directory.is_some());
+        at.value
+    });
     let replica = replica(build, keys.replica, flags, &name)?;
     let sockets = || listen.iter().chain(&strict_listen);
     let speaks_for_itself = matches!(replica.address, Address::Unix(_))
@@ -131,12 +137,13 @@ fn channel(
         mode,
         listen: values(listen),
         strict_listen: values(strict_listen),
+        client_command,
         replica,
     })
 }
 
 /// A channel's name in a sentence.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     if name.is_empty() {
         "the default channel".to_owned()
     } else {

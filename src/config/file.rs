@@ -46,6 +46,7 @@ pub(super) struct Channel {
     pub(super) mode: Key<String>,
     pub(super) listen: Vec<Spanned<String>>,
     pub(super) strict_listen: Vec<Spanned<String>>,
+    pub(super) client_command: Key<Vec<String>>,
     pub(super) replica: Replica,
 }
 

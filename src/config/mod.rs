@@ -8,6 +8,7 @@
 mod address;
 mod build;
 mod channel;
+mod client_command;
 mod error;
 mod file;
 mod flags;
@@ -65,6 +66,8 @@ pub struct Channel {
     pub listen: Vec<Listen>,
     /// Always strict.
     pub strict_listen: Vec<Listen>,
+    /// Program and arguments of the rolling client that syncmux itself starts; may be empty.
+    pub client_command: Vec<String>,
     /// Where it goes.
     pub replica: Replica,
 }

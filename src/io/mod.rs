@@ -6,6 +6,7 @@
 pub mod address;
 pub mod admin;
 pub mod certificates;
+pub mod client_process;
 mod compress;
 mod conversation;
 pub mod credentials;

@@ -70,6 +70,8 @@ pub mod metric {
     /// Connections that came to `terminate`, by `result` (carried, and why not: full, tls, name,
     /// login, server, client).
     pub const TERMINATED_TOTAL: &str = "syncmux_terminated_connections_total";
+    /// Starts of the client by `client_command`, by `channel`.
+    pub const CLIENT_STARTS: &str = "syncmux_client_starts_total";
     /// Log lines that were counted instead of written, by `kind`.
     pub const SUPPRESSED_LINES: &str = "syncmux_log_lines_suppressed_total";
 }
@@ -162,5 +164,6 @@ fn describe() {
     describe_counter!(CERTIFICATE_RELOADS, "Certificates read anew");
     describe_gauge!(TERMINATED, "Connections that terminate carries");
     describe_counter!(TERMINATED_TOTAL, "Connections that came to terminate");
+    describe_counter!(CLIENT_STARTS, "Starts of the client by client_command");
     describe_counter!(SUPPRESSED_LINES, "Log lines counted instead of written");
 }

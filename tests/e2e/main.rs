@@ -40,6 +40,7 @@ mod sites;
 mod soak;
 mod split;
 mod state;
+mod supervise;
 mod sync_log;
 mod terminate;
 mod users;

@@ -53,6 +53,23 @@ impl Notes {
         }
     }
 
+    /// A line that the client of `client_command` wrote.
+    pub fn client_line(&self, line: &str) {
+        let kind = "client_output";
+        let Some(suppressed) = self.admit(kind, Instant::now()) else {
+            return counter!(metric::SUPPRESSED_LINES, "kind" => kind).increment(1);
+        };
+        let line = line.replace(char::is_control, " ");
+        if suppressed > 0 {
+            info!(
+                channel = self.channel,
+                suppressed, "the client says: {line}"
+            );
+        } else {
+            info!(channel = self.channel, "the client says: {line}");
+        }
+    }
+
     /// Shows how things stand.
     pub fn show(&self, now: &Snapshot) {
         let channel = || self.channel.clone();

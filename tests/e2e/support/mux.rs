@@ -268,6 +268,16 @@ impl Mux {
         sum(&text, name, labels)
     }
 
+    /// `kill -9` of this one process: not of what it has started.
+    pub fn kill_alone(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::KILL);
+            wait_for("syncmux to be gone", || process.exited());
+            // Dropped, it would kill the whole group.
+            std::mem::forget(process);
+        }
+    }
+
     fn admin_page(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin.address()).ok()?;
         stream

@@ -164,8 +164,12 @@ impl Drop for Guard {
 /// The children of a process that run this program.
 pub fn children(parent: Pid, program: &str) -> Vec<Pid> {
     let parent = parent.as_raw_nonzero().get();
-    let file = format!("/proc/{parent}/task/{parent}/children");
-    let pids = std::fs::read_to_string(file).unwrap_or_default();
+    // Of each of its threads.
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task"));
+    let files = threads.into_iter().flatten().filter_map(Result::ok);
+    let pids: String = files
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .collect();
     let runs = |pid: &i32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains(program)
