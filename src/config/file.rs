@@ -29,6 +29,7 @@ pub(super) struct Channel {
     pub(super) mode: Key<String>,
     pub(super) listen: Vec<Spanned<String>>,
     pub(super) strict_listen: Vec<Spanned<String>>,
+    pub(super) transparent: Key<bool>,
     pub(super) replica: Replica,
 }
 

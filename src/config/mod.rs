@@ -14,12 +14,13 @@ mod flags;
 mod imapd_conf;
 mod pem;
 mod secret;
+mod transparent;
 mod units;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use address::{Address, Listen};
+pub use address::{Address, Listen, is_same_host};
 pub use error::{Errors, Place, Problem, words};
 pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
@@ -63,6 +64,8 @@ pub struct Channel {
     pub listen: Vec<Listen>,
     /// Always strict.
     pub strict_listen: Vec<Listen>,
+    /// Connections that the kernel redirects to `listen` are recognised.
+    pub transparent: bool,
     /// Where it goes.
     pub replica: Replica,
 }
@@ -233,6 +236,20 @@ impl Default for Log {
             format: LogFormat::Text,
             level: tracing::Level::INFO,
         }
+    }
+}
+
+impl Channel {
+    /// Where redirected connections come: the TCP addresses of `listen`, if they are recognised.
+    pub fn transparent_listen(&self) -> impl Iterator<Item = &Listen> {
+        let listen = if self.transparent {
+            &self.listen[..]
+        } else {
+            &[]
+        };
+        listen
+            .iter()
+            .filter(|listen| matches!(listen, Listen::Tcp(_)))
     }
 }
 
