@@ -168,10 +168,6 @@ impl Door {
     pub fn address(&self) -> &super::address::Address {
         &self.settings.address
     }
-
-    fn target(&self) -> Option<&Arc<Target>> {
-        self.target.as_ref()
-    }
 }
 
 impl Doors {
@@ -190,8 +186,8 @@ impl Doors {
 
     /// Learns the addresses of names before the first client comes.
     pub(super) fn look_names_up(&self) {
-        let named = |target: &&Arc<Target>| target.literal().is_none();
-        for target in self.all.iter().filter_map(Door::target).filter(named) {
+        let targets = self.all.iter().filter_map(|door| door.target.as_ref());
+        for target in targets.filter(|target| target.literal().is_none()) {
             let target = Arc::clone(target);
             tokio::spawn(async move { target.addresses().await });
         }
@@ -208,44 +204,16 @@ impl Doors {
                 doors => Err(not_redirected(way, doors)),
             };
         };
-        let found = self.leads_to(destination).await;
-        if let [door] = &found[..] {
+        let targets: Vec<_> = self.all.iter().map(|door| door.target.clone()).collect();
+        let found = leading_to(&targets, destination).await;
+        if let [number] = found[..]
+            && let Some(door) = self.all.get(number)
+        {
             let channel = &door.context.channel;
             tracing::info!(channel, peer = %way.peer, %destination, "a redirected connection");
             return Ok(door);
         }
         Err(no_channel(destination, &self.all, found.len()))
-    }
-
-    /// The doors to the replica with this address: one, if all is well.
-    async fn leads_to(&self, destination: SocketAddr) -> Vec<&Door> {
-        let targets = || {
-            let doors = self.all.iter().enumerate();
-            doors.filter_map(|(number, door)| Some((number, door.target()?)))
-        };
-        let literal = targets().find(|(_, target)| {
-            target.port == destination.port() && target.literal() == Some(destination.ip())
-        });
-        // Not to be kept waiting by the names of other channels.
-        if let Some((number, _)) = literal {
-            return vec![&self.all[number]];
-        }
-        let mut lookups = JoinSet::new();
-        for (number, target) in targets() {
-            if target.port == destination.port() && target.literal().is_none() {
-                let target = Arc::clone(target);
-                lookups.spawn(async move { (number, target.addresses().await) });
-            }
-        }
-        let mut found = Vec::new();
-        while let Some(looked_up) = lookups.join_next().await {
-            if let Ok((number, addresses)) = looked_up
-                && addresses.contains(&destination.ip())
-            {
-                found.push(&self.all[number]);
-            }
-        }
-        found
     }
 
     /// Writes a refusal into the log, unless it says what was said a moment ago, and counts it.
@@ -266,6 +234,30 @@ impl Doors {
         drop(complaints);
         tracing::error!("{}", refusal.why);
     }
+}
+
+/// Which of these have this address: one, if all is well.
+async fn leading_to(targets: &[Option<Arc<Target>>], destination: SocketAddr) -> Vec<usize> {
+    let fitting = || {
+        let numbered = targets.iter().enumerate();
+        let numbered = numbered.filter_map(|(number, target)| Some((number, target.as_ref()?)));
+        numbered.filter(|(_, target)| target.port == destination.port())
+    };
+    // Not to be kept waiting by the names of other channels.
+    let literal = fitting().find(|(_, target)| target.literal() == Some(destination.ip()));
+    if let Some((number, _)) = literal {
+        return vec![number];
+    }
+    let mut lookups = JoinSet::new();
+    for (number, target) in fitting().filter(|(_, target)| target.literal().is_none()) {
+        let target = Arc::clone(target);
+        lookups.spawn(async move { (number, target.addresses().await) });
+    }
+    let looked_up = lookups.join_all().await;
+    let found = looked_up
+        .into_iter()
+        .filter(|(_, addresses)| addresses.contains(&destination.ip()));
+    found.map(|(number, _)| number).collect()
 }
 
 fn the_loop(way: &Way) -> Refusal {
@@ -335,7 +327,7 @@ fn names(doors: &[Door]) -> String {
             "" => "the default channel".to_owned(),
             name => format!("channel \"{name}\""),
         };
-        match door.target() {
+        match &door.target {
             Some(target) if target.host.contains(':') => {
                 format!("{channel}: [{}]:{}", target.host, target.port)
             }
@@ -344,4 +336,80 @@ fn names(doors: &[Door]) -> String {
         }
     };
     doors.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(list: &[(&str, u16)]) -> Vec<Option<Arc<Target>>> {
+        let target = |(host, port): &(&str, u16)| Some(Arc::new(Target::new(host, *port)));
+        list.iter().map(target).collect()
+    }
+
+    async fn found(list: &[(&str, u16)], destination: &str) -> Vec<usize> {
+        let destination = destination.parse().expect("an address");
+        leading_to(&targets(list), destination).await
+    }
+
+    #[tokio::test]
+    async fn by_address() {
+        let list = [
+            ("192.0.2.1", 2005),
+            ("192.0.2.2", 2005),
+            ("192.0.2.1", 2006),
+            ("2001:db8::1", 2005),
+        ];
+        assert_eq!(found(&list, "192.0.2.1:2005").await, [0]);
+        assert_eq!(found(&list, "192.0.2.2:2005").await, [1]);
+        assert_eq!(found(&list, "192.0.2.1:2006").await, [2]);
+        assert_eq!(found(&list, "[2001:db8::1]:2005").await, [3]);
+        assert_eq!(found(&list, "192.0.2.3:2005").await, [0_usize; 0]);
+        assert_eq!(found(&list, "192.0.2.2:2006").await, [0_usize; 0]);
+    }
+
+    #[tokio::test]
+    async fn by_name() {
+        let list = [
+            ("localhost", 2005),
+            ("127.0.0.1", 2006),
+            ("localhost", 2007),
+        ];
+        assert_eq!(found(&list, "127.0.0.1:2005").await, [0]);
+        assert_eq!(found(&list, "127.0.0.1:2007").await, [2]);
+        assert_eq!(found(&list, "192.0.2.1:2005").await, [0_usize; 0]);
+        // An address that is written out goes before a name that has it.
+        let list = [("localhost", 2005), ("127.0.0.1", 2005)];
+        assert_eq!(found(&list, "127.0.0.1:2005").await, [1]);
+        // Nobody knows which.
+        let list = [("localhost", 2005), ("localhost.", 2005)];
+        assert_eq!(found(&list, "127.0.0.1:2005").await.len(), 2);
+    }
+
+    /// A name that can't be looked up has the addresses that it had.
+    #[tokio::test]
+    async fn without_an_answer() {
+        let list = targets(&[("nowhere.invalid", 2005)]);
+        let destination = "192.0.2.1:2005".parse().expect("an address");
+        let began = Instant::now();
+        assert_eq!(leading_to(&list, destination).await, [0_usize; 0]);
+        assert!(began.elapsed() < LOOKUP + Duration::from_secs(5));
+        if let Some(target) = &list[0] {
+            *target.known.lock().expect("no panic") = vec![destination.ip()];
+        }
+        assert_eq!(leading_to(&list, destination).await, [0]);
+    }
+
+    /// Somebody else's question that hangs keeps nobody longer than the limit.
+    #[tokio::test]
+    async fn behind_a_question_that_hangs() {
+        let list = targets(&[("localhost", 2005)]);
+        let target = list[0].clone().expect("a target");
+        *target.known.lock().expect("no panic") = vec!["192.0.2.1".parse().expect("an address")];
+        let _hangs = target.asked.lock().await;
+        let destination = "192.0.2.1:2005".parse().expect("an address");
+        let began = Instant::now();
+        assert_eq!(leading_to(&list, destination).await, [0]);
+        assert!(began.elapsed() < LOOKUP + Duration::from_secs(5));
+    }
 }
