@@ -382,7 +382,7 @@ mod tests {
         let list = [("localhost", 2005), ("127.0.0.1", 2005)];
         assert_eq!(found(&list, "127.0.0.1:2005").await, [1]);
         // Nobody knows which.
-        let list = [("localhost", 2005), ("localhost.", 2005)];
+        let list = [("localhost", 2005), ("LOCALHOST", 2005)];
         assert_eq!(found(&list, "127.0.0.1:2005").await.len(), 2);
     }
 
