@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Channel, Config, Listen};
 use crate::core::{Core, Mode, Setup, Snapshot};
+use crate::io::address::Address;
 use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
 use crate::io::certificates::{self, Look};
 use crate::io::client_process::ClientProcess;
@@ -27,6 +28,7 @@ use crate::io::spill::Spill;
 use crate::io::stream::Meter;
 use crate::io::sync_directory::{RunLookup, SyncDirectory};
 use crate::io::telemetry::{self, Notes};
+use crate::io::transparent::Door;
 use crate::settings;
 use crate::systemd;
 
@@ -112,15 +114,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| setup(&error))?;
     let hangup = signal(SignalKind::hangup()).map_err(|error| setup(&error))?;
     let mut channels = Vec::new();
+    let mut doors = Vec::new();
     for channel in &shared.config.channels {
         // `log` may be locked by a Cyrus that was stopped.
         let started = tokio::select! {
-            started = start(&shared, channel) => started?,
+            started = start(&shared, channel, &mut doors) => started?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
         channels.push(started);
     }
+    listen_transparently(&shared, doors).await?;
     let watched: Vec<_> = channels
         .iter()
         .map(|channel| channel.watched.clone())
@@ -186,7 +190,11 @@ pub(crate) fn plain(error: &dyn std::fmt::Display) -> String {
 }
 
 /// Starts one channel: what was left over is put back into `log` before anybody is let in.
-async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> {
+async fn start(
+    shared: &Shared,
+    channel: &Channel,
+    doors: &mut Vec<Door>,
+) -> Result<Running, RunError> {
     let shown = if channel.name.is_empty() {
         "the default channel"
     } else {
@@ -255,6 +263,10 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
             .map_err(|error| setup(&error))?;
         shared.tasks.spawn(listener.run(shared.stop.clone()));
     }
+    for settings in settings::transparent_listeners(channel, lookup.as_ref()) {
+        let target = settings::target(channel);
+        doors.push(Door::new(Arc::clone(&context), settings, target));
+    }
     let list = |addresses: &[Listen]| {
         let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         texts.join(" ")
@@ -264,6 +276,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         mode = mode_word(channel.mode),
         listen = list(&channel.listen),
         strict_listen = list(&channel.strict_listen),
+        transparent = channel.transparent,
         replica = %channel.replica.address,
         lanes = channel.replica.lanes,
         "a channel is served"
@@ -327,6 +340,24 @@ fn start_clients(shared: &Shared) {
             shared.tasks.spawn(client.run(shared.stop.clone()));
         }
     }
+}
+
+/// Listens for redirected connections, when every channel that they may be for is there.
+async fn listen_transparently(shared: &Shared, doors: Vec<Door>) -> Result<(), RunError> {
+    let mut listeners: Vec<(Address, Vec<Door>)> = Vec::new();
+    for door in doors {
+        match listeners.iter_mut().find(|(at, _)| at == door.address()) {
+            Some((_, doors)) => doors.push(door),
+            None => listeners.push((door.address().clone(), vec![door])),
+        }
+    }
+    for (address, doors) in listeners {
+        let listener = Listener::bind_transparent(address, doors)
+            .await
+            .map_err(|error| RunError::Setup(plain(&error)))?;
+        shared.tasks.spawn(listener.run(shared.stop.clone()));
+    }
+    Ok(())
 }
 
 /// As in the configuration.

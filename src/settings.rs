@@ -13,6 +13,7 @@ use crate::io::lane_connect::{Replica, ReplicaSettings, TlsMode};
 use crate::io::registry::{ClientSettings, ListenerSettings, SessionLimits};
 use crate::io::sync_directory::RunLookup;
 use crate::io::tls::{self, ClientFiles, ServerFiles, TlsError};
+use crate::io::transparent::Target;
 use crate::protocol::ReaderLimits;
 
 /// What a lane is told about the replica of this channel.
@@ -56,10 +57,50 @@ pub fn credentials(login: &Login) -> Option<Credentials> {
     Some(Credentials::new(login.username.as_str(), password.expose()))
 }
 
-/// Every listener of a channel; `run` is its sync directory's.
+/// The listeners that a channel has to itself; `run` is its sync directory's.
 #[must_use]
 pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
-    let settings = |listen: &Listen, mode, rolling| ListenerSettings {
+    let own = channel
+        .listen
+        .iter()
+        .filter(|listen| !channel.transparent_listen().any(|other| other == *listen))
+        .map(|listen| rolling(channel, listen, run));
+    let strict = channel
+        .strict_listen
+        .iter()
+        .map(|listen| listener(listen, Mode::Strict));
+    own.chain(strict).collect()
+}
+
+/// Those to which its connections are redirected; other channels may have the same.
+#[must_use]
+pub fn transparent_listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
+    let listen = channel.transparent_listen();
+    listen.map(|listen| rolling(channel, listen, run)).collect()
+}
+
+/// Where a channel's redirected connections were to go.
+#[must_use]
+pub fn target(channel: &Channel) -> Option<Target> {
+    match &channel.replica.address {
+        Address::Tcp { host, port } => Some(Target::new(host, *port)),
+        Address::Unix(_) => None,
+    }
+}
+
+fn rolling(channel: &Channel, listen: &Listen, run: Option<&RunLookup>) -> ListenerSettings {
+    ListenerSettings {
+        rolling: true,
+        run: run.map(|run| {
+            let run = run.clone();
+            Arc::new(move || run.current()) as _
+        }),
+        ..listener(listen, channel.mode)
+    }
+}
+
+fn listener(listen: &Listen, mode: Mode) -> ListenerSettings {
+    ListenerSettings {
         address: match listen {
             Listen::Tcp(address) => address::Address::Tcp {
                 host: address.ip().to_string(),
@@ -68,21 +109,9 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
             Listen::Unix(path) => address::Address::Unix(path.clone()),
         },
         mode,
-        rolling,
-        run: run.filter(|_| rolling).map(|run| {
-            let run = run.clone();
-            Arc::new(move || run.current()) as _
-        }),
-    };
-    let rolling = channel
-        .listen
-        .iter()
-        .map(|listen| settings(listen, channel.mode, true));
-    let strict = channel
-        .strict_listen
-        .iter()
-        .map(|listen| settings(listen, Mode::Strict, false));
-    rolling.chain(strict).collect()
+        rolling: false,
+        run: None,
+    }
 }
 
 /// How the clients of a channel are let in.

@@ -242,6 +242,53 @@ fn cyrus_goes_elsewhere() {
     );
 }
 
+/// Cyrus names the replica, and the redirect rules bring it here.
+#[test]
+fn redirected_clients() {
+    let address = replica("swordfish");
+    let (host, port) = address.split_once(':').unwrap();
+    let site = Site::new("");
+    let check = |sync_host: &str, sync_port: &str, code, says: &str| {
+        let conf = format!(
+            "configdirectory: {}\nsync_log: yes\nsync_log_channels: \"\" far\nsync_try_imap: no\n\
+             sync_host: {sync_host}\nsync_port: {sync_port}\n",
+            site.folder.path().display()
+        );
+        fs::write(site.path("imapd.conf"), conf).unwrap();
+        let config = format!(
+            "[[channel]]\nsync_directory = \"{0}/sync\"\ntransparent = true\n\
+             listen = [\"127.0.0.1:2005\"]\n[channel.replica]\naddress = \"{address}\"\n\
+             tls = \"off\"\nusername = \"repl\"\npassword_file = \"{0}/password\"\n\
+             [site]\nimapd_conf = \"{0}/imapd.conf\"\n",
+            site.folder.path().display()
+        );
+        fs::write(site.path("alone.toml"), &config).unwrap();
+        let second = format!(
+            "[[channel]]\nname = \"far\"\nmode = \"strict\"\ntransparent = true\n\
+             listen = [\"127.0.0.1:2005\"]\n[channel.replica]\naddress = \"localhost:{port}\"\n\
+             tls = \"off\"\n"
+        );
+        fs::write(site.path("two.toml"), config + &second).unwrap();
+        let file = site.path(if code == 0 { "alone.toml" } else { "two.toml" });
+        ends(&["check", "--config", &file], code, &[says]);
+    };
+    check(host, port, 0, "ok       ");
+    check(host, port, 0, "sync_host and sync_port name the replica");
+    check("127.0.0.1", "2005", 0, "sync_host and sync_port lead here");
+    check(
+        "replica.test",
+        "2005",
+        0,
+        "served only if it was to go to an address of the replica",
+    );
+    check(
+        "127.0.0.1",
+        "2005",
+        64,
+        "several channels listen for redirected connections",
+    );
+}
+
 #[test]
 fn somebody_elses_log() {
     if !rustix::process::geteuid().is_root() {

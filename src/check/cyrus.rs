@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Report, cyrus_conf};
-use crate::config::{Channel, Config, ImapdConf, Listen, is_on};
+use crate::config::{Address, Channel, Config, ImapdConf, Listen, is_on, is_same_host};
 use crate::core::event::Mode;
 
 /// Looks at the options that concern this channel.
@@ -18,7 +18,7 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
     if channel.mode == Mode::FanOut {
         logging(report, channel, conf);
     }
-    destination(report, channel, conf);
+    destination(report, config, channel, conf);
     // The default is yes from Cyrus 3.0 on.
     if option("sync_try_imap").is_none_or(is_on) {
         report.warning(format!(
@@ -92,7 +92,7 @@ fn logging(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
     }
 }
 
-fn destination(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
+fn destination(report: &mut Report, config: &Config, channel: &Channel, conf: &ImapdConf) {
     let shown = conf.path().display();
     let option = |name| {
         conf.channel_option(&channel.name, name)
@@ -103,13 +103,48 @@ fn destination(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(" or ");
+    let replica = &channel.replica.address;
     let Some(host) = option("sync_host") else {
+        if channel.transparent {
+            return report.warning(format!(
+                "{shown}: sync_host is not set; the client is to connect to {replica}, and the \
+                 redirect rules bring it here"
+            ));
+        }
         return report.warning(format!(
             "{shown}: sync_host is not set; the client is to connect to {ours}"
         ));
     };
     let port = option("sync_port").unwrap_or("csync");
-    if listeners().any(|listen| leads_to(host, port, listen)) {
+    if channel.transparent && is_replica(host, port, replica) {
+        return report.fine(format!(
+            "{shown}: sync_host and sync_port name the replica; the redirect rules must bring the \
+             client here (deploy/transparent)"
+        ));
+    }
+    let shared = |listen: &&Listen| {
+        let others = config.channels.iter().filter(|other| {
+            let mut theirs = other.transparent_listen();
+            theirs.any(|their| their == *listen)
+        });
+        others.count() > 1
+    };
+    let straight = listeners().find(|listen| leads_to(host, port, listen));
+    if let Some(listen) = straight.filter(shared) {
+        return report.error(format!(
+            "{shown}: sync_host and sync_port lead straight to {listen}, where several channels \
+             listen for redirected connections, and nobody knows which is meant: set them to the \
+             replica, {replica}"
+        ));
+    }
+    if channel.transparent && straight.is_none() {
+        return report.warning(format!(
+            "{shown}: sync_host is {host} and sync_port {port}, but the replica is {replica}: a \
+             redirected connection is served only if it was to go to an address of the replica; \
+             make sure that both are the same, or write the same name into both"
+        ));
+    }
+    if straight.is_some() {
         report.fine(format!("{shown}: sync_host and sync_port lead here"));
     } else {
         report.warning(format!(
@@ -126,7 +161,33 @@ fn leads_to(host: &str, port: &str, listen: &Listen) -> bool {
         Listen::Unix(path) => return Path::new(host) == path,
         Listen::Tcp(address) => address,
     };
-    // `host:port/tls` and the like.
+    let (host, port) = host_and_port(host, port);
+    let same_host = match host.parse::<IpAddr>() {
+        Ok(ip) => address.ip() == ip || address.ip().is_unspecified(),
+        Err(_) if host == "localhost" => {
+            address.ip().is_loopback() || address.ip().is_unspecified()
+        }
+        // A name: it may be ours.
+        Err(_) => !address.ip().is_loopback(),
+    };
+    same_host && port == Some(address.port())
+}
+
+/// Whether a client that is told this host and port wants to go to this replica, as far as that can
+/// be told without asking for names.
+fn is_replica(host: &str, port: &str, replica: &Address) -> bool {
+    let (host, port) = host_and_port(host, port);
+    match replica {
+        Address::Tcp {
+            host: theirs,
+            port: number,
+        } => is_same_host(host, theirs) && port == Some(*number),
+        Address::Unix(_) => false,
+    }
+}
+
+/// `sync_host` can be `host:port/tls` and the like.
+fn host_and_port<'a>(host: &'a str, port: &'a str) -> (&'a str, Option<u16>) {
     let host = host.split('/').next().unwrap_or(host);
     let (host, port) = match host.split_once(':') {
         Some((name, port)) if !port.contains(':') => (name, port),
@@ -137,15 +198,7 @@ fn leads_to(host: &str, port: &str, listen: &Listen) -> bool {
     } else {
         port.parse().ok()
     };
-    let same_host = match host.parse::<IpAddr>() {
-        Ok(ip) => address.ip() == ip || address.ip().is_unspecified(),
-        Err(_) if host == "localhost" => {
-            address.ip().is_loopback() || address.ip().is_unspecified()
-        }
-        // A name: it may be ours.
-        Err(_) => !address.ip().is_loopback(),
-    };
-    same_host && port == Some(address.port())
+    (host, port)
 }
 
 /// As Cyrus reads it: `30m`, `1h30m`, a bare number is seconds.
@@ -191,6 +244,20 @@ mod tests {
         assert!(!leads("replica.example.com", "2005", "127.0.0.1:2005"));
         assert!(!leads("127.0.0.1", "2006", "127.0.0.1:2005"));
         assert!(!leads("/run/other", "csync", "unix:/run/syncmux"));
+    }
+
+    #[test]
+    fn replicas() {
+        let is = |host, port, to| Address::parse(to).is_ok_and(|to| is_replica(host, port, &to));
+        assert!(is(
+            "replica.example.com",
+            "csync",
+            "Replica.example.com:2005"
+        ));
+        assert!(is("replica:2006/tls", "csync", "replica:2006"));
+        assert!(is("2001:db8::1", "2005", "[2001:db8:0::1]:2005"));
+        assert!(!is("replica", "2006", "replica:2005"));
+        assert!(!is("replica", "2005", "unix:/run/replica"));
     }
 
     #[test]

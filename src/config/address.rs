@@ -109,6 +109,18 @@ impl Address {
         })
     }
 
+    /// The same place, as far as that can be told without asking for names.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Address::Unix(a), Address::Unix(b)) => a == b,
+            (Address::Tcp { host: a, port }, Address::Tcp { host: b, port: c }) => {
+                port == c && is_same_host(a, b)
+            }
+            _ => false,
+        }
+    }
+
     /// What is sent there does not leave the machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -121,6 +133,19 @@ impl Address {
             }
             Address::Unix(_) => true,
         }
+    }
+}
+
+/// The same IP address, or the same name.
+#[must_use]
+pub fn is_same_host(a: &str, b: &str) -> bool {
+    match (a.parse::<IpAddr>(), b.parse::<IpAddr>()) {
+        (Ok(a), Ok(b)) => a.to_canonical() == b.to_canonical(),
+        (Err(_), Err(_)) => {
+            let bare = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+            bare(a) == bare(b)
+        }
+        _ => false,
     }
 }
 
@@ -201,6 +226,24 @@ mod tests {
         assert!(!clash("127.0.0.1:2005", "127.0.0.1:2006"));
         assert!(!clash("127.0.0.1:0", "127.0.0.1:0"));
         assert!(!clash("127.0.0.1:2005", "unix:/a"));
+    }
+
+    #[test]
+    fn same_places() {
+        let same = |a, b| match (Address::parse(a), Address::parse(b)) {
+            (Ok(a), Ok(b)) => a.is_same_as(&b),
+            other => panic!("{other:?}"),
+        };
+        assert!(same(
+            "replica.example.com:2005",
+            "Replica.Example.COM.:2005"
+        ));
+        assert!(same("10.0.0.1:2005", "[::ffff:10.0.0.1]:2005"));
+        assert!(same("unix:/a", "unix:/a"));
+        assert!(!same("10.0.0.1:2005", "10.0.0.1:2006"));
+        assert!(!same("10.0.0.1:2005", "10.0.0.2:2005"));
+        assert!(!same("a:2005", "10.0.0.2:2005"));
+        assert!(!same("a:2005", "unix:/a"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::build::{At, Build};
 use super::client_command;
 use super::error::{Place, words};
+use super::transparent::{self, Taken};
 use super::{
     Address, Channel, Client, Flags, Listen, Login, Mechanism, Passwords, Replica, Tls, file, pem,
 };
@@ -32,7 +33,11 @@ pub(super) fn channels(
         }
         keys.push(file::Channel::default());
     }
-    let mut listeners: Vec<At<Listen>> = admin.into_iter().cloned().collect();
+    let admin = admin.map(|at| Taken {
+        at: at.clone(),
+        transparent: None,
+    });
+    let mut listeners: Vec<Taken> = admin.into_iter().collect();
     let mut names = Vec::new();
     let mut directories = Vec::new();
     let mut channels = Vec::new();
@@ -40,7 +45,7 @@ pub(super) fn channels(
         let flags = if i == 0 { flags } else { &no_flags };
         channels.extend(channel(
             build,
-            key,
+            (i, key),
             flags,
             client,
             &mut listeners,
@@ -48,18 +53,22 @@ pub(super) fn channels(
             &mut directories,
         ));
     }
-    channels
+    transparent::told_apart(build, &channels);
+    channels.into_iter().map(|(channel, _)| channel).collect()
 }
 
+/// A channel, and where it was made transparent.
 fn channel(
     build: &mut Build<'_>,
-    keys: file::Channel,
+    (number, keys): (usize, file::Channel),
     flags: &Flags,
     client: &Client,
-    listeners: &mut Vec<At<Listen>>,
+    listeners: &mut Vec<Taken>,
     names: &mut Vec<String>,
     directories: &mut Vec<PathBuf>,
-) -> Option<Channel> {
+) -> Option<(Channel, Option<Place>)> {
+    let transparent = keys.transparent.map(|key| build.at(key));
+    let transparent = transparent.filter(|at| at.value).map(|at| at.place);
     let name = name(build, keys.name, names);
     let is_deaf = [keys.listen.len(), keys.strict_listen.len()] == [0, 0]
         && [flags.listen.len(), flags.strict_listen.len()] == [0, 0];
@@ -74,10 +83,15 @@ fn channel(
     let listen = addresses(build, keys.listen, &flags.listen, "--listen");
     let flag = "--strict-listen";
     let strict_listen = addresses(build, keys.strict_listen, &flags.strict_listen, flag);
-    for at in listen.iter().chain(&strict_listen) {
-        if let Some(other) = listeners
-            .iter()
-            .find(|other| other.value.clashes(&at.value))
+    let rolling = listen
+        .iter()
+        .map(|at| (at, transparent.as_ref().map(|_| number)));
+    for (at, transparent) in rolling.chain(strict_listen.iter().map(|at| (at, None))) {
+        let taken = Taken {
+            at: at.clone(),
+            transparent,
+        };
+        if let Some(Taken { at: other, .. }) = listeners.iter().find(|other| other.clashes(&taken))
         {
             let there = other.place.to_string();
             let what = format!(
@@ -88,7 +102,7 @@ fn channel(
             );
             build.fail(&at.place, what);
         }
-        listeners.push(at.clone());
+        listeners.push(taken);
         passwords_protected(build, at, client);
     }
     let directory = build.pick(
@@ -131,15 +145,20 @@ fn channel(
         build.fail(&at.place, what);
     }
     let values = |list: Vec<At<Listen>>| list.into_iter().map(|at| at.value).collect();
-    Some(Channel {
+    let channel = Channel {
         name,
         sync_directory: directory,
         mode,
         listen: values(listen),
         strict_listen: values(strict_listen),
         client_command,
+        transparent: transparent.is_some(),
         replica,
-    })
+    };
+    if let Some(place) = &transparent {
+        transparent::possible(build, place, &channel);
+    }
+    Some((channel, transparent))
 }
 
 /// A channel's name in a sentence.

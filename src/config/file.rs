@@ -47,6 +47,7 @@ pub(super) struct Channel {
     pub(super) listen: Vec<Spanned<String>>,
     pub(super) strict_listen: Vec<Spanned<String>>,
     pub(super) client_command: Key<Vec<String>>,
+    pub(super) transparent: Key<bool>,
     pub(super) replica: Replica,
 }
 

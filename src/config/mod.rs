@@ -16,12 +16,13 @@ mod imapd_conf;
 mod pem;
 mod secret;
 mod terminate;
+mod transparent;
 mod units;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use address::{Address, Listen};
+pub use address::{Address, Listen, is_same_host};
 pub use error::{Errors, Place, Problem, words};
 pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
@@ -68,6 +69,8 @@ pub struct Channel {
     pub strict_listen: Vec<Listen>,
     /// Program and arguments of the rolling client that syncmux itself starts; may be empty.
     pub client_command: Vec<String>,
+    /// Connections that the kernel redirects to `listen` are recognised.
+    pub transparent: bool,
     /// Where it goes.
     pub replica: Replica,
 }
@@ -238,6 +241,20 @@ impl Default for Log {
             format: LogFormat::Text,
             level: tracing::Level::INFO,
         }
+    }
+}
+
+impl Channel {
+    /// Where redirected connections come: the TCP addresses of `listen`, if they are recognised.
+    pub fn transparent_listen(&self) -> impl Iterator<Item = &Listen> {
+        let listen = if self.transparent {
+            &self.listen[..]
+        } else {
+            &[]
+        };
+        listen
+            .iter()
+            .filter(|listen| matches!(listen, Listen::Tcp(_)))
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -17,6 +17,7 @@ use super::address::Address;
 use super::certificates::{Look, Reloaded};
 use super::compress::Deflated;
 use super::credentials::{Credentials, LoginCheck};
+use super::dial::{self, Own};
 use super::sasl::{self, Exchange};
 use super::spill::Spill;
 use super::stream::{self, BoxStream, Meter};
@@ -321,7 +322,8 @@ impl Replica {
     /// A connection after TLS, and the greeting that counts.
     async fn reach(&self) -> Result<(Wire, Arc<Greeting>), ConnectError> {
         let address = &self.settings.address;
-        let stream = timeout(self.settings.connect_timeout, self.dial())
+        // Known as our own until it has greeted us, or would have been found to be a loop.
+        let (stream, _own) = timeout(self.settings.connect_timeout, self.dial())
             .await
             .map_err(|_| {
                 ConnectError::unreachable(format!(
@@ -344,14 +346,14 @@ impl Replica {
         Ok((wire, greeting))
     }
 
-    async fn dial(&self) -> std::io::Result<BoxStream> {
+    async fn dial(&self) -> std::io::Result<(BoxStream, Option<Own>)> {
         match &self.settings.address {
             Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let (stream, own) = dial::dial(host, *port).await?;
                 stream::tune(&stream);
-                Ok(Box::new(stream))
+                Ok((Box::new(stream), Some(own)))
             }
-            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Address::Unix(path) => Ok((Box::new(UnixStream::connect(path).await?), None)),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use super::address::Address;
 use super::registry::{ListenerSettings, Peer, SessionContext};
 use super::session;
 use super::stream::{self, BoxStream};
+use super::transparent::{Door, Doors, Way};
 
 /// The pause after an accept that failed: it fails again at once where descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -26,9 +27,9 @@ const SOCKET_MODE: u32 = 0o660;
 
 /// A listener that is bound.
 pub struct Listener {
+    address: Address,
     socket: Socket,
-    settings: Arc<ListenerSettings>,
-    context: Arc<SessionContext>,
+    doors: Arc<Doors>,
 }
 
 enum Socket {
@@ -53,11 +54,25 @@ impl Listener {
         settings: ListenerSettings,
         context: Arc<SessionContext>,
     ) -> Result<Self, ListenError> {
+        let address = settings.address.clone();
+        let door = Door::new(context, settings, None);
+        Self::open(address, Doors::new(vec![door], false)).await
+    }
+
+    /// Binds one for connections that the kernel redirects; the channels behind it are told apart
+    /// by where a connection was to go.
+    pub async fn bind_transparent(address: Address, doors: Vec<Door>) -> Result<Self, ListenError> {
+        let doors = Doors::new(doors, true);
+        doors.look_names_up();
+        Self::open(address, doors).await
+    }
+
+    async fn open(address: Address, doors: Doors) -> Result<Self, ListenError> {
         let failed = |why: String| ListenError {
-            address: settings.address.clone(),
+            address: address.clone(),
             why,
         };
-        let socket = match &settings.address {
+        let socket = match &address {
             Address::Tcp { host, port } => TcpListener::bind((host.as_str(), *port))
                 .await
                 .map(Socket::Tcp)
@@ -74,9 +89,9 @@ impl Listener {
             }
         };
         Ok(Self {
+            address,
             socket,
-            settings: Arc::new(settings),
-            context,
+            doors: Arc::new(doors),
         })
     }
 
@@ -96,46 +111,77 @@ impl Listener {
                 accepted = self.accept() => accepted,
                 () = stop.cancelled() => return,
             };
-            match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) => {
-                    tracing::error!(address = %self.settings.address, %error, "accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            if let Err(error) = accepted {
+                tracing::error!(address = %self.address, %error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 
-    async fn accept(&self) -> io::Result<(BoxStream, Peer)> {
+    /// Accepts one client. What takes time is done in a task of its own.
+    async fn accept(&self) -> io::Result<()> {
         match &self.socket {
             Socket::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 stream::tune(&stream);
-                Ok((Box::new(stream), Peer::Tcp(address)))
+                if let Some(door) = self.doors.any() {
+                    let admitted = admit_tcp(stream, peer, Arc::clone(&self.doors));
+                    door.context.tasks.spawn(admitted);
+                }
             }
             Socket::Unix(listener, file) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream::peer_uid(&stream)?;
                 let path = file.0.clone();
-                Ok((Box::new(stream), Peer::Unix { path, uid }))
+                if let Some(door) = self.doors.any() {
+                    admit_unix(stream, path, uid, door);
+                }
             }
         }
+        Ok(())
     }
+}
 
-    /// Starts a session, or says why not.
-    fn admit(&self, stream: BoxStream, peer: Peer) {
-        let tasks = &self.context.tasks;
-        if let Peer::Unix { uid, .. } = peer
-            && !self.context.client.allowed_uids.contains(&uid)
-        {
-            tracing::warn!(%peer, "refused: the uid is not in allowed_uids");
-            stream::count_failure(&self.context.channel, "client", "uid");
-            tasks.spawn(refuse(stream, "BYE you may not connect here\r\n"));
-            return;
+/// Starts a session with a client on a UNIX socket, or says why not.
+fn admit_unix(stream: UnixStream, path: PathBuf, uid: u32, door: &Door) {
+    let (context, settings) = (Arc::clone(&door.context), Arc::clone(&door.settings));
+    let tasks = context.tasks.clone();
+    let stream = Box::new(stream);
+    let peer = Peer::Unix { path, uid };
+    if !context.client.allowed_uids.contains(&uid) {
+        tracing::warn!(%peer, "refused: the uid is not in allowed_uids");
+        stream::count_failure(&context.channel, "client", "uid");
+        tasks.spawn(refuse(stream, "BYE you may not connect here\r\n"));
+        return;
+    }
+    tasks.spawn(session::serve(stream, peer, context, settings));
+}
+
+/// Finds the channel that a TCP client wants, and serves it.
+async fn admit_tcp(stream: TcpStream, peer: SocketAddr, doors: Arc<Doors>) {
+    let way = match Way::of(&stream, peer) {
+        Ok(way) => way,
+        Err(error) => return tracing::debug!(%peer, %error, "gone before it was looked at"),
+    };
+    let Some(lobby) = doors.any().map(|door| Arc::clone(&door.context.lobby)) else {
+        return;
+    };
+    // A name may have to be looked up: no more of those who wait for it than of other strangers.
+    let seat = lobby.enter();
+    let chosen = tokio::select! {
+        chosen = doors.choose(&way) => chosen,
+        () = seat.needed() => return tracing::debug!(%peer, "made way before its login"),
+    };
+    drop(seat);
+    match chosen {
+        Ok(door) => {
+            let (context, settings) = (Arc::clone(&door.context), Arc::clone(&door.settings));
+            session::serve(Box::new(stream), Peer::Tcp(way.peer), context, settings).await;
         }
-        let context = Arc::clone(&self.context);
-        let settings = Arc::clone(&self.settings);
-        tasks.spawn(session::serve(stream, peer, context, settings));
+        Err(refusal) => {
+            doors.complain(&refusal);
+            refuse(Box::new(stream), refusal.answer).await;
+        }
     }
 }
 

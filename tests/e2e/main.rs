@@ -43,5 +43,6 @@ mod state;
 mod supervise;
 mod sync_log;
 mod terminate;
+mod transparent;
 mod users;
 mod wrong_settings;

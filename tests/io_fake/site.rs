@@ -14,6 +14,7 @@ use syncmux::io::registry::{
     ClientSettings, ListenerSettings, SessionContext, SessionLimits, SessionRegistry,
 };
 use syncmux::io::stream::Meter;
+use syncmux::io::transparent::{Door, Target};
 use syncmux::protocol::{Command, Greeting};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -41,6 +42,8 @@ pub struct Setup {
     pub address: Address,
     pub spill: u64,
     pub passwords: Passwords,
+    /// Of each channel behind a transparent listener; none for a plain one.
+    pub targets: Vec<Target>,
 }
 
 impl Default for Setup {
@@ -57,6 +60,7 @@ impl Default for Setup {
             address: "127.0.0.1:0".parse().unwrap(),
             spill: 1 << 30,
             passwords: Passwords::Configured(Credentials::new("repl", "replpw")),
+            targets: Vec::new(),
         }
     }
 }
@@ -95,7 +99,16 @@ impl Setup {
             rolling: true,
             run: Some(Arc::new(|| Some(RunId(42)))),
         };
-        let listener = Listener::bind(settings, Arc::new(context)).await.unwrap();
+        let context = Arc::new(context);
+        let listener = if self.targets.is_empty() {
+            Listener::bind(settings, context).await.unwrap()
+        } else {
+            let door = |target| Door::new(Arc::clone(&context), settings.clone(), Some(target));
+            let doors = self.targets.into_iter().map(door).collect();
+            Listener::bind_transparent(self.address.clone(), doors)
+                .await
+                .unwrap()
+        };
         let address = match listener.local_addr() {
             None => self.address,
             Some(address) => address.to_string().parse().unwrap(),

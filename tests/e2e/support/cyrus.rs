@@ -40,6 +40,8 @@ pub struct Options {
     pub conversations: bool,
     /// Where the replica's csync listens beside its TCP port.
     pub unix_socket: bool,
+    /// Addresses (`host:port`) of the replica's csync beside its own port on loopback.
+    pub csync_at: Vec<String>,
 }
 
 /// A running (or stopped) Cyrus.
@@ -329,6 +331,19 @@ impl Instance {
                 "  csync cmd=\"{BIN}/sync_server -C {}\" listen=\"{}\" prefork=0",
                 tls.display(),
                 self.csync.address()
+            )
+            .unwrap();
+        }
+        for (i, address) in options.csync_at.iter().enumerate() {
+            let tls = if options.certs.is_some() {
+                self.csync_conf()
+            } else {
+                self.conf()
+            };
+            writeln!(
+                services,
+                "  csync{i} cmd=\"{BIN}/sync_server -C {}\" listen=\"{address}\" prefork=0",
+                tls.display(),
             )
             .unwrap();
         }

@@ -177,6 +177,7 @@ impl Lab {
             password: right_password(),
             imapd_conf: self.master.conf(),
             unix: self.setup.unix,
+            transparent: Vec::new(),
             extra: self.setup.mux_extra.clone(),
             log_level: self.setup.log_level.clone(),
         }

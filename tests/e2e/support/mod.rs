@@ -15,6 +15,7 @@ pub mod imap;
 pub mod lab;
 pub mod mount;
 pub mod mux;
+pub mod netns;
 pub mod process;
 pub mod relay;
 pub mod sieve;

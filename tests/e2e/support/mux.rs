@@ -37,6 +37,8 @@ pub struct MuxOptions {
     pub imapd_conf: PathBuf,
     /// Listen on UNIX sockets instead of TCP.
     pub unix: bool,
+    /// Where redirected connections come; none for a plain listener.
+    pub transparent: Vec<String>,
     /// More lines for the end of the file.
     pub extra: String,
     pub log_level: String,
@@ -126,15 +128,19 @@ impl Mux {
         write(&password_file, format!("{}\n", options.password));
         let prefix = if options.unix { "unix:" } else { "" };
         let mode = if options.fan_out { "fan-out" } else { "strict" };
+        let listen = if options.transparent.is_empty() {
+            format!("[\"{prefix}{}\"]", self.listen)
+        } else {
+            format!("{:?}\ntransparent = true", options.transparent)
+        };
         let mut text = format!(
             "[[channel]]\nname = \"{}\"\nmode = \"{mode}\"\n\
-             sync_directory = \"{}\"\nlisten = [\"{prefix}{}\"]\n\
+             sync_directory = \"{}\"\nlisten = {listen}\n\
              strict_listen = [\"{prefix}{}\"]\n\
              [channel.replica]\naddress = \"{}\"\nusername = \"{REPL}\"\n\
              password_file = \"{}\"\nlanes = {}\ncompress = {}\n",
             options.channel,
             options.sync_directory.display(),
-            self.listen,
             self.strict_listen,
             options.replica,
             password_file.display(),
