@@ -11,3 +11,4 @@ pub mod io;
 pub mod protocol;
 pub mod run;
 pub mod settings;
+pub mod tools;

@@ -14,11 +14,13 @@ use crate::config::{Channel, Config, Listen};
 use crate::core::{Core, Mode, Setup, Snapshot};
 use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
 use crate::io::credentials::CredentialStore;
+use crate::io::directory_watch::DirectoryWatch;
 use crate::io::journal::Journal;
 use crate::io::lane_connect::Replica;
 use crate::io::listener::Listener;
 use crate::io::lobby::Lobby;
 use crate::io::memory::MemoryGauge;
+use crate::io::rates::PerSecond;
 use crate::io::registry::{SessionContext, SessionRegistry};
 use crate::io::shell::{Shell, Shown};
 use crate::io::spill::Spill;
@@ -76,6 +78,7 @@ struct Watched {
     name: String,
     mode: Mode,
     sync_directory: Option<PathBuf>,
+    directory: Option<Arc<DirectoryWatch>>,
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -110,7 +113,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     for channel in &shared.config.channels {
         // `log` may be locked by a Cyrus that was stopped.
         let started = tokio::select! {
-            started = start(&shared, channel) => started?,
+            started = start(&shared, channel, &readiness) => started?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
@@ -120,11 +123,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         .iter()
         .map(|channel| channel.watched.clone())
         .collect();
+    let asked = CancellationToken::new();
+    tokio::spawn(show_spill(Arc::clone(&shared.spill)));
     if let Some(listen) = &shared.config.admin {
+        let spill = Arc::clone(&shared.spill);
+        let started = Instant::now();
         let admin = Admin {
             metrics,
             readiness: readiness.clone(),
-            status: Arc::new(move || status(&watched)),
+            status: Arc::new(move || status(&watched, &spill, started)),
+            drain: asked.clone(),
+            set_level: telemetry::set_level,
         };
         let listener = AdminListener::bind(listen).await.map_err(|error| {
             let why = format!("the admin endpoint cannot listen on {listen}: {error}");
@@ -142,6 +151,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = asked.cancelled() => {}
         // Clients would be sent away for ever: whoever watches the program is to start it again.
         () = shared.over.cancelled() => {}
     }
@@ -168,7 +178,11 @@ fn plain(error: &dyn std::fmt::Display) -> String {
 }
 
 /// Starts one channel: what was left over is put back into `log` before anybody is let in.
-async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> {
+async fn start(
+    shared: &Shared,
+    channel: &Channel,
+    readiness: &Readiness,
+) -> Result<Running, RunError> {
     let shown = if channel.name.is_empty() {
         "the default channel"
     } else {
@@ -250,7 +264,19 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
     let shown = Arc::new(Mutex::new(Shown {
         at: Instant::now(),
         snapshot: Snapshot::default(),
+        per_second: PerSecond::default(),
+        no_client_since: Some(Instant::now()),
     }));
+    let directory = channel.sync_directory.as_deref();
+    let directory = directory.map(|path| DirectoryWatch::new(&channel.name, path));
+    if let Some(watch) = &directory {
+        let shown = Arc::clone(&shown);
+        let not_written = move || {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.snapshot.not_written
+        };
+        tokio::spawn(Arc::clone(watch).run(readiness.clone(), not_written));
+    }
     let shell = Shell {
         channel: channel.name.clone(),
         core: Core::new(Setup {
@@ -269,6 +295,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
         credentials,
         registry,
         journal,
+        directory: directory.clone(),
         notes: Notes::new(&channel.name),
         events,
         shown: Arc::clone(&shown),
@@ -280,6 +307,7 @@ async fn start(shared: &Shared, channel: &Channel) -> Result<Running, RunError> 
             name: channel.name.clone(),
             mode: channel.mode,
             sync_directory: channel.sync_directory.clone(),
+            directory,
             shown,
         },
         shell: tokio::spawn({
@@ -302,32 +330,59 @@ fn mode_word(mode: Mode) -> &'static str {
 }
 
 /// What `/status` shows.
-fn status(channels: &[Watched]) -> serde_json::Value {
+fn status(channels: &[Watched], spill: &Spill, started: Instant) -> serde_json::Value {
     let channels: Vec<_> = channels
         .iter()
         .map(|channel| {
-            let state = channel.look();
-            let (name, mode) = (&channel.name, mode_word(channel.mode));
-            serde_json::json!({ "name": name, "mode": mode, "state": state })
+            let Shown {
+                snapshot,
+                per_second,
+                no_client_since,
+                ..
+            } = channel.look();
+            serde_json::json!({
+                "name": channel.name,
+                "mode": mode_word(channel.mode),
+                "state": snapshot,
+                "per_second": per_second,
+                "no_client_seconds": no_client_since.map(|since| since.elapsed().as_secs()),
+                "directory": channel.directory.as_ref().map(|watch| watch.seen()),
+            })
         })
         .collect();
-    serde_json::json!({ "channels": channels })
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "running_seconds": started.elapsed().as_secs(),
+        "spill": { "bytes": spill.used(), "limit": spill.limit() },
+        "channels": channels,
+    })
+}
+
+/// Keeps the gauges of the spill right. Never returns.
+async fn show_spill(spill: Arc<Spill>) {
+    use telemetry::metric::{SPILL_BYTES, SPILL_LIMIT};
+    let mut pause = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        pause.tick().await;
+        metrics::gauge!(SPILL_BYTES).set(spill.used() as f64);
+        metrics::gauge!(SPILL_LIMIT).set(spill.limit() as f64);
+    }
 }
 
 impl Watched {
     /// How things stand. Blocks until the core was looked at after the sync directory was: in the
     /// other order a whole run could come and go in between and be unconfirmed.
-    fn look(&self) -> Snapshot {
+    fn look(&self) -> Shown {
         let worked_through = self.sync_directory.as_deref().is_none_or(is_worked_through);
         let asked = Instant::now();
         loop {
             let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let Shown { at, mut snapshot } = shown.clone();
+            let mut now = shown.clone();
             drop(shown);
-            let is_new = at >= asked;
+            let is_new = now.at >= asked;
             if is_new || asked.elapsed() > LOOK {
-                snapshot.safe_to_promote &= worked_through && is_new;
-                return snapshot;
+                now.snapshot.safe_to_promote &= worked_through && is_new;
+                return now;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

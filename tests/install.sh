@@ -1,12 +1,13 @@
 #!/bin/sh
-# Installs what the tests, the demo and the benchmark need and this machine lacks: Debian's Cyrus.
+# Installs what the tests, the demo and the benchmark need and this machine lacks: Debian's Cyrus,
+# and promtool, which checks deploy/grafana (it comes with prometheus; no service starts).
 # Sourced or run; needs root. Rust is expected to be there.
 set -eu
 
 install_cyrus() {
     missing=
     for package in cyrus-imapd cyrus-replication cyrus-admin cyrus-clients sasl2-bin \
-        libsasl2-modules libsasl2-modules-db openssl; do
+        libsasl2-modules libsasl2-modules-db openssl prometheus; do
         state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
         [ "$state" = installed ] || missing="$missing $package"
     done

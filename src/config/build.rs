@@ -9,8 +9,8 @@ use super::error::{Place, words};
 use super::file::{self, File, Key, Uid, Virtdomains};
 use super::units::{Size, Span};
 use super::{
-    Client, Config, Errors, Flags, ImapdConf, Limits, Listen, Log, LogFormat, Login, Password,
-    Passwords, Problem,
+    Client, Config, Errors, Flags, ImapdConf, Limits, Log, LogFormat, Login, Password, Passwords,
+    Problem,
 };
 use super::{channel, pem};
 use crate::protocol::Site;
@@ -41,14 +41,7 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
     let site = build.site(site, imapd_conf.as_ref());
     let limits = build.limits(limits);
     let log = build.log(log, flags);
-    let admin = build.pick(admin.listen, flags.admin_listen.as_ref(), "--admin-listen");
-    let admin = admin.and_then(|at| {
-        let listen = build.checked(Listen::parse(&at.value), &at.place)?;
-        Some(At {
-            value: listen,
-            place: at.place,
-        })
-    });
+    let admin = build.admin(admin, flags);
     let client = build.client(client);
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
     // As they stand in the file.

@@ -98,6 +98,7 @@ fn channel(
     let mode = build.pick(keys.mode, flags.mode.as_ref(), "--mode");
     let mode = mode_of(build, mode, directory.as_ref());
     let directory = directory.and_then(|at| sync_directory(build, at, directories));
+    let master = keys.master.and_then(|keys| master(build, keys, &name));
     let replica = replica(build, keys.replica, flags, &name)?;
     let sockets = || listen.iter().chain(&strict_listen);
     let speaks_for_itself = matches!(replica.address, Address::Unix(_))
@@ -132,7 +133,22 @@ fn channel(
         listen: values(listen),
         strict_listen: values(strict_listen),
         replica,
+        master,
     })
+}
+
+/// The other end, for `verify`. It has the keys of a replica.
+fn master(build: &mut Build<'_>, keys: file::Replica, channel: &str) -> Option<Replica> {
+    if keys.address.is_none() {
+        let what = format!(
+            "the master of {} has no address: set address under [channel.master] to that of its \
+             own sync_server, such as unix:/run/cyrus/verify/csync",
+            shown(channel)
+        );
+        build.fail(&Place::Missing, what);
+        return None;
+    }
+    replica(build, keys, &Flags::default(), channel)
 }
 
 /// A channel's name in a sentence.

@@ -30,6 +30,7 @@ pub(super) struct Channel {
     pub(super) listen: Vec<Spanned<String>>,
     pub(super) strict_listen: Vec<Spanned<String>>,
     pub(super) replica: Replica,
+    pub(super) master: Option<Replica>,
 }
 
 #[derive(Default, Deserialize)]
@@ -110,6 +111,7 @@ pub(super) struct Limits {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Admin {
     pub(super) listen: Key<String>,
+    pub(super) open_to_network: Key<bool>,
 }
 
 #[derive(Default, Deserialize)]

@@ -5,9 +5,11 @@
 
 pub mod address;
 pub mod admin;
+pub mod ask;
 mod compress;
 mod conversation;
 pub mod credentials;
+pub mod directory_watch;
 pub mod journal;
 pub mod lane;
 pub mod lane_connect;
@@ -15,6 +17,7 @@ pub mod listener;
 pub mod lobby;
 mod login;
 pub mod memory;
+pub mod rates;
 pub mod registry;
 mod replies;
 mod sasl;
