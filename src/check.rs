@@ -9,7 +9,9 @@ use crate::core::event::Mode;
 
 pub mod connect;
 mod cyrus;
+mod cyrus_conf;
 mod directory;
+mod paste;
 
 /// How a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +35,18 @@ pub struct Finding {
     pub what: String,
 }
 
-/// Everything that was looked at, in order.
+/// Everything that was looked at, in order; and what is to be put into other files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report(pub Vec<Finding>);
+pub struct Report(pub Vec<Finding>, pub Vec<Paste>);
+
+/// Lines to paste.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paste {
+    /// Into which file, and where.
+    pub into: String,
+    /// As they are to stand there.
+    pub lines: Vec<String>,
+}
 
 /// Why there is no connection to a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +110,8 @@ pub fn local(config: &Config) -> Report {
             None => {}
         }
     }
+    report.paste(paste::imapd_conf(config));
+    cyrus_conf::look(&mut report, config);
     report
 }
 
@@ -180,6 +193,10 @@ impl Report {
         self.add(Severity::Error, what);
     }
 
+    fn paste(&mut self, paste: Option<Paste>) {
+        self.1.extend(paste);
+    }
+
     fn add(&mut self, severity: Severity, what: String) {
         self.0.push(Finding { severity, what });
     }
@@ -194,6 +211,12 @@ impl fmt::Display for Report {
                 Severity::Unreachable | Severity::Error => "ERROR",
             };
             writeln!(f, "{word:<8} {what}")?;
+        }
+        for Paste { into, lines } in &self.1 {
+            writeln!(f, "\nTo be pasted into {into}:\n")?;
+            for line in lines {
+                writeln!(f, "    {line}")?;
+            }
         }
         Ok(())
     }

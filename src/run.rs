@@ -296,7 +296,7 @@ async fn start(
         registry,
         journal,
         directory: directory.clone(),
-        notes: Notes::new(&channel.name),
+        notes: notes_of(channel),
         events,
         shown: Arc::clone(&shown),
         memory: Arc::clone(&shared.memory),
@@ -319,6 +319,15 @@ async fn start(
             }
         }),
     })
+}
+
+fn notes_of(channel: &Channel) -> Notes {
+    let notes = Notes::new(&channel.name);
+    if channel.listen.is_empty() {
+        notes.without_client()
+    } else {
+        notes
+    }
 }
 
 /// As in the configuration.

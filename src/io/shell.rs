@@ -218,7 +218,8 @@ impl Shell {
         let since = shown.no_client_since.unwrap_or(at);
         *shown = Shown {
             at,
-            no_client_since: (snapshot.clients == 0).then_some(since),
+            no_client_since: (self.notes.expects_client() && snapshot.clients == 0)
+                .then_some(since),
             snapshot,
             per_second,
         };

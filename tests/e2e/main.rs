@@ -40,5 +40,6 @@ mod soak;
 mod split;
 mod state;
 mod sync_log;
+mod tools;
 mod users;
 mod wrong_settings;

@@ -21,6 +21,8 @@ pub struct Notes {
     windows: Mutex<HashMap<&'static str, Window>>,
     commands: AtomicU64,
     units: AtomicU64,
+    /// The channel has a `listen`, where a client should be.
+    expects_client: bool,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,21 @@ impl Notes {
             windows: Mutex::default(),
             commands: AtomicU64::new(0),
             units: AtomicU64::new(0),
+            expects_client: true,
         }
+    }
+
+    /// For a channel without `listen`: nobody misses its rolling client.
+    #[must_use]
+    pub fn without_client(mut self) -> Self {
+        self.expects_client = false;
+        self
+    }
+
+    /// Whether a rolling client should be there.
+    #[must_use]
+    pub fn expects_client(&self) -> bool {
+        self.expects_client
     }
 
     /// Writes the note's line, unless there were too many of its kind, and counts it.
@@ -73,8 +89,11 @@ impl Notes {
     /// Shows how things stand; `log_seconds` is the age of the oldest line in `log` and `log-run`.
     pub fn show(&self, now: &Snapshot, log_seconds: Option<u64>) {
         let channel = || self.channel.clone();
-        // So that it is there before the first one comes, and `increase` sees that.
-        counter!(metric::CLIENT_LOGINS, "channel" => channel()).increment(0);
+        if self.expects_client {
+            gauge!(metric::CLIENTS, "channel" => channel()).set(now.clients as f64);
+            // So that it is there before the first one comes, and `increase` sees that.
+            counter!(metric::CLIENT_LOGINS, "channel" => channel()).increment(0);
+        }
         let unconfirmed = now.lag_milliseconds.unwrap_or(0) as f64 / 1000.0;
         let round_trips = now
             .lane_list
@@ -106,7 +125,6 @@ impl Notes {
         }
         for (name, value) in [
             (metric::SESSIONS, now.sessions as u64),
-            (metric::CLIENTS, now.clients as u64),
             (metric::LANES_WANTED, now.lanes_wanted as u64),
             (metric::UNITS_IN_FLIGHT, now.in_flight as u64),
             (metric::UNITS_QUEUED, now.queued as u64),

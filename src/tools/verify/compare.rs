@@ -91,10 +91,7 @@ pub(super) fn unlike_mailboxes(master: &Said, replica: &Said) -> Vec<Bytes> {
         let name = line.text("MBOXNAME").filter(|_| kind == "MAILBOX")?;
         let there = theirs.get(name)?;
         let unlike = |field: &&str| line.get(field) != there.get(field);
-        OF_MESSAGES
-            .iter()
-            .any(|field| unlike(field))
-            .then(|| name.clone())
+        OF_MESSAGES.iter().any(unlike).then(|| name.clone())
     };
     ours.iter().filter_map(differs).take(MAILBOXES).collect()
 }
