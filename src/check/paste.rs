@@ -112,7 +112,9 @@ pub(super) fn daemon(channels: &[&Channel], path: &str) -> Option<Paste> {
     };
     let lines: Vec<String> = channels.iter().map(line).collect();
     (!lines.is_empty()).then(|| Paste {
-        into: format!("{path} of the master, between DAEMON {{ and }}"),
+        into: format!(
+            "{path} of the master, between DAEMON {{ and }} (make that section where there is none)"
+        ),
         lines,
     })
 }

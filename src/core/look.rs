@@ -154,7 +154,10 @@ impl Core {
     pub(super) fn lag(&self) -> Option<u64> {
         let unit = self.acked.first().and_then(|id| self.jobs.get(id));
         let unit = unit.map(|job| job.arrived);
-        let owed = self.ledger.subjects().map(|(_, probation)| probation.since);
+        let owed = self
+            .ledger
+            .subjects()
+            .map(|(_, probation)| probation.oldest);
         let oldest = unit.into_iter().chain(owed).min()?;
         Some(milliseconds(self.now.saturating_sub(oldest)))
     }

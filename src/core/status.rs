@@ -36,8 +36,8 @@ pub struct Snapshot {
     pub safe_to_promote: bool,
     /// Users with acknowledged units that the replica has not confirmed.
     pub unconfirmed_users: usize,
-    /// For how many milliseconds the oldest acknowledged change has not been confirmed; a user
-    /// on probation counts from the first failure on.
+    /// For how many milliseconds the oldest acknowledged change has not been confirmed, refused
+    /// ones included until they are healed.
     pub lag_milliseconds: Option<u64>,
     /// Bytes of acknowledged and unconfirmed units.
     pub queued_bytes: u64,

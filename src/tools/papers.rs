@@ -32,8 +32,9 @@ pub fn man(command: Option<&str>) -> Result<(), Failed> {
             (found, format!("syncmux-{name}"))
         }
     };
+    let source = concat!("syncmux ", env!("CARGO_PKG_VERSION"));
     let mut text = Vec::new();
-    let page = clap_mangen::Man::new(page).title(title);
+    let page = clap_mangen::Man::new(page).title(title).source(source);
     page.render(&mut text)
         .map_err(|error| Failed(crate::cli::Exit::Internal, error.to_string()))?;
     say(&String::from_utf8_lossy(&text));
