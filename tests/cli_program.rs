@@ -258,6 +258,8 @@ fn cyrus_goes_elsewhere() {
             "the client goes past it",
             "sync_try_imap is on",
             "set replica_absence",
+            "    sync_timeout: 30m\n",
+            "    sync_log_channels: far \"\"\n",
         ],
     );
 }

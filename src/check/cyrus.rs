@@ -199,7 +199,7 @@ pub(super) fn leads_to(host: &str, port: &str, listen: &Listen) -> bool {
 }
 
 /// As Cyrus reads it: `30m`, `1h30m`, a bare number is seconds.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut seconds = 0_u64;
     let mut number = None;
     for c in text.trim().chars() {

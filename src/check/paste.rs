@@ -95,6 +95,10 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
     want("sync_try_imap", "no", off("sync_try_imap"));
     let unset_or_off = now("sync_compress").is_none_or(|value| !is_on(&value));
     want("sync_compress", "no", unset_or_off);
+    // The client must wait longer than syncmux waits for the replica.
+    let waits = now("sync_timeout").and_then(|text| super::cyrus::duration(&text));
+    let long = waits.is_none_or(|time| time > config.limits.replica_absence);
+    want("sync_timeout", "30m", long);
     if channel.mode == Mode::FanOut && now("sync_cache_db_path").is_some() {
         lines.push(format!(
             "# and no line {prefix}sync_cache_db_path, nor sync_cache_db_path"

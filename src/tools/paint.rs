@@ -12,6 +12,9 @@ const COLUMNS: usize = 80;
 /// So many rows of one table: the rest is a number.
 const ROWS: usize = 20;
 
+/// After so many seconds without one a rolling client is missing; a restart takes less.
+const MISSING: u64 = 60;
+
 /// The whole page.
 pub(super) fn status(status: &Status) -> String {
     let mut page = Page::default();
@@ -57,10 +60,10 @@ impl Page {
         self.fact(
             "unconfirmed",
             format!(
-                "{} users, oldest {lag}; {} of {} waiting",
+                "{} users, oldest {lag}; {} ({}) under way",
                 state.unconfirmed_users,
-                bytes(state.queued_bytes),
                 plural(state.in_flight + state.queued, "job"),
+                bytes(state.queued_bytes),
             ),
         );
         self.fact(
@@ -212,6 +215,8 @@ fn verdict(channel: &Channel) -> String {
         "DRAINING".to_owned()
     } else if let Some(time) = away {
         format!("THE REPLICA HAS BEEN AWAY FOR {time}")
+    } else if let Some(time) = channel.no_client_seconds.filter(|time| *time >= MISSING) {
+        format!("NO ROLLING CLIENT FOR {}", seconds(time))
     } else if state.not_covered {
         "the last run could not be linked: as strict until one can".to_owned()
     } else if state.safe_to_promote {
@@ -304,7 +309,7 @@ mod tests {
                 "mode": "fan-out",
                 "state": state,
                 "per_second": { "commands": 1234.56, "units": 99.9, "bytes": 1.5e9 },
-                "no_client_seconds": 400,
+                "no_client_seconds": state["no_client"],
                 "directory": {
                     "trouble": "no space left on device",
                     "log": { "bytes": 123_456_789, "oldest_seconds": 90_000 },
@@ -320,7 +325,7 @@ mod tests {
         let long = "x\u{1b}[31m".repeat(50);
         let many = |one: serde_json::Value| vec![one; 25];
         let text = page(&serde_json::json!({
-            "sessions": 1_000_000, "clients": 25, "owed_lines": 1_000_000,
+            "no_client": 400, "sessions": 1_000_000, "clients": 25, "owed_lines": 1_000_000,
             "lag_milliseconds": 86_400_000_u64, "unconfirmed_users": 1_000_000,
             "queued_bytes": u64::MAX, "staged_bytes": u64::MAX, "probation_subjects": 1_000_000,
             "lanes_busy": 256, "lanes_wanted": 256, "in_flight": 100_000, "queued": 100_000,
@@ -356,6 +361,11 @@ mod tests {
         assert_eq!(safe, "channel far, fan-out: the replica has everything");
         let away = serde_json::json!({ "replica_away_seconds": 70 });
         assert!(first(away).ends_with("THE REPLICA HAS BEEN AWAY FOR 1m10s"));
+        let missing = first(serde_json::json!({ "safe_to_promote": true, "no_client": 60 }));
+        assert!(
+            missing.ends_with("NO ROLLING CLIENT FOR 1m00s"),
+            "{missing}"
+        );
         let draining = serde_json::json!({ "draining": true, "replica_away_seconds": 70 });
         assert!(first(draining).ends_with("DRAINING"));
     }

@@ -81,15 +81,20 @@ impl Server {
     }
 
     fn failed(&self, error: &ConnectError) -> Failed {
-        let what = self.what;
-        match error {
-            ConnectError::Unreachable { why } => {
-                Failed::unreachable(format!("{what} can't be asked: {why}"))
-            }
-            // The words are those of a lane, to which every end is a replica.
-            other => Failed::unreachable(format!("{what} can't be asked: {other}")),
-        }
+        let hint = match error {
+            ConnectError::Unreachable { .. } => "; see that sync_server runs and listens there",
+            _ => "",
+        };
+        let why = failed(self.what, error);
+        Failed(why.0, format!("{}{hint}", why.1))
     }
+}
+
+/// The words are those of a lane, to which every end is a replica.
+fn failed(what: &str, error: &ConnectError) -> Failed {
+    let why = error.to_string();
+    let why = why.split(" (os error ").next().unwrap_or(&why);
+    Failed::unreachable(format!("{what} can't be asked: {why}"))
 }
 
 impl Ends {
@@ -111,11 +116,8 @@ impl Ends {
 
     async fn ask(&mut self, command: &Body) -> Result<[Said; 2], Failed> {
         let (master, replica) = tokio::join!(self.master.ask(command), self.replica.ask(command));
-        let failed = |what: &str, error: ConnectError| {
-            Failed::unreachable(format!("{what} can't be asked: {error}"))
-        };
-        let master = master.map_err(|error| failed("the master", error))?;
-        let replica = replica.map_err(|error| failed("the replica", error))?;
+        let master = master.map_err(|error| failed("the master", &error))?;
+        let replica = replica.map_err(|error| failed("the replica", &error))?;
         Ok([said(master).await?, said(replica).await?])
     }
 
