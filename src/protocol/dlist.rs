@@ -104,7 +104,7 @@ impl Sink for Tree {
     fn token(&mut self, token: Token<'_>) -> Result<(), String> {
         match token {
             Token::Key(text) => {
-                let text = Bytes::copy_from_slice(text.kept());
+                let text = Bytes::copy_from_slice(text.usable().unwrap_or_default());
                 match self.open.last_mut() {
                     None => self.kind = Some(text),
                     Some(open) => open.key = text,
