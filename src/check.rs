@@ -11,6 +11,7 @@ pub mod connect;
 mod cyrus;
 mod cyrus_conf;
 mod directory;
+mod paste;
 pub mod terminate;
 
 /// How a finding weighs.
@@ -35,9 +36,18 @@ pub struct Finding {
     pub what: String,
 }
 
-/// Everything that was looked at, in order.
+/// Everything that was looked at, in order; and what is to be put into other files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report(pub Vec<Finding>);
+pub struct Report(pub Vec<Finding>, pub Vec<Paste>);
+
+/// Lines to paste.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paste {
+    /// Into which file, and where.
+    pub into: String,
+    /// As they are to stand there.
+    pub lines: Vec<String>,
+}
 
 /// Why there is no connection to a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +111,8 @@ pub fn local(config: &Config) -> Report {
             None => {}
         }
     }
+    report.paste(paste::imapd_conf(config));
+    cyrus_conf::look(&mut report, config);
     report
 }
 
@@ -182,6 +194,10 @@ impl Report {
         self.add(Severity::Error, what);
     }
 
+    fn paste(&mut self, paste: Option<Paste>) {
+        self.1.extend(paste);
+    }
+
     fn add(&mut self, severity: Severity, what: String) {
         self.0.push(Finding { severity, what });
     }
@@ -196,6 +212,12 @@ impl fmt::Display for Report {
                 Severity::Unreachable | Severity::Error => "ERROR",
             };
             writeln!(f, "{word:<8} {what}")?;
+        }
+        for Paste { into, lines } in &self.1 {
+            writeln!(f, "\nTo be pasted into {into}:\n")?;
+            for line in lines {
+                writeln!(f, "    {line}")?;
+            }
         }
         Ok(())
     }

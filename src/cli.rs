@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Flags;
+use crate::tools::{drain, resync, status, verify};
 
 /// Replicates a Cyrus IMAP master over many connections at once
 ///
@@ -51,6 +52,43 @@ pub enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show how a running syncmux is doing: lanes, sessions, users, lag, throughput
+    ///
+    /// Asks the admin endpoint. Users with work are shown by how long they have waited; users that
+    /// the replica refuses with the replica's own words.
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Args),
+    /// Let a running syncmux finish what was acknowledged and end, as SIGTERM does
+    ///
+    /// Whatever starts syncmux again (systemd, Kubernetes) will do so: stop it there instead where
+    /// it is to stay down.
+    #[command(after_help = EXIT_CODES)]
+    Drain(drain::Args),
+    /// Have the rolling client compare users with the replica and repair them
+    ///
+    /// Writes a USER line for each into the channel's sync log, as Cyrus would, whether syncmux
+    /// runs or not. Run it as root or as the user that Cyrus runs as.
+    #[command(after_help = EXIT_CODES)]
+    Resync(resync::Args),
+    /// Compare users at both ends: mailboxes, UIDs, modseqs, CRCs, seen, subscriptions, sieve, quota
+    ///
+    /// Asks the replica and the master's own sync_server, which [channel.master] of the
+    /// configuration names. Changes nothing. It is no measure of lag: who has work on the way
+    /// differs until that is done. What differs is asked again twice before it counts.
+    #[command(after_help = EXIT_CODES)]
+    Verify(verify::Args),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print a man page, of the whole or of one command
+    ///
+    /// For example: syncmux man status > syncmux-status.1
+    Man {
+        /// The command.
+        command: Option<String>,
+    },
 }
 
 /// How the program ends.
@@ -58,16 +96,19 @@ pub enum Command {
 pub enum Exit {
     /// All went well.
     Fine,
+    /// `verify` found differences.
+    Differs,
     /// Wrong usage or configuration.
     Usage,
-    /// `check` could not reach the replica.
+    /// Somebody could not be reached: the replica, the master, a running syncmux.
     Unreachable,
     /// An internal error.
     Internal,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 fine; 64 wrong usage or configuration; 69 `check` could \
-                          not reach the replica; 70 internal error.";
+const EXIT_CODES: &str = "Exit codes: 0 fine; 1 `verify` found differences; 64 wrong usage or \
+                          configuration; 69 the replica, the master or the running syncmux could \
+                          not be reached; 70 internal error.";
 
 impl Cli {
     /// Reads the command line; where that is wrong, or asks for help, says so and hands back how
@@ -93,6 +134,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Exit::Fine => 0,
+            Exit::Differs => 1,
             Exit::Usage => 64,
             Exit::Unreachable => 69,
             Exit::Internal => 70,

@@ -13,3 +13,4 @@ pub mod run;
 pub mod settings;
 pub mod systemd;
 pub mod terminate;
+pub mod tools;

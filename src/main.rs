@@ -11,22 +11,67 @@ use syncmux::config::{Config, Errors, Flags, Log, Problem, Terminate};
 use syncmux::io::telemetry;
 use syncmux::run::{self, RunError};
 use syncmux::terminate;
+use syncmux::tools::verify::Verdict;
+use syncmux::tools::{self, Failed};
 
 fn main() -> ExitCode {
     let end = std::panic::catch_unwind(AssertUnwindSafe(|| match Cli::read() {
-        Ok(Cli {
-            command: Command::Run(flags),
-        }) => run(&flags),
-        Ok(Cli {
-            command: Command::Check(flags),
-        }) => check(&flags),
-        Ok(Cli {
-            command: Command::Terminate { config },
-        }) => terminate(&config),
+        Ok(Cli { command }) => carry_out(&command),
         Err(exit) => exit,
     }));
     // The panic has been printed by now.
     end.unwrap_or(Exit::Internal).into()
+}
+
+fn carry_out(command: &Command) -> Exit {
+    match command {
+        Command::Run(flags) => run(flags),
+        Command::Check(flags) => check(flags),
+        Command::Terminate { config } => terminate(config),
+        Command::Status(args) => tool(|| wait_for(tools::status::run(args))),
+        Command::Drain(args) => tool(|| wait_for(tools::drain::run(args))),
+        Command::Resync(args) => tool(|| tools::resync::run(args)),
+        Command::Verify(args) => {
+            let mut verdict = Verdict::Equal;
+            let exit = tool(|| {
+                verdict = wait_for(tools::verify::run(args))?;
+                Ok(())
+            });
+            match (exit, verdict) {
+                (Exit::Fine, Verdict::Differs) => Exit::Differs,
+                (exit, _) => exit,
+            }
+        }
+        Command::Completions { shell } => {
+            tools::papers::completions(*shell);
+            Exit::Fine
+        }
+        Command::Man { command } => tool(|| tools::papers::man(command.as_deref())),
+    }
+}
+
+fn tool(work: impl FnOnce() -> Result<(), Failed>) -> Exit {
+    match work() {
+        Ok(()) => Exit::Fine,
+        Err(Failed(exit, why)) => {
+            eprintln!("syncmux: {why}");
+            exit
+        }
+    }
+}
+
+fn wait_for<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    match runtime() {
+        Ok(runtime) => {
+            let result = runtime.block_on(work);
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        }
+        Err(error) => {
+            let why = format!("the runtime can't be started: {error}");
+            Err(Failed(Exit::Internal, why))
+        }
+    }
 }
 
 fn run(flags: &Flags) -> Exit {

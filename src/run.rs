@@ -17,6 +17,7 @@ use crate::io::admin::{Admin, AdminListener, Latch, Readiness};
 use crate::io::certificates::{self, Look};
 use crate::io::client_process::ClientProcess;
 use crate::io::credentials::CredentialStore;
+use crate::io::directory_watch::DirectoryWatch;
 use crate::io::journal::Journal;
 use crate::io::lane_connect::Replica;
 use crate::io::listener::Listener;
@@ -82,6 +83,7 @@ struct Watched {
     name: String,
     mode: Mode,
     sync_directory: Option<PathBuf>,
+    directory: Option<Arc<DirectoryWatch>>,
     shown: Arc<Mutex<Shown>>,
 }
 
@@ -118,7 +120,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     for channel in &shared.config.channels {
         // `log` may be locked by a Cyrus that was stopped.
         let started = tokio::select! {
-            started = start(&shared, channel, &mut doors) => started?,
+            started = start(&shared, channel, &readiness, &mut doors) => started?,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
@@ -129,11 +131,17 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         .iter()
         .map(|channel| channel.watched.clone())
         .collect();
+    let asked = CancellationToken::new();
+    tokio::spawn(show_spill(Arc::clone(&shared.spill)));
     if let Some(listen) = &shared.config.admin {
+        let spill = Arc::clone(&shared.spill);
+        let started = Instant::now();
         let admin = Admin {
             metrics,
             readiness: readiness.clone(),
-            status: Arc::new(move || status(&watched)),
+            status: Arc::new(move || status(&watched, &spill, started)),
+            drain: asked.clone(),
+            set_level: telemetry::set_level,
         };
         let listener = AdminListener::bind(listen).await.map_err(|error| {
             let why = format!("the admin endpoint cannot listen on {listen}: {error}");
@@ -164,6 +172,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = asked.cancelled() => {}
         // Clients would be sent away for ever: whoever watches the program is to start it again.
         () = shared.over.cancelled() => {}
     }
@@ -193,6 +202,7 @@ pub(crate) fn plain(error: &dyn std::fmt::Display) -> String {
 async fn start(
     shared: &Shared,
     channel: &Channel,
+    readiness: &Readiness,
     doors: &mut Vec<Door>,
 ) -> Result<Running, RunError> {
     let shown = if channel.name.is_empty() {
@@ -281,10 +291,18 @@ async fn start(
         lanes = channel.replica.lanes,
         "a channel is served"
     );
-    let shown = Arc::new(Mutex::new(Shown {
-        at: Instant::now(),
-        snapshot: Snapshot::default(),
-    }));
+    let shown = Shown::new(Instant::now(), Snapshot::default());
+    let shown = Arc::new(Mutex::new(shown));
+    let directory = channel.sync_directory.as_deref();
+    let directory = directory.map(|path| DirectoryWatch::new(&channel.name, path));
+    if let Some(watch) = &directory {
+        let shown = Arc::clone(&shown);
+        let not_written = move || {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.snapshot.not_written
+        };
+        tokio::spawn(Arc::clone(watch).run(readiness.clone(), not_written));
+    }
     let shell = Shell {
         channel: channel.name.clone(),
         core: Core::new(Setup {
@@ -303,7 +321,8 @@ async fn start(
         credentials,
         registry,
         journal,
-        notes: Notes::new(&channel.name),
+        directory: directory.clone(),
+        notes: notes_of(channel),
         events,
         shown: Arc::clone(&shown),
         memory: Arc::clone(&shared.memory),
@@ -314,6 +333,7 @@ async fn start(
             name: channel.name.clone(),
             mode: channel.mode,
             sync_directory: channel.sync_directory.clone(),
+            directory,
             shown,
         },
         certificates,
@@ -360,6 +380,15 @@ async fn listen_transparently(shared: &Shared, doors: Vec<Door>) -> Result<(), R
     Ok(())
 }
 
+fn notes_of(channel: &Channel) -> Notes {
+    let notes = Notes::new(&channel.name);
+    if channel.listen.is_empty() {
+        notes.without_client()
+    } else {
+        notes
+    }
+}
+
 /// As in the configuration.
 fn mode_word(mode: Mode) -> &'static str {
     match mode {
@@ -369,32 +398,59 @@ fn mode_word(mode: Mode) -> &'static str {
 }
 
 /// What `/status` shows.
-fn status(channels: &[Watched]) -> serde_json::Value {
+fn status(channels: &[Watched], spill: &Spill, started: Instant) -> serde_json::Value {
     let channels: Vec<_> = channels
         .iter()
         .map(|channel| {
-            let state = channel.look();
-            let (name, mode) = (&channel.name, mode_word(channel.mode));
-            serde_json::json!({ "name": name, "mode": mode, "state": state })
+            let Shown {
+                snapshot,
+                per_second,
+                no_client_since,
+                ..
+            } = channel.look();
+            serde_json::json!({
+                "name": channel.name,
+                "mode": mode_word(channel.mode),
+                "state": snapshot,
+                "per_second": per_second,
+                "no_client_seconds": no_client_since.map(|since| since.elapsed().as_secs()),
+                "directory": channel.directory.as_ref().map(|watch| watch.seen()),
+            })
         })
         .collect();
-    serde_json::json!({ "channels": channels })
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "running_seconds": started.elapsed().as_secs(),
+        "spill": { "bytes": spill.used(), "limit": spill.limit() },
+        "channels": channels,
+    })
+}
+
+/// Keeps the gauges of the spill right. Never returns.
+async fn show_spill(spill: Arc<Spill>) {
+    use telemetry::metric::{SPILL_BYTES, SPILL_LIMIT};
+    let mut pause = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        pause.tick().await;
+        metrics::gauge!(SPILL_BYTES).set(spill.used() as f64);
+        metrics::gauge!(SPILL_LIMIT).set(spill.limit() as f64);
+    }
 }
 
 impl Watched {
     /// How things stand. Blocks until the core was looked at after the sync directory was: in the
     /// other order a whole run could come and go in between and be unconfirmed.
-    fn look(&self) -> Snapshot {
+    fn look(&self) -> Shown {
         let worked_through = self.sync_directory.as_deref().is_none_or(is_worked_through);
         let asked = Instant::now();
         loop {
             let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            let Shown { at, mut snapshot } = shown.clone();
+            let mut now = shown.clone();
             drop(shown);
-            let is_new = at >= asked;
+            let is_new = now.at >= asked;
             if is_new || asked.elapsed() > LOOK {
-                snapshot.safe_to_promote &= worked_through && is_new;
-                return snapshot;
+                now.snapshot.safe_to_promote &= worked_through && is_new;
+                return now;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

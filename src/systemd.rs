@@ -126,7 +126,7 @@ mod tests {
         let at = Instant::now();
         (
             name.to_owned(),
-            Arc::new(Mutex::new(Shown { at, snapshot })),
+            Arc::new(Mutex::new(Shown::new(at, snapshot))),
         )
     }
 
@@ -191,10 +191,7 @@ mod tests {
             draining: true,
             ..Snapshot::default()
         };
-        let looks = [one, two].map(|snapshot| Shown {
-            at: Instant::now(),
-            snapshot,
-        });
+        let looks = [one, two].map(|snapshot| Shown::new(Instant::now(), snapshot));
         assert_eq!(
             status(looks.iter()),
             "clients 3, lanes 8, unconfirmed users 30, owed lines 4, a replica is away, stopping"

@@ -43,6 +43,8 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     let hangup = signal(SignalKind::hangup()).map_err(|error| setup(&error))?;
     let terminator = terminator(&config).map_err(|error| setup(&error))?;
     let stop = CancellationToken::new();
+    // Asked for by /drain.
+    let drain = CancellationToken::new();
     for address in &config.listen {
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let what = format!("cannot listen on {address}: {error}");
@@ -60,6 +62,8 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
             metrics,
             readiness: readiness.clone(),
             status: Arc::new(status),
+            drain: drain.clone(),
+            set_level: telemetry::set_level,
         };
         let listener = AdminListener::bind(listen).await.map_err(|error| {
             let why = format!("the admin endpoint cannot listen on {listen}: {error}");
@@ -83,6 +87,7 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = drain.cancelled() => {}
     }
     let _draining = readiness.hold("draining");
     tracing::info!("stopping: connections end when nothing is under way on them");

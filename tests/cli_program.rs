@@ -41,7 +41,21 @@ fn usage() {
         0,
         &[concat!("syncmux ", env!("CARGO_PKG_VERSION"))],
     );
-    ends(&["--help"], 0, &["run", "check", "Exit codes"]);
+    ends(
+        &["--help"],
+        0,
+        &[
+            "run",
+            "check",
+            "status",
+            "drain",
+            "resync",
+            "verify",
+            "completions",
+            "man",
+            "Exit codes",
+        ],
+    );
     ends(
         &["run", "--help"],
         0,
@@ -80,7 +94,7 @@ impl Site {
         fs::create_dir(folder.path().join("sync")).unwrap();
         let conf = format!(
             "configdirectory: {top}\nsync_log: yes\nsync_host: 127.0.0.1\nsync_port: 2005\n\
-             sync_try_imap: no\n{more}"
+             sync_try_imap: no\nsync_authname: repl\nsync_password: x\n{more}"
         );
         fs::write(folder.path().join("imapd.conf"), conf).unwrap();
         fs::write(folder.path().join("password"), "swordfish\n").unwrap();
@@ -180,6 +194,12 @@ fn a_good_set_up() {
         "{text}"
     );
     assert!(!text.contains("swordfish"), "{text}");
+    // There is no cyrus.conf.
+    assert!(
+        text.contains("syncclient cmd=\"sync_client -r\"\n"),
+        "{text}"
+    );
+    assert!(!text.contains("sync_host: "), "{text}");
     let left: Vec<_> = fs::read_dir(site.path("sync")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -210,7 +230,7 @@ fn wrong_password() {
 fn a_client_with_a_cache() {
     let site = Site::new("sync_cache_db_path: /var/lib/cyrus/cache.db\n");
     let place = format!(
-        "{}, line 6: sync_cache_db_path is set",
+        "{}, line 8: sync_cache_db_path is set",
         site.path("imapd.conf")
     );
     site.ends("check", "127.0.0.1:1", 64, &[&place, "mode = \"strict\""]);
@@ -238,6 +258,8 @@ fn cyrus_goes_elsewhere() {
             "the client goes past it",
             "sync_try_imap is on",
             "set replica_absence",
+            "    sync_timeout: 30m\n",
+            "    sync_log_channels: far \"\"\n",
         ],
     );
 }
@@ -301,5 +323,247 @@ fn somebody_elses_log() {
         "127.0.0.1:1",
         64,
         &["log belongs to root and not to uid 12345", "chown"],
+    );
+}
+
+#[test]
+fn what_cyrus_is_to_be_told() {
+    let site = Site::new("sync_compress: yes\nsync_rightnow_channel: \"\"\n");
+    let conf = "START {\n  syncclient cmd=\"sync_client -r\"\n}\n";
+    fs::write(site.path("cyrus.conf"), conf).unwrap();
+    site.ends(
+        "check",
+        "127.0.0.1:1",
+        69,
+        &[
+            "sync_compress is on",
+            "    sync_compress: no\n",
+            "sync_rightnow_channel sends every imapd",
+            "is started in START, and never again",
+            "    syncclient cmd=\"sync_client -r\"\n",
+            "cyrus.conf of the master, between DAEMON { and }",
+        ],
+    );
+    fs::write(site.path("imapd.conf"), "configdirectory: /nowhere\n").unwrap();
+    fs::write(site.path("cyrus.conf"), conf.replace("START", "DAEMON")).unwrap();
+    let text = site.ends(
+        "check",
+        "127.0.0.1:1",
+        64,
+        &[
+            "    sync_log: yes\n    sync_host: 127.0.0.1\n    sync_port: 2005\n    sync_authname: repl\n",
+            "    sync_try_imap: no\n",
+            "sync_host is not set",
+            "starts the client of the default channel again",
+        ],
+    );
+    assert!(!text.contains("DAEMON {"), "{text}");
+    assert!(!text.contains("sync_log_channels"), "{text}");
+}
+
+#[test]
+fn nobody_to_ask() {
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    for command in ["status", "drain"] {
+        let says = [
+            "no syncmux answers at the admin endpoint",
+            &free,
+            "connection refused",
+        ];
+        ends(&[command, "--admin", &free], 69, &says);
+        ends(
+            &[command, "--admin", "unix:/no/such/socket"],
+            69,
+            &["no such file or directory"],
+        );
+        ends(
+            &[command, "--admin", "nowhere"],
+            64,
+            &["--admin: `nowhere`"],
+        );
+        let missing = "syncmux: /no/such/file: can't be read: no such file or directory\n";
+        ends(&[command, "--config", "/no/such/file"], 64, &[missing]);
+    }
+    ends(
+        &["status", "--watch", "--json", "--admin", &free],
+        69,
+        &["no syncmux answers"],
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("syncmux.toml");
+    fs::write(&path, "[[channel]]\nlisten = [\"127.0.0.1:2005\"]\n").unwrap();
+    let path = path.to_str().unwrap();
+    ends(
+        &["status", "--config", path],
+        64,
+        &["has no admin endpoint", "[admin]"],
+    );
+    // Something else listens there.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let _ = stream.unwrap().write_all(b"220 mail.example.com ESMTP\r\n");
+        }
+    });
+    ends(&["status", "--admin", &address], 69, &["it speaks no HTTP"]);
+}
+
+/// A configuration with one channel for each of these names, each with a folder.
+fn channels(folder: &std::path::Path, names: &[&str]) -> String {
+    let mut text = String::new();
+    for (i, name) in names.iter().enumerate() {
+        let sync = folder.join(format!("sync{i}"));
+        fs::create_dir(&sync).unwrap();
+        text.push_str(&format!(
+            "[[channel]]\nname = \"{name}\"\nlisten = [\"127.0.0.1:{}\"]\n\
+             sync_directory = \"{}\"\n[channel.replica]\naddress = \"127.0.0.1:1\"\n\
+             tls = \"off\"\n",
+            2005 + i,
+            sync.display()
+        ));
+    }
+    let path = folder.join("syncmux.toml");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn resync() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = channels(folder.path(), &["", "far"]);
+    let log = |i: u32| fs::read_to_string(folder.path().join(format!("sync{i}/log")));
+    ends(&["resync"], 64, &["USER"]);
+    ends(
+        &["resync", "joe", "--config", &config],
+        64,
+        &["--channel", "\"\", \"far\""],
+    );
+    ends(
+        &["resync", "joe", "--config", &config, "--channel", "x"],
+        64,
+        &["no such channel"],
+    );
+    for wrong in ["a\nb", "a\rb", ""] {
+        let args = [
+            "resync",
+            "joe",
+            wrong,
+            "--config",
+            &config,
+            "--channel",
+            "far",
+        ];
+        ends(&args, 64, &["nothing was written"]);
+    }
+    assert!(log(1).is_err());
+    let args = [
+        "resync",
+        "joe",
+        "a b",
+        "joe",
+        "--config",
+        &config,
+        "--channel",
+        "far",
+    ];
+    ends(
+        &args,
+        0,
+        &[
+            "sync1/log",
+            "  USER joe\n",
+            "channel \"far\" takes this",
+            "syncmux verify",
+        ],
+    );
+    assert_eq!(log(1).unwrap(), "USER \"a b\"\nUSER joe\n");
+    ends(&args, 0, &[]);
+    assert_eq!(log(1).unwrap().lines().count(), 4);
+    assert!(log(0).is_err());
+    fs::remove_dir_all(folder.path().join("sync0")).unwrap();
+    let args = ["resync", "joe", "--config", &config, "--channel", ""];
+    ends(
+        &args,
+        64,
+        &["nothing was written: ", "no such file or directory"],
+    );
+}
+
+#[test]
+fn resync_makes_a_log_of_cyrus() {
+    use std::os::unix::fs::MetadataExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = channels(folder.path(), &[""]);
+    let sync = folder.path().join("sync0");
+    chown(&sync, Some(12_345), Some(12_345)).unwrap();
+    ends(&["resync", "joe", "--config", &config], 0, &[]);
+    let meta = sync.join("log").metadata().unwrap();
+    assert_eq!(
+        (meta.uid(), meta.gid(), meta.mode() & 0o777),
+        (12_345, 12_345, 0o640)
+    );
+    let names: Vec<_> = fs::read_dir(&sync)
+        .unwrap()
+        .map(|it| it.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["log"]);
+}
+
+#[test]
+fn verify_without_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = channels(folder.path(), &[""]);
+    ends(&["verify", "--config", &config], 64, &["<USER", "--all"]);
+    ends(
+        &["verify", "joe", "--all", "--config", &config],
+        64,
+        &["cannot be used with"],
+    );
+    ends(
+        &["verify", "joe", "--config", &config],
+        64,
+        &["[channel.master]"],
+    );
+    let text = fs::read_to_string(&config).unwrap();
+    let master = "[channel.master]\naddress = \"unix:/no/such/socket\"\n";
+    fs::write(&config, format!("{text}{master}")).unwrap();
+    ends(
+        &["verify", "joe", "--config", &config],
+        69,
+        &["the master can't be asked", "/no/such"],
+    );
+    let list = folder.path().join("users");
+    fs::write(&list, "\n").unwrap();
+    let list = list.to_str().unwrap();
+    ends(
+        &["verify", "--users-from", list, "--config", &config],
+        64,
+        &["nobody to compare"],
+    );
+}
+
+#[test]
+fn papers() {
+    ends(&["completions", "bash"], 0, &["_syncmux()", "resync"]);
+    ends(&["completions", "fish"], 0, &["complete -c syncmux"]);
+    ends(&["completions", "tcsh"], 64, &["invalid value 'tcsh'"]);
+    ends(&["man"], 0, &[".TH syncmux 1", "resync"]);
+    ends(
+        &["man", "status"],
+        0,
+        &[".TH syncmux-status 1", "\\-\\-watch"],
+    );
+    ends(
+        &["man", "frobnicate"],
+        64,
+        &["there is no command \"frobnicate\"", "resync"],
     );
 }

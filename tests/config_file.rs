@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use syncmux::config::{Address, Config, Flags, Limits, LogFormat, Passwords, Tls};
+use syncmux::config::{Address, Config, Flags, Limits, LogFormat, Outline, Passwords, Tls};
 use syncmux::core::event::Mode;
 
 /// A folder with everything that a configuration may name.
@@ -86,6 +86,9 @@ fn the_example() {
     let login = channel.replica.login.as_ref().unwrap();
     assert_eq!(login.username, "repl");
     assert_eq!(login.password.as_ref().unwrap().expose(), "secret word");
+    let master = channel.master.as_ref().unwrap();
+    assert_eq!(master.address.to_string(), "unix:/run/cyrus/verify/csync");
+    assert_eq!(master.tls, Tls::Off);
     assert!(!format!("{config:?}").contains("secret word"));
 }
 
@@ -578,4 +581,89 @@ fn warnings() {
         warnings.iter().any(|text| text.contains("in the clear")),
         "{warnings:?}"
     );
+}
+
+/// The tools read no more of it than they need.
+#[test]
+fn an_outline() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("syncmux.toml");
+    let text = include_str!("../deploy/syncmux.toml");
+    fs::write(&path, text).unwrap();
+    let outline = Outline::read(&path).unwrap();
+    assert_eq!(outline.admin.unwrap().to_string(), "127.0.0.1:9205");
+    let (name, directory) = &outline.channels[0];
+    let directory = directory.as_deref();
+    assert_eq!(
+        (name.as_str(), directory),
+        ("", Some(Path::new("/var/lib/cyrus/sync")))
+    );
+    fs::write(&path, "[admin]\nlisten = 5\n").unwrap();
+    let problem = Outline::read(&path).unwrap_err().to_string();
+    assert!(
+        problem.contains("syncmux.toml: ") && problem.contains("syncmux check"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn an_admin_endpoint_that_the_network_reaches() {
+    let with = |admin: &str| Files::new().parse(&format!("{SIMPLE}[admin]\n{admin}\n"));
+    for address in ["*:9205", "192.0.2.1:9205", "[::]:9205"] {
+        let listen = format!("listen = \"{address}\"");
+        let problems = with(&listen).unwrap_err().join("\n");
+        for say in ["line 9", "open to the network", "open_to_network = true"] {
+            assert!(problems.contains(say), "{say:?} is not in: {problems}");
+        }
+        assert!(with(&format!("{listen}\nopen_to_network = true")).is_ok());
+    }
+    for address in [
+        "127.0.0.1:9205",
+        "localhost:9205",
+        "[::1]:9205",
+        "unix:/run/x",
+    ] {
+        assert!(
+            with(&format!("listen = \"{address}\"")).is_ok(),
+            "{address}"
+        );
+    }
+    let mut flags = Flags {
+        listen: vec!["127.0.0.1:2005".to_owned()],
+        replica: Some("replica.example.com:2005".to_owned()),
+        admin_listen: Some("*:9205".to_owned()),
+        ..Flags::default()
+    };
+    let problems = Config::load(&flags).unwrap_err();
+    let said = problems
+        .0
+        .iter()
+        .map(ToString::to_string)
+        .collect::<String>();
+    assert!(
+        said.contains("--admin-listen") && said.contains("--admin-open-to-network"),
+        "{said}"
+    );
+    flags.admin_open_to_network = true;
+    assert!(Config::load(&flags).is_ok());
+}
+
+#[test]
+fn a_master_to_verify_against() {
+    let with = |master: &str| Files::new().parse(&format!("{SIMPLE}[channel.master]\n{master}\n"));
+    let problems = with("username = \"repl\"").unwrap_err().join("\n");
+    assert!(
+        problems.contains("set address under [channel.master]"),
+        "{problems}"
+    );
+    let config = with(
+        "address = \"127.0.0.1:2105\"\ntls = \"off\"\nusername = \"repl\"\n\
+         password_file = \"DIR/password\"",
+    );
+    let config = config.unwrap();
+    let master = config.channels[0].master.as_ref().unwrap();
+    assert_eq!(master.login.as_ref().unwrap().username, "repl");
+    // The replica is what it was.
+    assert!(config.channels[0].replica.login.is_none());
+    assert!(with("address = \"nowhere\"").is_err());
 }

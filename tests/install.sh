@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests, the demo and the benchmark need and this machine lacks: Debian's Cyrus,
-# and ip and nft for the tests in network namespaces.
+# Installs what the tests, the demo and the benchmark need and this machine lacks: Debian's Cyrus;
+# ip and nft for the tests in network namespaces; promtool, which checks deploy/grafana (it comes with prometheus; no service starts).
 # Sourced or run; needs root. Rust is expected to be there.
 set -eu
 
@@ -38,4 +38,4 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 install_packages cyrus-imapd cyrus-replication cyrus-admin cyrus-clients sasl2-bin \
-    libsasl2-modules libsasl2-modules-db openssl iproute2 nftables
+    libsasl2-modules libsasl2-modules-db openssl iproute2 nftables prometheus

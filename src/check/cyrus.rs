@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Report, cyrus_conf};
+use super::Report;
 use crate::config::{Address, Channel, Config, ImapdConf, Listen, is_on, is_same_host};
 use crate::core::event::Mode;
 
@@ -26,7 +26,15 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
              for each connection, set sync_try_imap: no"
         ));
     }
-    cyrus_conf::look(report, channel, conf);
+    if option("sync_compress").is_some_and(is_on) {
+        report.warning(format!(
+            "{shown}: sync_compress is on, but syncmux offers no compression to clients, which are \
+             beside it: set sync_compress: no, and compress = true under [channel.replica] if the \
+             way to the replica is narrow"
+        ));
+    }
+    credentials(report, channel, conf);
+    right_now(report, channel, conf);
     let timeout = option("sync_timeout").map_or(Some(Duration::from_secs(1_800)), duration);
     if let Some(timeout) = timeout
         && timeout <= config.limits.replica_absence
@@ -36,6 +44,48 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
              {} for an absent replica: set replica_absence under [limits] below that",
             timeout.as_secs(),
             config.limits.replica_absence.as_secs()
+        ));
+    }
+}
+
+/// A TCP client must log in.
+fn credentials(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
+    let option = |name| conf.channel_option(&channel.name, name);
+    let host = option("sync_host").map_or("", |(host, _)| host);
+    if host.is_empty() || host.starts_with('/') {
+        return;
+    }
+    for name in ["sync_authname", "sync_password"] {
+        if option(name).is_none() {
+            report.warning(format!(
+                "{}: {name} is not set, so the client can't log in over TCP: set sync_authname \
+                 and sync_password, or let it come by a UNIX socket",
+                conf.path().display()
+            ));
+        }
+    }
+}
+
+/// `sync_rightnow_channel`: every imapd syncs its own commit, and is no rolling client.
+fn right_now(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
+    let Some(named) = conf.option("sync_rightnow_channel") else {
+        return;
+    };
+    let named = if named == "\"\"" { "" } else { named };
+    let option = |name| conf.channel_option(named, name).map(|(value, _)| value);
+    let Some(host) = option("sync_host") else {
+        return;
+    };
+    let port = option("sync_port").unwrap_or("csync");
+    let here = channel
+        .listen
+        .iter()
+        .any(|listen| leads_to(host, port, listen));
+    if here && channel.mode == Mode::FanOut {
+        report.warning(format!(
+            "{}: sync_rightnow_channel sends every imapd to `listen`, which is for the rolling \
+             client: give that channel a sync_port of its own that leads to strict_listen",
+            conf.path().display()
         ));
     }
 }
@@ -156,7 +206,7 @@ fn destination(report: &mut Report, config: &Config, channel: &Channel, conf: &I
 
 /// Whether a client that is told this host and port comes to this listener, as far as that can be
 /// told without asking for names.
-fn leads_to(host: &str, port: &str, listen: &Listen) -> bool {
+pub(super) fn leads_to(host: &str, port: &str, listen: &Listen) -> bool {
     let address = match listen {
         Listen::Unix(path) => return Path::new(host) == path,
         Listen::Tcp(address) => address,
@@ -202,7 +252,7 @@ fn host_and_port<'a>(host: &'a str, port: &'a str) -> (&'a str, Option<u16>) {
 }
 
 /// As Cyrus reads it: `30m`, `1h30m`, a bare number is seconds.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut seconds = 0_u64;
     let mut number = None;
     for c in text.trim().chars() {

@@ -1,59 +1,110 @@
-//! Cyrus's cyrus.conf, beside imapd.conf: does something start the rolling client again, and only
-//! one?
+//! Cyrus's cyrus.conf: is the rolling client started, and again when it ends?
 
-use super::Report;
-use crate::config::{Channel, ImapdConf};
+use std::path::{Path, PathBuf};
 
-/// Looks for the rolling client of this channel. Where the file can't be read nothing is said.
-pub(super) fn look(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
-    let path = conf.path().with_file_name("cyrus.conf");
-    let Ok(text) = std::fs::read(&path) else {
-        return;
-    };
-    let Some(section) = section(&String::from_utf8_lossy(&text), &channel.name) else {
-        return;
-    };
-    let shown = path.display();
-    if !channel.client_command.is_empty() {
-        report.error(format!(
-            "{shown} starts the rolling client of this channel in {section}, and client_command \
-             does so too: two of them spoil each other's work, remove one"
-        ));
-    } else if section == "START" {
-        report.warning(format!(
-            "{shown} starts the rolling client in START, where nobody starts it again once its \
-             connection has ended: move the line to DAEMON"
-        ));
-    } else {
-        report.fine(format!("{shown} starts the rolling client in {section}"));
-    }
+use super::{Report, paste};
+use crate::config::{Channel, Config};
+
+/// A rolling client in cyrus.conf.
+#[derive(Debug, PartialEq, Eq)]
+struct Started {
+    section: String,
+    channel: String,
 }
 
-/// The section with a rolling `sync_client` of this channel.
-fn section(text: &str, channel: &str) -> Option<String> {
-    let mut section = String::new();
-    for line in text.lines() {
-        let line = line.split('#').next().unwrap_or_default();
-        if let Some((name, _)) = line.split_once('{') {
-            name.trim().to_ascii_uppercase().clone_into(&mut section);
-        }
-        let Some((_, command)) = line.split_once("cmd=") else {
-            continue;
-        };
-        let command = command.trim_start_matches('"');
-        let command = command.split('"').next().unwrap_or_default();
-        let words: Vec<&str> = command.split_whitespace().collect();
-        let is_client = words
+/// Looks at the file beside imapd.conf. Where there is none the client may be started otherwise.
+pub(super) fn look(report: &mut Report, config: &Config) {
+    let beside = config
+        .imapd_conf
+        .as_ref()
+        .map(|conf| conf.path().with_file_name("cyrus.conf"));
+    let path = beside.unwrap_or_else(|| PathBuf::from("/etc/cyrus.conf"));
+    let shown = path.display().to_string();
+    let rolling = || {
+        config
+            .channels
             .iter()
-            .any(|word| word.rsplit('/').next() == Some("sync_client"));
-        let rolls = words.iter().any(|word| matches!(*word, "-r" | "-R"));
-        let named = words.iter().position(|word| *word == "-n");
-        let named = named.and_then(|at| words.get(at + 1)).copied();
-        if is_client && rolls && named.unwrap_or_default() == channel {
-            return Some(section);
+            .filter(|channel| !channel.listen.is_empty())
+    };
+    let text = read(&path);
+    let started = started(text.as_deref().unwrap_or_default());
+    let mut missing: Vec<&Channel> = Vec::new();
+    for channel in rolling() {
+        let name = if channel.name.is_empty() {
+            "the default channel".to_owned()
+        } else {
+            format!("channel {}", channel.name)
+        };
+        let own = started
+            .iter()
+            .filter(|client| client.channel == channel.name);
+        let sections: Vec<&str> = own.map(|client| client.section.as_str()).collect();
+        if !channel.client_command.is_empty() {
+            if let Some(section) = sections.first() {
+                report.error(format!(
+                    "{shown} starts the rolling client of {name} in {section}, and client_command \
+                     does so too: two of them spoil each other's work, remove one"
+                ));
+            } else {
+                report.fine(format!("syncmux itself keeps the client of {name} running"));
+            }
+            continue;
+        }
+        if sections.contains(&"DAEMON") {
+            report.fine(format!(
+                "{shown}: Cyrus starts the client of {name} again when it ends"
+            ));
+            continue;
+        }
+        missing.push(channel);
+        match sections.first() {
+            Some(section) => report.warning(format!(
+                "{shown}: the client of {name} is started in {section}, and never again when it \
+                 has ended, which it does with each restart of syncmux: move the line to DAEMON"
+            )),
+            None if text.is_some() => report.warning(format!(
+                "{shown} does not start the rolling client of {name}: unless something else does, \
+                 such as a systemd service with Restart=always, nothing is replicated"
+            )),
+            None => {}
         }
     }
-    None
+    report.paste(paste::daemon(&missing, &shown));
+}
+
+fn read(path: &Path) -> Option<String> {
+    let bytes = std::fs::read(path).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The rolling clients that a cyrus.conf names.
+fn started(text: &str) -> Vec<Started> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        let opened = line.strip_suffix('{').map(str::trim);
+        if let Some(name) = opened.filter(|name| !name.contains(char::is_whitespace)) {
+            section = name.to_ascii_uppercase();
+        }
+        let Some((_, command)) = line.split_once("sync_client") else {
+            continue;
+        };
+        let command = command.split('"').next().unwrap_or_default();
+        let words: Vec<&str> = command.split_whitespace().collect();
+        if !words.iter().any(|word| matches!(*word, "-r" | "-R")) {
+            continue;
+        }
+        let name = words.iter().position(|word| *word == "-n");
+        let name = name.and_then(|at| words.get(at + 1));
+        let channel = name
+            .filter(|name| **name != "\"\"")
+            .unwrap_or(&"")
+            .to_string();
+        let section = section.clone();
+        found.push(Started { section, channel });
+    }
+    found
 }
 
 #[cfg(test)]
@@ -61,12 +112,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sections() {
-        let text = "START {\n  # sync cmd=\"sync_client -r\"\n  far cmd=\"/usr/sbin/cyrus sync_client \
-                    -n far -r\"\n}\nDAEMON {\n  near cmd=\"sync_client -r\" # here\n  once \
-                    cmd=\"sync_client -A\"\n}\n";
-        assert_eq!(section(text, "").as_deref(), Some("DAEMON"));
-        assert_eq!(section(text, "far").as_deref(), Some("START"));
-        assert_eq!(section(text, "other"), None);
+    fn clients() {
+        let text = "START {\n  recover cmd=\"ctl_cyrusdb -r\"\n  # x cmd=\"sync_client -r\"\n  \
+            a cmd=\"/usr/sbin/cyrus sync_client -r\"\n}\nSERVICES {\n  imap cmd=\"imapd\"\n}\n\
+            DAEMON {\n  b cmd=\"sync_client -C /etc/x -n far -r\"\n  c cmd=\"sync_client -A\"\n}\n";
+        let is = |section: &str, channel: &str| Started {
+            section: section.to_owned(),
+            channel: channel.to_owned(),
+        };
+        assert_eq!(started(text), [is("START", ""), is("DAEMON", "far")]);
     }
 }

@@ -10,8 +10,8 @@ use super::error::{Place, words};
 use super::file::{self, File, Key, Uid, Virtdomains};
 use super::units::{Size, Span};
 use super::{
-    Client, Config, Errors, Flags, ImapdConf, Limits, Listen, Log, LogFormat, Login, Password,
-    Passwords, Problem,
+    Client, Config, Errors, Flags, ImapdConf, Limits, Log, LogFormat, Login, Password, Passwords,
+    Problem,
 };
 use super::{channel, pem};
 use crate::protocol::Site;
@@ -93,13 +93,6 @@ impl<'a> Build<'a> {
             true => Ok(self.warnings),
             false => Err(Errors(self.problems)),
         }
-    }
-
-    pub(super) fn admin(&mut self, keys: file::Admin, flags: &Flags) -> Option<At<Listen>> {
-        let at = self.pick(keys.listen, flags.admin_listen.as_ref(), "--admin-listen")?;
-        let value = self.checked(Listen::parse(&at.value), &at.place)?;
-        let place = at.place;
-        Some(At { value, place })
     }
 
     /// The flag if given, else the key of the file.

@@ -118,6 +118,7 @@ fn channel(
         client_command::check(build, &at, &name, !listen.is_empty(), directory.is_some());
         at.value
     });
+    let master = keys.master.and_then(|keys| master(build, keys, &name));
     let replica = replica(build, keys.replica, flags, &name)?;
     let sockets = || listen.iter().chain(&strict_listen);
     let speaks_for_itself = matches!(replica.address, Address::Unix(_))
@@ -153,12 +154,27 @@ fn channel(
         strict_listen: values(strict_listen),
         client_command,
         transparent: transparent.is_some(),
+        master,
         replica,
     };
     if let Some(place) = &transparent {
         transparent::possible(build, place, &channel);
     }
     Some((channel, transparent))
+}
+
+/// The other end, for `verify`. It has the keys of a replica.
+fn master(build: &mut Build<'_>, keys: file::Replica, channel: &str) -> Option<Replica> {
+    if keys.address.is_none() {
+        let what = format!(
+            "the master of {} has no address: set address under [channel.master] to that of its \
+             own sync_server, such as unix:/run/cyrus/verify/csync",
+            shown(channel)
+        );
+        build.fail(&Place::Missing, what);
+        return None;
+    }
+    replica(build, keys, &Flags::default(), channel)
 }
 
 /// A channel's name in a sentence.

@@ -49,6 +49,7 @@ pub(super) struct Channel {
     pub(super) client_command: Key<Vec<String>>,
     pub(super) transparent: Key<bool>,
     pub(super) replica: Replica,
+    pub(super) master: Option<Replica>,
 }
 
 #[derive(Default, Deserialize)]
@@ -129,6 +130,7 @@ pub(super) struct Limits {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Admin {
     pub(super) listen: Key<String>,
+    pub(super) open_to_network: Key<bool>,
 }
 
 #[derive(Default, Deserialize)]

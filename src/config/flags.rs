@@ -70,9 +70,13 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub imapd_conf: Option<PathBuf>,
 
-    /// Where /metrics, /ready, /live and /status are served: IP:PORT or unix:/PATH
+    /// Where /metrics, /ready, /live and /status are served: IP:PORT on loopback, or unix:/PATH
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
+
+    /// Let --admin-listen be an address that the network can reach; drain and log level stay local
+    #[arg(long)]
+    pub admin_open_to_network: bool,
 
     /// `text` or `json` [default: text]
     #[arg(long, value_name = "text|json")]

@@ -6,6 +6,7 @@
 //! read.
 
 mod address;
+mod admin;
 mod build;
 mod channel;
 mod client_command;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::{Address, Listen, is_same_host};
+pub use admin::Outline;
 pub use error::{Errors, Place, Problem, words};
 pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
@@ -73,6 +75,8 @@ pub struct Channel {
     pub transparent: bool,
     /// Where it goes.
     pub replica: Replica,
+    /// The master's own sync_server, which `verify` asks.
+    pub master: Option<Replica>,
 }
 
 /// A replica and how to get in.

@@ -484,6 +484,9 @@ impl Core {
         };
         let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
         pool.jobs += 1;
+        if job.acked.is_some() {
+            self.acked.insert(id);
+        }
         self.jobs.insert(id, job);
         if self.queue.push(id, plan.keys.clone()) {
             self.make_ready(id);

@@ -45,6 +45,7 @@ impl Core {
         let state = self.jobs.get(&id)?.state;
         self.leave_lane(id, state);
         let job = self.jobs.remove(&id)?;
+        self.acked.remove(&id);
         if let State::Locked(until) = state {
             self.locked.remove(&(until, id));
         }

@@ -88,6 +88,7 @@ pub(super) struct Lane {
     pub(super) idle: Duration,
     /// When something was last sent or received.
     pub(super) active: Duration,
+    pub(super) round_trips: RoundTrips,
 }
 
 /// The state of a lane.
@@ -110,6 +111,34 @@ pub(super) struct Sent {
     pub(super) what: What,
     pub(super) at: Duration,
     pub(super) bytes: u64,
+    /// Nothing else was under way when it was sent.
+    pub(super) alone: bool,
+}
+
+/// How long the last answers took that waited for nothing else.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrips(VecDeque<Duration>);
+
+impl RoundTrips {
+    /// So many are kept.
+    const KEPT: usize = 15;
+
+    fn push(&mut self, took: Duration) {
+        if self.0.len() == Self::KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(took);
+    }
+
+    pub(super) fn last(&self) -> Option<Duration> {
+        self.0.back().copied()
+    }
+
+    pub(super) fn median(&self) -> Option<Duration> {
+        let mut sorted: Vec<_> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
 }
 
 /// What was asked.
@@ -178,11 +207,13 @@ impl Lane {
     /// Notes a request.
     pub(super) fn sent(&mut self, job: Option<JobId>, what: What, bytes: u64, now: Duration) {
         self.questions += usize::from(what.is_question());
+        let alone = self.in_flight.is_empty();
         self.in_flight.push_back(Sent {
             job,
             what,
             at: now,
             bytes,
+            alone,
         });
         self.bytes += bytes;
         self.active = now;
@@ -194,6 +225,9 @@ impl Lane {
         self.questions -= usize::from(sent.what.is_question());
         self.bytes -= sent.bytes.min(self.bytes);
         self.active = now;
+        if sent.alone {
+            self.round_trips.push(now.saturating_sub(sent.at));
+        }
         // The next answer is due from now on: what waited behind a long command was not slow.
         if let Some(next) = self.in_flight.front_mut() {
             next.at = now;
@@ -224,6 +258,7 @@ impl Lanes {
             reserved: false,
             idle: now,
             active: now,
+            round_trips: RoundTrips::default(),
         };
         self.all.insert(id, lane);
         id

@@ -96,6 +96,8 @@ pub(super) struct Probation {
     pub(super) due: Duration,
     /// Since when it is on probation.
     pub(super) since: Duration,
+    /// When the oldest change came that is not done with: before it was refused.
+    pub(super) oldest: Duration,
     /// The replica's own words, or how the lane was lost.
     pub(super) words: String,
 }
@@ -190,6 +192,7 @@ impl Ledger {
                 until: now,
                 due: now,
                 since: now,
+                oldest: now,
                 words: String::new(),
             });
         // Several refusals within one try are one failure.
@@ -198,6 +201,13 @@ impl Ledger {
         }
         probation.words = words.chars().take(WORDS).collect();
         (probation, new)
+    }
+
+    /// A change that came then is among what is owed for a subject on probation.
+    pub(super) fn waits_since(&mut self, subject: &Subject, came: Duration) {
+        if let Some(probation) = self.subjects.get_mut(subject) {
+            probation.oldest = probation.oldest.min(came);
+        }
     }
 
     /// No USER sync of a subject on probation before this time.

@@ -23,6 +23,7 @@ mod ledger;
 mod left_alone;
 mod limits;
 mod locked;
+mod look;
 mod mailboxes;
 mod outcome;
 mod plan;
@@ -52,6 +53,7 @@ use self::known::Known;
 use self::lanes::Lanes;
 use self::ledger::Ledger;
 pub use self::limits::Limits;
+pub use self::look::{LaneShown, QueuedUser, SessionShown};
 use self::queue::{JobId, Queue};
 use self::runs::Runs;
 use self::session::Session;
@@ -96,6 +98,8 @@ pub struct Core {
     upcoming: Upcoming,
     /// Users with acknowledged and unconfirmed units, and how many each has.
     unconfirmed: HashMap<UserKey, usize>,
+    /// The jobs that were acknowledged, which are numbered in order of arrival.
+    acked: BTreeSet<JobId>,
     queued_bytes: u64,
     staged_bytes: u64,
     /// What is noted of all sessions costs so much memory.
@@ -138,6 +142,7 @@ impl Core {
             users_ahead: UsersAhead::default(),
             upcoming: Upcoming::default(),
             unconfirmed: HashMap::new(),
+            acked: BTreeSet::new(),
             queued_bytes: 0,
             staged_bytes: 0,
             noted_bytes: 0,

@@ -130,6 +130,7 @@ impl Core {
         let subject = acked.subject.clone();
         let refused = how == Failure::Refused;
         let due = self.fail(&subject, words, how != Failure::InDoubt);
+        self.ledger.waits_since(&subject, job.arrived);
         let doubt = |line: &Line| {
             // The lane's last command may still be running on the replica, and these two carry no
             // version.

@@ -112,6 +112,21 @@ impl Queue {
         self.keys.get(key).into_iter().flatten().copied()
     }
 
+    /// How many jobs a key has.
+    pub(super) fn count(&self, key: &UserKey) -> usize {
+        self.keys.get(key).map_or(0, VecDeque::len)
+    }
+
+    /// All jobs in order of arrival.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.outstanding.iter().copied()
+    }
+
+    /// Whom a job concerns.
+    pub(super) fn keys_of(&self, id: JobId) -> Option<&Keys> {
+        self.jobs.get(&id)
+    }
+
     /// The barriers in order.
     pub(super) fn barriers(&self) -> impl Iterator<Item = JobId> + '_ {
         self.barriers.iter().copied()

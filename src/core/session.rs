@@ -31,6 +31,8 @@ pub(super) struct Session {
     pub(super) acting: Vec<(Bytes, Doubt)>,
     /// Since when the pending command waits for what was asked ahead.
     pub(super) ahead_since: Option<Duration>,
+    /// When it logged in.
+    pub(super) opened: Duration,
     /// When the pending command came.
     pub(super) arrived: Duration,
     /// As much of what is noted of it is in the sum over all sessions.
@@ -229,6 +231,7 @@ impl Session {
             pending: None,
             acting: Vec::new(),
             ahead_since: None,
+            opened: now,
             arrived: now,
             counted: 0,
             unconfirmed: 0,

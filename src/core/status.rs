@@ -7,6 +7,7 @@ use super::Core;
 use super::event::Action;
 use super::job::State;
 use super::lanes::State as LaneState;
+use super::look::{LaneShown, QueuedUser, SessionShown};
 use super::queue::JobId;
 use super::session::Pending;
 
@@ -15,12 +16,16 @@ use super::session::Pending;
 pub struct Snapshot {
     /// Sessions that are logged in.
     pub sessions: usize,
+    /// Those of them that came by `listen`: rolling clients.
+    pub clients: usize,
     /// Lanes that are connecting.
     pub lanes_opening: usize,
     /// Lanes with nothing in flight.
     pub lanes_idle: usize,
     /// Lanes with something in flight.
     pub lanes_busy: usize,
+    /// Lanes that there is work for just now, up to the limit.
+    pub lanes_wanted: usize,
     /// Jobs on lanes.
     pub in_flight: usize,
     /// Jobs that wait for their user's turn or for a lane.
@@ -31,6 +36,9 @@ pub struct Snapshot {
     pub safe_to_promote: bool,
     /// Users with acknowledged units that the replica has not confirmed.
     pub unconfirmed_users: usize,
+    /// For how many milliseconds the oldest acknowledged change has not been confirmed, refused
+    /// ones included until they are healed.
+    pub lag_milliseconds: Option<u64>,
     /// Bytes of acknowledged and unconfirmed units.
     pub queued_bytes: u64,
     /// Bytes of staged messages, spilled ones included.
@@ -47,7 +55,17 @@ pub struct Snapshot {
     pub known_doubts: usize,
     /// Lines that are owed to the sync log, or stand there and are not done with.
     pub owed_lines: usize,
-    /// Users and shared mailboxes on probation; at most the first 100.
+    /// Nothing is acknowledged early: a run could not be linked.
+    pub not_covered: bool,
+    /// The last try to write what is owed failed.
+    pub not_written: bool,
+    /// Users with work, those first who have waited longest; at most 20.
+    pub users: Vec<QueuedUser>,
+    /// Every lane.
+    pub lane_list: Vec<LaneShown>,
+    /// Sessions, rolling clients first; at most 20.
+    pub session_list: Vec<SessionShown>,
+    /// Users and shared mailboxes on probation, those first who have been for longest; at most 100.
     pub probation: Vec<OnProbation>,
     /// How many are on probation.
     pub probation_subjects: usize,
@@ -82,7 +100,7 @@ impl Core {
         let running = self.lanes.all.values().map(|lane| lane.jobs.len()).sum();
         let now = self.now;
         let mut subjects: Vec<_> = self.ledger.subjects().collect();
-        subjects.sort_by(|a, b| a.0.cmp(b.0));
+        subjects.sort_by(|a, b| (a.1.since, a.0).cmp(&(b.1.since, b.0)));
         let shown = subjects
             .iter()
             .take(100)
@@ -97,12 +115,15 @@ impl Core {
         Snapshot {
             safe_to_promote: all_confirmed && self.runs.len() == 0 && self.jobs.is_empty(),
             sessions: self.sessions.len(),
+            clients: self.sessions.values().filter(|it| it.rolling).count(),
             lanes_opening: lane(|lane| lane.state == LaneState::Opening),
             lanes_idle: lane(|lane| lane.is_idle()),
             lanes_busy: lane(|lane| lane.state != LaneState::Opening && !lane.is_idle()),
+            lanes_wanted: self.lanes_wanted(),
             in_flight: running,
             queued: self.jobs.len() - running,
             unconfirmed_users: self.unconfirmed.len(),
+            lag_milliseconds: self.lag(),
             queued_bytes: self.queued_bytes,
             staged_bytes: self.staged_bytes,
             noted_bytes: self.noted_bytes,
@@ -111,11 +132,23 @@ impl Core {
             known_bytes: self.known.bytes(),
             known_doubts: self.known.doubts(),
             owed_lines: self.ledger.len(),
+            not_covered: self.not_covered,
+            not_written: self.not_written,
+            users: self.worst_users(),
+            lane_list: self.lanes_shown(),
+            session_list: self.sessions_shown(),
             probation: shown.collect(),
             probation_subjects: subjects.len(),
             replica_away_seconds: self.lanes.away.map(|since| (now - since).as_secs()),
             draining: self.draining.is_some(),
         }
+    }
+
+    /// One for each job and question that could have one to itself.
+    fn lanes_wanted(&self) -> usize {
+        let questions = self.lanes.all.values().map(|lane| lane.questions);
+        let work = self.jobs.len() + questions.sum::<usize>();
+        work.min(self.setup.limits.lanes)
     }
 
     /// Bytes of staged and queued messages and commands, spilled ones included; what is both
@@ -231,6 +264,7 @@ impl Core {
             "time stands still"
         );
         debug_assert_eq!(self.unconfirmed.values().sum::<usize>(), count);
+        debug_assert_eq!(self.acked.len(), count);
         debug_assert_eq!(self.queued_bytes, bytes);
         let staged: u64 = self
             .sessions

@@ -1,7 +1,11 @@
-//! The admin endpoint: `/metrics`, `/ready`, `/live`, `/status`.
+//! The admin endpoint: `/metrics`, `/ready`, `/live`, `/status`; `POST /drain`, `POST /loglevel`.
 //!
 //! Ready says nothing about the replica: in a pod, a dead replica must not take the master's mail
 //! service away.
+//!
+//! What changes something is for this machine alone: it is refused where the peer is not loopback
+//! or a UNIX socket, even where the endpoint itself may be seen from elsewhere. And it is refused
+//! to browsers, which any web page can send to loopback.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,10 +16,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
@@ -41,6 +47,29 @@ pub struct Admin {
     pub readiness: Readiness,
     /// Makes the answer to `/status`. It may block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Cancelled by `/drain`.
+    pub drain: CancellationToken,
+    /// Sets the level of the log, and says what was set.
+    pub set_level: fn(&str) -> Result<tracing::Level, String>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    is_local: bool,
+}
+
+impl Connected<IncomingStream<'_, Limited<TcpListener>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Limited<TcpListener>>) -> Self {
+        let is_local = stream.remote_addr().ip().to_canonical().is_loopback();
+        Peer { is_local }
+    }
+}
+
+impl Connected<IncomingStream<'_, Limited<UnixListener>>> for Peer {
+    fn connect_info(_: IncomingStream<'_, Limited<UnixListener>>) -> Self {
+        Peer { is_local: true }
+    }
 }
 
 /// Ready while nobody holds a [`Latch`].
@@ -119,7 +148,7 @@ impl AdminListener {
 
     /// Answers until `stop`.
     pub async fn serve(self, admin: Admin, stop: CancellationToken) -> io::Result<()> {
-        let router = router(admin);
+        let router = router(admin).into_make_service_with_connect_info::<Peer>();
         let stopped = stop.cancelled_owned();
         match self {
             AdminListener::Tcp(listener) => {
@@ -228,6 +257,8 @@ fn router(admin: Admin) -> Router {
         .route("/ready", get(ready))
         .route("/live", get(|| async { "alive\n" }))
         .route("/status", get(status))
+        .route("/drain", post(drain))
+        .route("/loglevel", post(log_level))
         .with_state(admin)
 }
 
@@ -255,6 +286,64 @@ async fn status(State(admin): State<Admin>) -> Result<impl IntoResponse, StatusC
     Ok(([(header::CONTENT_TYPE, "application/json")], text))
 }
 
+/// As SIGTERM.
+async fn drain(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+) -> (StatusCode, String) {
+    if let Some(refusal) = refusal(peer, &headers) {
+        return refusal;
+    }
+    tracing::info!("a drain was asked for at the admin endpoint");
+    admin.drain.cancel();
+    let said = "draining: what was acknowledged is finished first, then syncmux ends\n";
+    (StatusCode::ACCEPTED, said.to_owned())
+}
+
+/// `level=debug`, in the body or as the query.
+async fn log_level(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    uri: Uri,
+    body: String,
+) -> (StatusCode, String) {
+    if let Some(refusal) = refusal(peer, &headers) {
+        return refusal;
+    }
+    let asked = uri.query().filter(|_| body.trim().is_empty());
+    let asked = asked.unwrap_or(&body).trim();
+    let word = asked.strip_prefix("level=").unwrap_or(asked);
+    let word: String = word.chars().take(40).collect();
+    match (admin.set_level)(&word) {
+        Ok(level) => {
+            tracing::info!(%level, "the log level was changed at the admin endpoint");
+            let word = level.to_string().to_lowercase();
+            (
+                StatusCode::OK,
+                format!("the log level is {word} until the next start\n"),
+            )
+        }
+        Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")),
+    }
+}
+
+/// Why this peer may not change anything.
+fn refusal(peer: Peer, headers: &HeaderMap) -> Option<(StatusCode, String)> {
+    // A browser sends one of these with every POST that it makes for a page.
+    let of_browsers = ["origin", "referer", "sec-fetch-site", "sec-fetch-mode"];
+    let why = if !peer.is_local {
+        "this is answered only on loopback or a UNIX socket of the machine (or pod) that syncmux \
+         runs on\n"
+    } else if of_browsers.iter().any(|name| headers.contains_key(*name)) {
+        "this is not answered to web pages\n"
+    } else {
+        return None;
+    };
+    Some((StatusCode::FORBIDDEN, why.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -267,10 +356,31 @@ mod tests {
     async fn ask(socket: &Path, path: &str) -> String {
         let mut stream = UnixStream::connect(socket).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        say(&mut stream, &request).await
+    }
+
+    async fn post(socket: &Path, path: &str, more: &str, body: &str) -> String {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\
+             {more}\r\n{body}"
+        );
+        say(&mut stream, &request).await
+    }
+
+    async fn say(stream: &mut UnixStream, request: &str) -> String {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    #[test]
+    fn who_may_change_something() {
+        let refused = |is_local| refusal(Peer { is_local }, &HeaderMap::new());
+        assert_eq!(refused(true), None);
+        assert!(refused(false).is_some_and(|(code, _)| code == StatusCode::FORBIDDEN));
     }
 
     #[tokio::test]
@@ -293,7 +403,13 @@ mod tests {
             metrics: recorder.handle(),
             readiness: readiness.clone(),
             status: Arc::new(|| serde_json::json!({ "unconfirmed": 0 })),
+            drain: CancellationToken::new(),
+            set_level: |word| {
+                word.parse()
+                    .map_err(|_| format!("{word:?} is no log level"))
+            },
         };
+        let drain = admin.drain.clone();
         metrics::with_local_recorder(&recorder, || metrics::counter!("seen_total").increment(3));
         let stop = CancellationToken::new();
         let server = tokio::spawn(listener.serve(admin, stop.clone()));
@@ -311,6 +427,31 @@ mod tests {
         assert!(ask(&socket, "/metrics").await.contains("seen_total 3"));
         assert!(ask(&socket, "/status").await.contains("\"unconfirmed\": 0"));
         assert!(ask(&socket, "/other").await.starts_with("HTTP/1.1 404 "));
+
+        assert!(ask(&socket, "/drain").await.starts_with("HTTP/1.1 405 "));
+        for header in [
+            "Origin: http://evil.example\r\n",
+            "Sec-Fetch-Site: cross-site\r\n",
+        ] {
+            let answer = post(&socket, "/drain", header, "").await;
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        }
+        assert!(!drain.is_cancelled());
+        let answer = post(&socket, "/drain", "", "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 202 ") && drain.is_cancelled(),
+            "{answer}"
+        );
+        let answer = post(&socket, "/loglevel", "", "level=debug\n").await;
+        assert!(
+            answer.contains("200 OK") && answer.contains("level is debug"),
+            "{answer}"
+        );
+        let answer = post(&socket, "/loglevel?level=warn", "", "").await;
+        assert!(answer.contains("level is warn"), "{answer}");
+        let answer = post(&socket, "/loglevel", "", "loud").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("\"loud\" is no log level"), "{answer}");
         stop.cancel();
         server.await.unwrap().unwrap();
     }

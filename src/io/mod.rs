@@ -5,12 +5,14 @@
 
 pub mod address;
 pub mod admin;
+pub mod ask;
 pub mod certificates;
 pub mod client_process;
 mod compress;
 mod conversation;
 pub mod credentials;
 pub mod dial;
+pub mod directory_watch;
 pub mod journal;
 pub mod lane;
 pub mod lane_connect;
@@ -18,6 +20,7 @@ pub mod listener;
 pub mod lobby;
 mod login;
 pub mod memory;
+pub mod rates;
 pub mod registry;
 mod replies;
 mod sasl;

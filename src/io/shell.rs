@@ -10,10 +10,12 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::{CredentialStore, Credentials};
+use super::directory_watch::DirectoryWatch;
 use super::journal::Journal;
 use super::lane::{self, LaneHandle};
 use super::lane_connect::Replica;
 use super::memory::MemoryGauge;
+use super::rates::{PerSecond, Rates, Totals};
 use super::registry::SessionRegistry;
 use super::telemetry::Notes;
 use crate::core::event::{Action, Event, Identity, LaneId};
@@ -32,6 +34,23 @@ pub struct Shown {
     pub at: Instant,
     /// How.
     pub snapshot: Snapshot,
+    /// How much was done lately.
+    pub per_second: PerSecond,
+    /// Since when no client has been there that came by `listen`.
+    pub no_client_since: Option<Instant>,
+}
+
+impl Shown {
+    /// At this time, with no client and nothing done yet.
+    #[must_use]
+    pub fn new(at: Instant, snapshot: Snapshot) -> Self {
+        Shown {
+            at,
+            snapshot,
+            per_second: PerSecond::default(),
+            no_client_since: Some(at),
+        }
+    }
 }
 
 /// What the core's actions are carried out with.
@@ -50,6 +69,8 @@ pub struct Shell {
     pub registry: Arc<SessionRegistry>,
     /// Absent where there is no sync directory.
     pub journal: Option<Journal>,
+    /// Likewise.
+    pub directory: Option<Arc<DirectoryWatch>>,
     /// To the log and the metrics.
     pub notes: Notes,
     /// For lanes.
@@ -69,6 +90,7 @@ impl Shell {
         let start = Instant::now();
         let mut lanes = HashMap::new();
         let mut shown = start;
+        let mut rates = Rates::default();
         let mut end = None;
         loop {
             let deadline = self
@@ -92,9 +114,12 @@ impl Shell {
                 if let Event::LaneLost { lane, .. } | Event::LaneRefused { lane, .. } = &event {
                     lanes.remove(lane);
                 }
+                if let Event::SessionOpened { rolling: true, .. } = &event {
+                    self.notes.client_came();
+                }
                 self.core.handle(start.elapsed(), event);
                 if !self.carry_out(&mut lanes) {
-                    self.show();
+                    self.show(&mut rates);
                     return;
                 }
                 count += 1;
@@ -109,13 +134,13 @@ impl Shell {
                     channel = self.channel,
                     "the drain does not end; what is left is healed at the next start"
                 );
-                self.show();
+                self.show(&mut rates);
                 return;
             }
             self.memory.set(&self.channel, self.core.held_bytes());
             if Instant::now() >= show {
                 shown = Instant::now();
-                self.show();
+                self.show(&mut rates);
             }
         }
     }
@@ -188,10 +213,28 @@ impl Shell {
         let _ = self.events.send(Event::DiskFailed { batch, why });
     }
 
-    fn show(&self) {
+    fn show(&self, rates: &mut Rates) {
         let at = Instant::now();
         let snapshot = self.core.snapshot();
-        self.notes.show(&snapshot);
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Shown { at, snapshot };
+        let log = self.directory.as_ref().map(|watch| watch.seen());
+        let log_seconds = log.and_then(|seen| seen.oldest_seconds());
+        self.notes.show(&snapshot, log_seconds);
+        let (commands, units) = self.notes.totals();
+        let bytes = self.replica.meter.written.total();
+        let totals = Totals {
+            commands,
+            units,
+            bytes,
+        };
+        let per_second = rates.update(at, totals);
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = shown.no_client_since.unwrap_or(at);
+        *shown = Shown {
+            at,
+            no_client_since: (self.notes.expects_client() && snapshot.clients == 0)
+                .then_some(since),
+            snapshot,
+            per_second,
+        };
     }
 }

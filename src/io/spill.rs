@@ -112,6 +112,12 @@ impl Spill {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes that there may be.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Bytes of complete commands: of what lies here, that which the core holds.
     #[must_use]
     pub fn held(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! Byte streams as sessions and lanes see them: TCP or UNIX, plain or TLS, counted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -70,9 +72,30 @@ pub fn peer_uid(stream: &UnixStream) -> std::io::Result<u32> {
 #[derive(Clone)]
 pub struct Meter {
     /// From the peer.
-    pub read: Counter,
+    pub read: Tally,
     /// To the peer.
-    pub written: Counter,
+    pub written: Tally,
+}
+
+/// A counter that can be read here as well.
+#[derive(Clone)]
+pub struct Tally {
+    counter: Counter,
+    total: Arc<AtomicU64>,
+}
+
+impl Tally {
+    /// Counts more.
+    pub fn increment(&self, more: u64) {
+        self.counter.increment(more);
+        self.total.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Since the start.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
 }
 
 impl Meter {
@@ -80,8 +103,10 @@ impl Meter {
     #[must_use]
     pub fn new(channel: &str, side: &'static str) -> Self {
         let counter = |direction: &'static str| {
-            metrics::counter!("syncmux_bytes_total", "channel" => channel.to_owned(),
-                "side" => side, "direction" => direction)
+            let counter = metrics::counter!("syncmux_bytes_total", "channel" => channel.to_owned(),
+                "side" => side, "direction" => direction);
+            let total = Arc::default();
+            Tally { counter, total }
         };
         Self {
             read: counter("in"),

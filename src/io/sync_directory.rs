@@ -46,6 +46,8 @@ pub struct SyncDirectory {
     disk: Box<dyn Disk>,
     /// Whoever works holds this: see the rule about POSIX locks above.
     work: Mutex<Work>,
+    /// Stands in the names of our temporary files, where another process may have some too.
+    temps: String,
     /// What is known of `log` since it was last locked.
     looked: Mutex<Option<Looked>>,
 }
@@ -83,12 +85,23 @@ impl SyncDirectory {
         Ok(Self::on(Box::new(real::RealDisk::take(path)?)))
     }
 
+    /// The same without taking it: a syncmux may have it, as Cyrus has. Only [`append_lines`] is
+    /// for this one.
+    ///
+    /// [`append_lines`]: Self::append_lines
+    pub fn beside(path: &Path) -> Result<Self, Error> {
+        let mut directory = Self::on(Box::new(real::RealDisk::beside(path)?));
+        directory.temps = format!("{}-", std::process::id());
+        Ok(directory)
+    }
+
     /// The same on a disk of the caller's.
     #[must_use]
     pub fn on(disk: Box<dyn Disk>) -> Self {
         SyncDirectory {
             disk,
             work: Mutex::default(),
+            temps: String::new(),
             looked: Mutex::default(),
         }
     }
@@ -132,7 +145,7 @@ impl SyncDirectory {
 
     /// Makes a file beside the others, with Cyrus as its owner.
     fn create_temp(&self, name: &str) -> Result<(String, Box<dyn DiskFile>), Error> {
-        let name = format!("{TEMP_PREFIX}{name}");
+        let name = format!("{TEMP_PREFIX}{}{name}", self.temps);
         // Left by a crash. Made anew and never opened: as root we follow nobody's symbolic link.
         let _ = self.disk.remove(&name);
         let file = self.disk.open(&name, Mode::New);

@@ -4,12 +4,16 @@
 //! at most one line, and a kind of line that comes too often is counted instead.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -29,6 +33,32 @@ pub mod metric {
     pub const UNCONFIRMED_USERS: &str = "syncmux_unconfirmed_users";
     /// Sessions that are logged in, by `channel`.
     pub const SESSIONS: &str = "syncmux_sessions";
+    /// Sessions that came by `listen`: rolling clients, by `channel`.
+    pub const CLIENTS: &str = "syncmux_clients";
+    /// Logins on `listen`, by `channel`: a client that starts over and over.
+    pub const CLIENT_LOGINS: &str = "syncmux_client_logins_total";
+    /// Age of the oldest acknowledged change that is not confirmed, by `channel`; 0 where there is
+    /// none.
+    pub const UNCONFIRMED_SECONDS: &str = "syncmux_oldest_unconfirmed_seconds";
+    /// Age of the oldest line that is not confirmed, wherever it stands, by `channel`: the larger
+    /// of the former and of the age of `log` and `log-run`.
+    pub const LAG_SECONDS: &str = "syncmux_lag_seconds";
+    /// Age of the oldest line of a file by `channel` and `file` (log, log-run); 0 without lines.
+    pub const LOG_SECONDS: &str = "syncmux_log_oldest_seconds";
+    /// Size by `channel` and `file` (log, log-run).
+    pub const LOG_BYTES: &str = "syncmux_log_bytes";
+    /// 1 where the sync directory can be written, else 0, by `channel`.
+    pub const DIRECTORY_USABLE: &str = "syncmux_sync_directory_usable";
+    /// Lanes that there is work for, up to `lanes` of the configuration, by `channel`.
+    pub const LANES_WANTED: &str = "syncmux_lanes_wanted";
+    /// Since when the replica can't be reached, by `channel`; 0 where it can.
+    pub const AWAY_SECONDS: &str = "syncmux_replica_away_seconds";
+    /// Median round-trip time of the lane that is slowest, by `channel`; 0 where none was measured.
+    pub const ROUND_TRIP_SECONDS: &str = "syncmux_round_trip_seconds";
+    /// Bytes in spill files.
+    pub const SPILL_BYTES: &str = "syncmux_spill_bytes";
+    /// As many as there may be.
+    pub const SPILL_LIMIT: &str = "syncmux_spill_limit_bytes";
     /// Connections to the replica by `channel` and `state` (connecting, idle, busy).
     pub const LANES: &str = "syncmux_lanes";
     /// Bytes by `channel`, `side` (client, replica) and `direction` (in, out).
@@ -85,20 +115,59 @@ const SECONDS: [f64; 17] = [
 /// Starts the log, on standard error. `RUST_LOG` goes before the configured level. Does nothing
 /// where there is a log already.
 pub fn start_log(log: &Log) {
-    // The libraries' own lines are for those who write them.
-    let others = log.level.min(tracing::Level::WARN);
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{others},syncmux={}", log.level)));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| filter_of(log.level));
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_timer(SystemTime)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    let _ = match log.format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let registry = tracing_subscriber::registry().with(filter).with(lines);
+    if registry.try_init().is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// What is written of the log that runs.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// The libraries' own lines are for those who write them.
+fn filter_of(level: Level) -> EnvFilter {
+    let others = level.min(Level::WARN);
+    EnvFilter::new(format!("{others},syncmux={level}"))
+}
+
+/// Sets the level of the log that runs, in the place of the configured one and of `RUST_LOG`.
+///
+/// # Errors
+/// In a sentence.
+pub fn set_level(word: &str) -> Result<Level, String> {
+    const LEVELS: [(&str, Level); 5] = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let found = LEVELS
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(word));
+    let Some((_, level)) = found else {
+        return Err(format!(
+            "{word:?} is no log level: send level=error, level=warn, level=info, level=debug or \
+             level=trace"
+        ));
+    };
+    let Some(filter) = FILTER.get() else {
+        return Err("the log of this program can't be changed".to_owned());
+    };
+    let reloaded = filter.reload(filter_of(*level));
+    reloaded.map_err(|error| format!("the log level can't be changed: {error}"))?;
+    Ok(*level)
 }
 
 /// Starts the metrics. The handle renders them; [`upkeep`] must run beside it.
@@ -134,6 +203,41 @@ fn describe() {
         "Users with acknowledged, unconfirmed work"
     );
     describe_gauge!(SESSIONS, "Sessions that are logged in");
+    describe_gauge!(CLIENTS, "Sessions that came by listen: rolling clients");
+    describe_counter!(CLIENT_LOGINS, "Logins on listen");
+    describe_gauge!(
+        UNCONFIRMED_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest acknowledged change that is not confirmed"
+    );
+    describe_gauge!(
+        LAG_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest line that is not confirmed"
+    );
+    describe_gauge!(
+        LOG_SECONDS,
+        Unit::Seconds,
+        "Age of the oldest line of log and of log-run"
+    );
+    describe_gauge!(LOG_BYTES, Unit::Bytes, "Size of log and of log-run");
+    describe_gauge!(
+        DIRECTORY_USABLE,
+        "1 where the sync directory can be written"
+    );
+    describe_gauge!(LANES_WANTED, "Lanes that there is work for");
+    describe_gauge!(
+        AWAY_SECONDS,
+        Unit::Seconds,
+        "For how long the replica can't be reached"
+    );
+    describe_gauge!(
+        ROUND_TRIP_SECONDS,
+        Unit::Seconds,
+        "Median round-trip time of the slowest lane"
+    );
+    describe_gauge!(SPILL_BYTES, Unit::Bytes, "Bytes in spill files");
+    describe_gauge!(SPILL_LIMIT, Unit::Bytes, "Bytes that spill files may hold");
     describe_gauge!(LANES, "Connections to the replica");
     describe_counter!(BYTES, Unit::Bytes, "Bytes from and to clients and replicas");
     describe_gauge!(STAGED_BYTES, Unit::Bytes, "Bytes of staged messages");

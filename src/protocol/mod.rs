@@ -5,6 +5,7 @@
 pub mod body;
 pub mod command;
 pub mod command_reader;
+pub mod dlist;
 mod eat;
 mod facts;
 mod fatal;

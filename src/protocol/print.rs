@@ -134,6 +134,15 @@ pub fn get_user(user: &[u8]) -> Body {
     body(out)
 }
 
+/// `GET FULLMAILBOX name`
+#[must_use]
+pub fn get_full_mailbox(name: &[u8]) -> Body {
+    let mut out = b"GET FULLMAILBOX ".to_vec();
+    astring(&mut out, name, LiteralForm::Plus);
+    out.extend_from_slice(b"\r\n");
+    body(out)
+}
+
 /// `APPLY CAPABILITIES (name ...)`
 #[must_use]
 pub fn capabilities<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Body {

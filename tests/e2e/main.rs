@@ -43,6 +43,7 @@ mod state;
 mod supervise;
 mod sync_log;
 mod terminate;
+mod tools;
 mod transparent;
 mod users;
 mod wrong_settings;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use syncmux::protocol::reply_reader::Line;
-use syncmux::protocol::{Greeting, ReplyReader};
+use syncmux::protocol::{Greeting, ReplyReader, dlist};
 
 use super::{SpillFile, check, limits, pieces, split};
 
@@ -59,6 +59,12 @@ pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
             match reader.feed(&mut piece) {
                 Ok(Some(Line::Untagged(line))) => {
                     let raw = file.read(&line.raw);
+                    let tree = raw.strip_prefix(b"* ").and_then(dlist::parse);
+                    if let (Some((_, tree)), Some(name)) = (tree, &line.mailbox) {
+                        // Both read the same; a tree keeps what follows a NUL.
+                        let text = tree.text("MBOXNAME").expect("a name");
+                        assert!(text.starts_with(name), "{text:?} is not {name:?}");
+                    }
                     let rest = (&line.kind, &line.mailbox, &line.uniqueid, &line.guids);
                     out.push(format!("{rest:?} {:?} {raw:?}", line.words));
                 }

@@ -12,6 +12,7 @@ mod known;
 mod lanes;
 mod left_alone;
 mod locked;
+mod look;
 mod neighbours;
 mod order;
 mod policy;

@@ -100,6 +100,8 @@ impl SyncDirectory {
         match named {
             Ok(()) => Ok(None),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            // Beside another syncmux, whose start removes what a crash may have left.
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.temps.is_empty() => Ok(None),
             Err(error) => Err(Error::io("create", &path)(error)),
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct RealDisk {
     /// For fsync of names.
     dir: File,
     /// Its lock lasts as long as it is open.
-    _lock: File,
+    _lock: Option<File>,
     /// Cyrus and we must own the same files.
     owner: Owner,
 }
@@ -48,6 +48,13 @@ struct RealFile {
 impl RealDisk {
     /// Takes the folder.
     pub(super) fn take(path: &Path) -> Result<Self, Error> {
+        let mut disk = Self::beside(path)?;
+        disk._lock = Some(take(path, disk.owner)?);
+        Ok(disk)
+    }
+
+    /// The same beside a syncmux that has it.
+    pub(super) fn beside(path: &Path) -> Result<Self, Error> {
         let dir = File::open(path).map_err(Error::io("open", path))?;
         let meta = dir.metadata().map_err(Error::io("look at", path))?;
         if !meta.is_dir() {
@@ -70,7 +77,7 @@ impl RealDisk {
         Ok(RealDisk {
             path: path.to_owned(),
             dir,
-            _lock: take(path, owner)?,
+            _lock: None,
             owner,
         })
     }

@@ -113,6 +113,24 @@ fn one_at_a_time() {
     place.open();
 }
 
+/// A tool beside a syncmux that has the directory.
+#[test]
+fn lines_of_another_process() {
+    let place = Place::new();
+    let held = place.open();
+    let beside = SyncDirectory::beside(place.folder.path()).unwrap();
+    beside.append_lines(&[Line::User("joe".into())]).unwrap();
+    held.append_lines(&[mailbox("user.ann")]).unwrap();
+    beside.append_lines(&[Line::User("jim".into())]).unwrap();
+    let lines = "USER joe\nMAILBOX user.ann\nUSER jim\n";
+    assert_eq!(place.read("log").as_deref(), Some(lines));
+    drop(beside);
+    // It took nothing, so it gave nothing back.
+    let error = SyncDirectory::open(place.folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Held { .. }));
+    assert_eq!(place.names(), ["log"]);
+}
+
 #[test]
 fn missing_directory() {
     let error = SyncDirectory::open(Path::new("/no/such/folder")).unwrap_err();

@@ -1,6 +1,7 @@
 //! From the core's notes to log lines and metrics.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,10 @@ const LINES_A_SECOND: u32 = 10;
 pub struct Notes {
     channel: String,
     windows: Mutex<HashMap<&'static str, Window>>,
+    commands: AtomicU64,
+    units: AtomicU64,
+    /// The channel has a `listen`, where a client should be.
+    expects_client: bool,
 }
 
 #[derive(Debug)]
@@ -34,7 +39,23 @@ impl Notes {
         Notes {
             channel: channel.to_owned(),
             windows: Mutex::default(),
+            commands: AtomicU64::new(0),
+            units: AtomicU64::new(0),
+            expects_client: true,
         }
+    }
+
+    /// For a channel without `listen`: nobody misses its rolling client.
+    #[must_use]
+    pub fn without_client(mut self) -> Self {
+        self.expects_client = false;
+        self
+    }
+
+    /// Whether a rolling client should be there.
+    #[must_use]
+    pub fn expects_client(&self) -> bool {
+        self.expects_client
     }
 
     /// Writes the note's line, unless there were too many of its kind, and counts it.
@@ -70,9 +91,48 @@ impl Notes {
         }
     }
 
-    /// Shows how things stand.
-    pub fn show(&self, now: &Snapshot) {
+    /// Commands answered and units confirmed since the start.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.commands), read(&self.units))
+    }
+
+    /// A client has logged in on `listen`.
+    pub fn client_came(&self) {
+        counter!(metric::CLIENT_LOGINS, "channel" => self.channel.clone()).increment(1);
+    }
+
+    /// Shows how things stand; `log_seconds` is the age of the oldest line in `log` and `log-run`.
+    pub fn show(&self, now: &Snapshot, log_seconds: Option<u64>) {
         let channel = || self.channel.clone();
+        if self.expects_client {
+            gauge!(metric::CLIENTS, "channel" => channel()).set(now.clients as f64);
+            // So that it is there before the first one comes, and `increase` sees that.
+            counter!(metric::CLIENT_LOGINS, "channel" => channel()).increment(0);
+        }
+        let unconfirmed = now.lag_milliseconds.unwrap_or(0) as f64 / 1000.0;
+        let round_trips = now
+            .lane_list
+            .iter()
+            .filter_map(|it| it.round_trip_microseconds);
+        for (name, value) in [
+            (metric::UNCONFIRMED_SECONDS, unconfirmed),
+            (
+                metric::LAG_SECONDS,
+                unconfirmed.max(log_seconds.unwrap_or(0) as f64),
+            ),
+            (
+                metric::AWAY_SECONDS,
+                now.replica_away_seconds.unwrap_or(0) as f64,
+            ),
+            (
+                metric::ROUND_TRIP_SECONDS,
+                round_trips.max().unwrap_or(0) as f64 / 1e6,
+            ),
+        ] {
+            gauge!(name, "channel" => channel()).set(value);
+        }
         for (state, lanes) in [
             ("connecting", now.lanes_opening),
             ("idle", now.lanes_idle),
@@ -82,6 +142,7 @@ impl Notes {
         }
         for (name, value) in [
             (metric::SESSIONS, now.sessions as u64),
+            (metric::LANES_WANTED, now.lanes_wanted as u64),
             (metric::UNITS_IN_FLIGHT, now.in_flight as u64),
             (metric::UNITS_QUEUED, now.queued as u64),
             (metric::UNCONFIRMED_USERS, now.unconfirmed_users as u64),
@@ -141,6 +202,9 @@ impl Notes {
             Note::ReplicaAway { .. } => failed("replica", "away"),
             Note::NoMoreLanes { .. } => failed("replica", "lane_refused"),
             Note::UnitDone { took, outcome } => {
+                if *outcome == "ok" {
+                    self.units.fetch_add(1, Ordering::Relaxed);
+                }
                 histogram!(metric::UNIT_SECONDS, "channel" => channel(), "outcome" => *outcome)
                     .record(took.as_secs_f64());
             }
@@ -150,6 +214,7 @@ impl Notes {
                 took,
                 early,
             } => {
+                self.commands.fetch_add(1, Ordering::Relaxed);
                 let early = if *early { "true" } else { "false" };
                 counter!(
                     metric::COMMANDS, "channel" => channel(), "verb" => *verb,
@@ -306,17 +371,24 @@ mod tests {
                 refused: true,
                 pause: took,
             });
-            notes.show(&Snapshot {
-                lanes_busy: 3,
-                owed_lines: 2,
-                ..Snapshot::default()
-            });
+            notes.show(
+                &Snapshot {
+                    lanes_busy: 3,
+                    owed_lines: 2,
+                    lag_milliseconds: Some(1500),
+                    ..Snapshot::default()
+                },
+                Some(7),
+            );
         });
         let text = recorder.handle().render();
         for line in [
             "syncmux_healing_lines_total{channel=\"far\"} 7",
             "syncmux_lanes{channel=\"far\",state=\"busy\"} 3",
             "syncmux_owed_lines{channel=\"far\"} 2",
+            "syncmux_oldest_unconfirmed_seconds{channel=\"far\"} 1.5",
+            "syncmux_lag_seconds{channel=\"far\"} 7",
+            "syncmux_client_logins_total{channel=\"far\"} 0",
             "syncmux_failures_total{channel=\"far\",side=\"replica\",kind=\"refused\"} 1",
             "verb=\"APPLY MAILBOX\",answer=\"ok\",early=\"true\"} 1",
         ] {

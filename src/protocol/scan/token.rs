@@ -151,6 +151,11 @@ impl<'a> Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// As much of the string as is kept.
+    pub(crate) fn kept(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The string as it is; `None` where it is longer than what is kept.
     pub(crate) fn whole(&self) -> Option<&'a [u8]> {
         (!self.cut).then_some(self.bytes)

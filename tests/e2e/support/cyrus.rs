@@ -38,7 +38,7 @@ pub struct Options {
     /// `delete_mode` and `expunge_mode` immediate.
     pub immediate: bool,
     pub conversations: bool,
-    /// Where the replica's csync listens beside its TCP port.
+    /// csync on a UNIX socket, beside the TCP port that a replica has.
     pub unix_socket: bool,
     /// Addresses (`host:port`) of the replica's csync beside its own port on loopback.
     pub csync_at: Vec<String>,
@@ -347,7 +347,8 @@ impl Instance {
             )
             .unwrap();
         }
-        if self.replica && options.unix_socket {
+        // A master's is for `syncmux verify`.
+        if options.unix_socket {
             writeln!(
                 services,
                 "  csyncunix cmd=\"{BIN}/sync_server -C {conf}\" listen=\"{}\" prefork=0",
@@ -361,7 +362,7 @@ impl Instance {
         )
     }
 
-    /// The replica's UNIX socket, where [`Options::unix_socket`] was asked for.
+    /// The UNIX socket of its sync_server, where [`Options::unix_socket`] was asked for.
     pub fn csync_socket(&self) -> PathBuf {
         self.path("socket/csync")
     }

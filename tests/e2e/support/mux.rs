@@ -197,12 +197,34 @@ impl Mux {
 
     /// Runs `syncmux check` on the configuration: exit code and what it said.
     pub fn check(&self) -> (Option<i32>, String) {
-        self.run_to_its_end("check")
+        self.tool(&["check"])
     }
 
-    fn run_to_its_end(&self, verb: &str) -> (Option<i32>, String) {
+    /// Runs a command on the configuration: exit code and what it said.
+    pub fn tool(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let command = as_cyrus(binary());
+        self.run_to_its_end(command, arguments)
+    }
+
+    /// The same as root.
+    pub fn tool_as_root(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let command = std::process::Command::new(binary());
+        self.run_to_its_end(command, arguments)
+    }
+
+    /// A command on the configuration, to be started by the caller.
+    pub fn tool_command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = as_cyrus(binary());
-        command.args([verb, "--config"]).arg(&self.config);
+        command.args(arguments).arg("--config").arg(&self.config);
+        command
+    }
+
+    fn run_to_its_end(
+        &self,
+        mut command: std::process::Command,
+        arguments: &[&str],
+    ) -> (Option<i32>, String) {
+        command.args(arguments).arg("--config").arg(&self.config);
         let output = command
             .stderr(Stdio::piped())
             .stdout(Stdio::piped())
@@ -222,7 +244,7 @@ impl Mux {
     /// Runs another one by this configuration, which is to end by itself: exit code and what it
     /// said.
     pub fn run_in_vain(&self) -> (Option<i32>, String) {
-        self.run_to_its_end("run")
+        self.tool(&["run"])
     }
 
     /// Its process.
@@ -284,13 +306,27 @@ impl Mux {
         }
     }
 
-    fn admin_page(&self, path: &str) -> Option<(u16, String)> {
+    pub fn admin_page(&self, path: &str) -> Option<(u16, String)> {
+        self.admin("GET", path, "", "")
+    }
+
+    /// A request to the admin endpoint with these header lines and this body: code and text.
+    pub fn admin(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin.address()).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
             .ok()?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n{headers}\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;

@@ -1,0 +1,129 @@
+//! The lines that Cyrus's configuration on the master lacks, ready to be pasted.
+
+use super::Paste;
+use crate::config::{Channel, Config, ImapdConf, Listen, Passwords, is_on};
+use crate::core::event::Mode;
+
+/// For imapd.conf: what is not set, or not as it must be.
+pub(super) fn imapd_conf(config: &Config) -> Option<Paste> {
+    let conf = config.imapd_conf.as_ref();
+    let mut lines = log_lines(config, conf);
+    for channel in &config.channels {
+        lines.extend(client_lines(config, channel, conf));
+    }
+    lines.dedup();
+    let path = conf.map_or("/etc/imapd.conf".into(), |conf| {
+        conf.path().display().to_string()
+    });
+    (!lines.is_empty()).then(|| Paste {
+        into: format!("{path} of the master, in the place of lines with these names"),
+        lines,
+    })
+}
+
+fn log_lines(config: &Config, conf: Option<&ImapdConf>) -> Vec<String> {
+    let rolling = |channel: &&Channel| !channel.listen.is_empty();
+    let names: Vec<&str> = config
+        .channels
+        .iter()
+        .filter(rolling)
+        .map(|channel| quoted(&channel.name))
+        .collect();
+    let mut lines = Vec::new();
+    if names.is_empty() {
+        return lines;
+    }
+    if !conf.is_some_and(|conf| conf.switch("sync_log", false)) {
+        lines.push("sync_log: yes".to_owned());
+    }
+    let now = conf.and_then(|conf| conf.option("sync_log_channels"));
+    let now: Vec<&str> = now.unwrap_or("\"\"").split_whitespace().collect();
+    let missing: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !now.contains(name))
+        .collect();
+    if !missing.is_empty() {
+        let all = now.into_iter().chain(missing).collect::<Vec<_>>().join(" ");
+        lines.push(format!("sync_log_channels: {all}"));
+    }
+    lines
+}
+
+fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) -> Vec<String> {
+    let now = |name: &str| {
+        let option = conf?.channel_option(&channel.name, name);
+        option.map(|(value, _)| value.to_owned())
+    };
+    let prefix = if channel.name.is_empty() {
+        String::new()
+    } else {
+        format!("{}_", channel.name)
+    };
+    let mut lines = Vec::new();
+    let mut want = |name: &str, value: &str, is_right: bool| {
+        if !is_right {
+            lines.push(format!("{prefix}{name}: {value}"));
+        }
+    };
+    if let Some(listen) = channel.listen.first() {
+        let (host, port) = match listen {
+            Listen::Tcp(at) if at.ip().is_unspecified() => {
+                ("127.0.0.1".to_owned(), Some(at.port().to_string()))
+            }
+            Listen::Tcp(at) => (at.ip().to_string(), Some(at.port().to_string())),
+            Listen::Unix(path) => (path.display().to_string(), None),
+        };
+        let here = now("sync_host").is_some_and(|host| {
+            let port = now("sync_port").unwrap_or_else(|| "csync".to_owned());
+            let all = channel.listen.iter().chain(&channel.strict_listen);
+            all.into_iter()
+                .any(|listen| super::cyrus::leads_to(&host, &port, listen))
+        });
+        want("sync_host", &host, here);
+        if let Some(port) = port {
+            want("sync_port", &port, here);
+            let name = match (&config.client.passwords, &channel.replica.login) {
+                (Passwords::Configured(login), _) | (_, Some(login)) => login.username.clone(),
+                _ => "NAME OF AN ADMINISTRATOR OF THE REPLICA".to_owned(),
+            };
+            want("sync_authname", &name, now("sync_authname").is_some());
+            let password = "THE PASSWORD OF sync_authname";
+            want("sync_password", password, now("sync_password").is_some());
+        }
+    }
+    let off = |name| now(name).is_some_and(|value| !is_on(&value));
+    want("sync_try_imap", "no", off("sync_try_imap"));
+    let unset_or_off = now("sync_compress").is_none_or(|value| !is_on(&value));
+    want("sync_compress", "no", unset_or_off);
+    // The client must wait longer than syncmux waits for the replica.
+    let waits = now("sync_timeout").and_then(|text| super::cyrus::duration(&text));
+    let long = waits.is_none_or(|time| time > config.limits.replica_absence);
+    want("sync_timeout", "30m", long);
+    if channel.mode == Mode::FanOut && now("sync_cache_db_path").is_some() {
+        lines.push(format!(
+            "# and no line {prefix}sync_cache_db_path, nor sync_cache_db_path"
+        ));
+    }
+    lines
+}
+
+/// For cyrus.conf: the rolling client of each channel. It ends with 0 whenever its connection
+/// ends, so something must start it again, which Cyrus's `master` does for `DAEMON`.
+pub(super) fn daemon(channels: &[&Channel], path: &str) -> Option<Paste> {
+    let line = |channel: &&Channel| match channel.name.as_str() {
+        "" => "syncclient cmd=\"sync_client -r\"".to_owned(),
+        name => format!("syncclient{name} cmd=\"sync_client -n {name} -r\""),
+    };
+    let lines: Vec<String> = channels.iter().map(line).collect();
+    (!lines.is_empty()).then(|| Paste {
+        into: format!(
+            "{path} of the master, between DAEMON {{ and }} (make that section where there is none)"
+        ),
+        lines,
+    })
+}
+
+/// As in `sync_log_channels`.
+pub(super) fn quoted(name: &str) -> &str {
+    if name.is_empty() { "\"\"" } else { name }
+}

@@ -1,0 +1,76 @@
+//! One question to the admin endpoint.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::Failed;
+use crate::config::{Listen, words};
+
+/// An endpoint that takes longer does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The answer's code and text.
+pub(super) async fn ask(at: &Listen, method: &str, path: &str) -> Result<(u16, String), Failed> {
+    let asked = async {
+        match at {
+            Listen::Tcp(address) => {
+                let stream = TcpStream::connect(of_this_machine(*address)).await;
+                exchange(stream.map_err(|error| words(&error))?, method, path).await
+            }
+            Listen::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await;
+                exchange(stream.map_err(|error| words(&error))?, method, path).await
+            }
+        }
+    };
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = answer.unwrap_or_else(|_| Err("it does not answer".to_owned()));
+    answer.map_err(|why| {
+        Failed::unreachable(format!(
+            "no syncmux answers at the admin endpoint {at}: {why}; see whether it runs, and \
+             whether its configuration says listen = \"{at}\" under [admin]"
+        ))
+    })
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: &str,
+    path: &str,
+) -> Result<(u16, String), String> {
+    let said = |error: &dyn std::fmt::Display| format!("it speaks no HTTP ({error})");
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| said(&error))?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("Host", "localhost")
+        .body(Full::new(Bytes::new()))
+        .map_err(|error| said(&error))?;
+    let answer = sender.send_request(request).await;
+    let answer = answer.map_err(|error| said(&error))?;
+    let code = answer.status().as_u16();
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(|error| said(&error))?.to_bytes();
+    connection.abort();
+    Ok((code, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Who listens everywhere is asked here.
+fn of_this_machine(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

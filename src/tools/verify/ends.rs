@@ -1,0 +1,142 @@
+//! The two ends, and what they say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::Failed;
+use crate::config::{Channel, Config, Replica as End};
+use crate::io::ask::Asker;
+use crate::io::credentials::Credentials;
+use crate::io::lane_connect::{ConnectError, Replica};
+use crate::io::spill::{Spill, collect};
+use crate::protocol::dlist::{self, Value};
+use crate::protocol::{Body, Reply, Site, StatusKind, print};
+use crate::settings;
+
+/// How both are reached.
+pub(super) struct Servers {
+    master: Server,
+    replica: Server,
+    pub(super) site: Site,
+}
+
+struct Server {
+    what: &'static str,
+    replica: Arc<Replica>,
+    login: Option<Credentials>,
+    timeout: Duration,
+}
+
+/// A connection to each.
+pub(super) struct Ends {
+    master: Asker,
+    replica: Asker,
+}
+
+/// What one end says of something: its lines, or its refusal.
+pub(super) type Said = Result<Vec<(Bytes, Value)>, String>;
+
+impl Servers {
+    pub(super) fn new(config: &Config, channel: &Channel) -> Result<Self, Failed> {
+        let Some(master) = &channel.master else {
+            return Err(Failed::usage(
+                "the master can't be asked: set address under [channel.master] to that of its own \
+                 sync_server, such as unix:/run/cyrus/verify/csync; the README says how to set \
+                 that up",
+            ));
+        };
+        let limits = &config.limits;
+        let spill = Spill::new(&limits.spill_directory, limits.spill_size);
+        let spill = spill.map_err(Failed::usage)?;
+        let server = |what, end: &End| {
+            let mut at = channel.clone();
+            at.replica = end.clone();
+            let mut settings = settings::replica(&at, limits);
+            // Somebody sits and waits.
+            settings.connect_timeout = Duration::from_secs(5);
+            settings.login_timeout = Duration::from_secs(10);
+            let replica = Replica::new(settings, Arc::clone(&spill));
+            Ok(Server {
+                what,
+                replica: replica.map_err(|error| Failed::usage(format!("{what}: {error}")))?,
+                login: end.login.as_ref().and_then(settings::credentials),
+                timeout: limits.answer_timeout,
+            })
+        };
+        Ok(Servers {
+            master: server("the master", master)?,
+            replica: server("the replica", &channel.replica)?,
+            site: config.site.clone(),
+        })
+    }
+}
+
+impl Server {
+    async fn connect(&self) -> Result<Asker, Failed> {
+        Asker::connect(&self.replica, self.login.as_ref(), self.timeout)
+            .await
+            .map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &ConnectError) -> Failed {
+        let hint = match error {
+            ConnectError::Unreachable { .. } => "; see that sync_server runs and listens there",
+            _ => "",
+        };
+        let why = failed(self.what, error);
+        Failed(why.0, format!("{}{hint}", why.1))
+    }
+}
+
+/// The words are those of a lane, to which every end is a replica.
+fn failed(what: &str, error: &ConnectError) -> Failed {
+    let why = error.to_string();
+    let why = why.split(" (os error ").next().unwrap_or(&why);
+    Failed::unreachable(format!("{what} can't be asked: {why}"))
+}
+
+impl Ends {
+    pub(super) async fn connect(servers: &Servers) -> Result<Self, Failed> {
+        let (master, replica) = tokio::join!(servers.master.connect(), servers.replica.connect());
+        Ok(Ends {
+            master: master?,
+            replica: replica?,
+        })
+    }
+
+    pub(super) async fn user(&mut self, user: &str) -> Result<[Said; 2], Failed> {
+        self.ask(&print::get_user(user.as_bytes())).await
+    }
+
+    pub(super) async fn full_mailbox(&mut self, name: &[u8]) -> Result<[Said; 2], Failed> {
+        self.ask(&print::get_full_mailbox(name)).await
+    }
+
+    async fn ask(&mut self, command: &Body) -> Result<[Said; 2], Failed> {
+        let (master, replica) = tokio::join!(self.master.ask(command), self.replica.ask(command));
+        let master = master.map_err(|error| failed("the master", &error))?;
+        let replica = replica.map_err(|error| failed("the replica", &error))?;
+        Ok([said(master).await?, said(replica).await?])
+    }
+
+    pub(super) async fn leave(self) {
+        tokio::join!(self.master.leave(), self.replica.leave());
+    }
+}
+
+async fn said(reply: Reply) -> Result<Said, Failed> {
+    if reply.status.kind != StatusKind::Ok {
+        let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
+        return Ok(Err(words));
+    }
+    let mut lines = Vec::with_capacity(reply.untagged.len());
+    for line in reply.untagged {
+        let text = collect(&line.raw).await;
+        let text = text.map_err(|error| Failed::unreachable(format!("a long answer: {error}")))?;
+        let text = text.strip_prefix(b"* ").unwrap_or(&text);
+        lines.extend(dlist::parse(text));
+    }
+    Ok(Ok(lines))
+}
