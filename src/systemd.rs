@@ -54,6 +54,7 @@ async fn watch(
     let pause = watchdog.map_or(LOOK, |limit| (limit / 4).clamp(SHORTEST / 4, LOOK));
     let patience = watchdog.map(|limit| (limit / 2).max(SHORTEST));
     let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = String::new();
     let mut was_stuck = false;
     loop {

@@ -93,14 +93,10 @@ impl Site {
         self.told.iter().any(|(_, line)| line.starts_with(what))
     }
 
-    fn signal(&self, signal: Signal) {
-        let id = self.process.as_ref().unwrap().id();
-        kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal).unwrap();
-    }
-
     fn end(mut self) -> (i32, Vec<String>) {
-        self.signal(Signal::TERM);
         let mut process = self.process.take().unwrap();
+        let pid = Pid::from_raw(process.id().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
         let end = Instant::now() + Duration::from_secs(40);
         let code = loop {
             if let Some(status) = process.try_wait().unwrap() {
@@ -152,14 +148,6 @@ fn ready_status_watchdog_and_the_end() {
         );
     }
     assert!(site.has("STATUS=clients 0, lanes 0, unconfirmed users 0, owed lines 0"));
-    // Stopped as a whole: nobody pings.
-    site.signal(Signal::STOP);
-    site.listen(Duration::from_millis(300));
-    site.told.clear();
-    site.listen(Duration::from_secs(2));
-    assert_eq!(site.told, []);
-    site.signal(Signal::CONT);
-    site.wait_for("WATCHDOG=1");
     let (code, told) = site.end();
     assert_eq!(code, 0);
     let told: Vec<&str> = told.iter().map(String::as_str).collect();

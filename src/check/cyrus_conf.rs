@@ -109,7 +109,51 @@ fn started(text: &str) -> Vec<Started> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
     use super::*;
+    use crate::check::{Severity, local};
+    use crate::config::Config;
+
+    /// What is said of the client by a site with this cyrus.conf.
+    fn found(cyrus_conf: &str, command: &str) -> Vec<(Severity, String)> {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        fs::create_dir(at("sync")).unwrap();
+        fs::write(at("imapd.conf"), "sync_log: yes\n").unwrap();
+        fs::write(at("cyrus.conf"), cyrus_conf).unwrap();
+        fs::write(at("sync_client"), "").unwrap();
+        fs::set_permissions(at("sync_client"), fs::Permissions::from_mode(0o755)).unwrap();
+        let text = format!(
+            "[[channel]]\nsync_directory = \"DIR/sync\"\nlisten = [\"127.0.0.1:2005\"]\n{command}\n\
+             [channel.replica]\naddress = \"replica:2005\"\n[site]\nimapd_conf = \"DIR/imapd.conf\"\n"
+        );
+        let text = text.replace("DIR", &folder.path().display().to_string());
+        let config = Config::parse(Path::new("syncmux.toml"), &text).unwrap();
+        let all = local(&config).0.into_iter();
+        all.filter(|finding| finding.what.contains("rolling client"))
+            .map(|finding| (finding.severity, finding.what))
+            .collect()
+    }
+
+    #[test]
+    fn exactly_one_is_to_start_it_again() {
+        let line = |section: &str| format!("{section} {{\n  c cmd=\"sync_client -r\"\n}}\n");
+        let command = "client_command = [\"DIR/sync_client\", \"-R\"]";
+        let one = found(&line("DAEMON"), "");
+        assert_eq!(one.len(), 1);
+        assert_eq!(one[0].0, Severity::Fine);
+        let once = found(&line("START"), "");
+        assert_eq!(once[0].0, Severity::Warning);
+        assert!(once[0].1.ends_with("move the line to DAEMON"));
+        let two = found(&line("DAEMON"), command);
+        assert_eq!(two[0].0, Severity::Error);
+        assert!(two[0].1.contains("remove one"));
+        assert!(found("", command).is_empty());
+        assert!(found("", "").is_empty());
+    }
 
     #[test]
     fn clients() {
