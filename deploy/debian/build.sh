@@ -27,22 +27,14 @@ program=${CARGO_TARGET_DIR:-target}/$folder/syncmux
 made=target/deb
 rm -rf "$made"
 mkdir -p "$made/man"
-if "$program" man >"$made/man/syncmux.1" 2>/dev/null; then
-    commands=$("$program" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\)  .*/\1/p')
-    for command in $commands; do
-        [ "$command" = help ] || "$program" man "$command" >"$made/man/syncmux-$command.1"
-    done
-    for shell in bash zsh fish; do
-        "$program" completions "$shell" >"$made/$shell"
-    done
-else
-    # INTERIM, to be removed once `syncmux man` and `syncmux completions` are merged.
-    { printf '.TH SYNCMUX 1\n.SH NAME\nsyncmux\n.SH HELP\n.nf\n' && "$program" --help; } \
-        >"$made/man/syncmux.1"
-    echo "complete -W 'run check' syncmux" >"$made/bash"
-    printf '#compdef syncmux\n_arguments "1:command:(run check)"\n' >"$made/zsh"
-    echo "complete -c syncmux -a 'run check'" >"$made/fish"
-fi
+"$program" man >"$made/man/syncmux.1"
+commands=$("$program" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\)  .*/\1/p')
+for command in $commands; do
+    [ "$command" = help ] || "$program" man "$command" >"$made/man/syncmux-$command.1"
+done
+for shell in bash zsh fish; do
+    "$program" completions "$shell" >"$made/$shell"
+done
 
 # --fast: the better compression takes long and saves little.
 cargo deb -q --no-build --fast --profile "$profile" ${output:+--output "$output"}
