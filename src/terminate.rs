@@ -16,7 +16,7 @@ use crate::io::admin::{Admin, AdminListener, Readiness};
 use crate::io::certificates::{self, Look, Reloaded};
 use crate::io::lobby::Lobby;
 use crate::io::stream::Meter;
-use crate::io::telemetry;
+use crate::io::telemetry::{self, Floods};
 use crate::io::terminate::{self as io, Guests, Server, Terminator};
 use crate::io::tls::{self, ServerFiles};
 use crate::run::{RunError, plain};
@@ -38,10 +38,11 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     tokio::spawn(telemetry::upkeep(metrics.clone()));
     let readiness = Readiness::default();
     let starting = readiness.hold("the listeners are not bound yet");
+    let hangup = signal(SignalKind::hangup()).map_err(|error| setup(&error))?;
+    // Reads files, perhaps for long: SIGTERM still ends the process by itself.
+    let terminator = terminator(&config).map_err(|error| setup(&error))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| setup(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| setup(&error))?;
-    let hangup = signal(SignalKind::hangup()).map_err(|error| setup(&error))?;
-    let terminator = terminator(&config).map_err(|error| setup(&error))?;
     let stop = CancellationToken::new();
     // Asked for by /drain.
     let drain = CancellationToken::new();
@@ -77,10 +78,13 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     }
     let list = vec![Arc::clone(&terminator.tls) as Arc<dyn Look>];
     tokio::spawn(certificates::watch(list, certificates::PERIOD, hangup));
-    if let Err(error) = terminator.server.greeting().await {
-        // It may come later; nobody is let in until then.
-        tracing::warn!("{error}");
-    }
+    let first = Arc::clone(&terminator);
+    tokio::spawn(async move {
+        if let Err(error) = first.server.greeting().await {
+            // It may come later; nobody is let in until then.
+            tracing::warn!("{error}");
+        }
+    });
     drop(starting);
     tracing::info!("ready");
     systemd::ready(Vec::new());
@@ -141,5 +145,6 @@ fn terminator(config: &Terminate) -> Result<Arc<Terminator>, tls::TlsError> {
         tasks: TaskTracker::new(),
         drain: CancellationToken::new(),
         meter: Meter::new("", "replica"),
+        floods: Floods::default(),
     }))
 }

@@ -99,6 +99,16 @@ fn mistakes() {
             "allowed_names = []",
             "line 8: allowed_names is empty",
         ),
+        (
+            names,
+            "allowed_names = [\"*.example.com\"]",
+            "line 8: \"*.example.com\" in allowed_names is no name",
+        ),
+        (
+            names,
+            "allowed_names = [\"a\", \"\"]",
+            "line 8: \"\" in allowed_names is no name",
+        ),
         (names, "allowed_name = []", "unknown field `allowed_name`"),
         (
             "client_ca_file = \"DIR/server.pem\"",

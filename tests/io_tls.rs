@@ -7,6 +7,7 @@ mod io_fake;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use io_fake::{Fake, Peer, pool, settings, spill};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -28,6 +29,8 @@ enum Fault {
     NotYet,
     Use,
     SelfSigned,
+    /// It ends in 3 seconds.
+    Soon,
 }
 
 struct Authority {
@@ -62,6 +65,11 @@ impl Authority {
         if let Some((from, to)) = years {
             params.not_before = rcgen::date_time_ymd(from, 1, 1);
             params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        }
+        if fault == Fault::Soon {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let ends = Duration::from_secs(now.as_secs() + 3);
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + ends;
         }
         if fault == Fault::Use {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -171,6 +179,42 @@ async fn wrong_certificates_are_refused_before_a_byte_of_the_login() {
             assert!(error.to_string().contains(wanted), "{error}");
         }
     }
+}
+
+/// A session is resumed without a look at the certificate that it began with.
+#[tokio::test]
+async fn a_session_does_not_outlive_the_replicas_certificate() {
+    let ca = Authority::new();
+    let acceptor = ca.issue(NAME, Fault::Soon);
+    let fake = Fake::bind().await;
+    let settings = tls_settings(&fake, TlsMode::Implicit, &ca);
+    let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+    let server = async {
+        let mut peer = accept_tls(fake.accept().await, &acceptor).await.unwrap();
+        peer.send(io_fake::GREETING.as_bytes()).await;
+        peer.rest().await;
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    probed.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let server = async {
+        let stream = acceptor.accept(fake.accept().await.0).await.unwrap();
+        let resumed = Some(rustls::HandshakeKind::Resumed);
+        assert_eq!(stream.get_ref().1.handshake_kind(), resumed);
+        assert_eq!(Peer(Box::new(stream)).rest().await, b"");
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let error = probed.unwrap_err().to_string();
+    assert!(error.contains("certificate has expired"), "{error}");
+    // A replica that has renewed it is not held to the old one.
+    let renewed = ca.issue(NAME, Fault::None);
+    let server = async {
+        let mut peer = accept_tls(fake.accept().await, &renewed).await.unwrap();
+        peer.send(io_fake::GREETING.as_bytes()).await;
+        peer.rest().await;
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    probed.unwrap();
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
         limits,
         admin,
         log,
-        terminate: _,
+        terminate,
     } = file;
     let imapd_conf = build.imapd_conf(site.imapd_conf.as_ref(), flags);
     let site = build.site(site, imapd_conf.as_ref());
@@ -37,6 +37,14 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
     let log = build.log(log, flags);
     let admin = build.admin(admin, flags);
     let client = build.client(client);
+    if channel.is_empty()
+        && flags.replica.is_none()
+        && let Some(terminate) = terminate
+    {
+        let what = "[terminate] is for `syncmux terminate`, which alone reads it";
+        let place = build.at(terminate).place;
+        build.fail(&place, what);
+    }
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
     let warnings = build.end()?;
     Ok(Config {

@@ -214,6 +214,15 @@ fn who(
             let what = "allowed_names is empty, so nobody could come: write a name, or remove it";
             build.fail(&at.place, what);
         }
+        for name in &at.value {
+            if name.trim() != name || name.is_empty() || name.contains('*') {
+                let what = format!(
+                    "{name:?} in allowed_names is no name of a certificate: write each name as it \
+                     stands there; a * does not stand for others"
+                );
+                build.fail(&at.place, what);
+            }
+        }
     }
     let Some(Address::Unix(socket)) = server else {
         return;

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{self, SHA256};
 use tokio::signal::unix::Signal;
@@ -18,8 +18,9 @@ use super::tls::{self, TlsError};
 /// How often the files are read.
 pub const PERIOD: Duration = Duration::from_secs(5);
 
-/// Before this much is left of a certificate's time nobody is warned.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Before this much is left of a certificate's time nobody is warned; then once a day.
+const SOON: Duration = Duration::from_secs(14 * DAY.as_secs());
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Something made of files, as it is now.
 pub struct Reloaded<T> {
@@ -45,7 +46,7 @@ pub enum Role {
 /// The contents of all files.
 type Contents = [u8; 32];
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     /// What `current` was made of.
     used: Contents,
@@ -54,6 +55,24 @@ struct Seen {
     /// What could not be used when it was seen first. A certificate and its key are two files,
     /// written one after the other: the second look decides.
     doubtful: Option<Contents>,
+    /// What is in use, and when it runs out.
+    ends: Vec<(String, i64)>,
+    /// When that was last told.
+    told: Instant,
+}
+
+impl Seen {
+    fn new(used: Contents, files: &[Role]) -> Self {
+        let ends = show_expiry(files);
+        warn(&ends);
+        Seen {
+            used,
+            refused: None,
+            doubtful: None,
+            ends,
+            told: Instant::now(),
+        }
+    }
 }
 
 /// What [`watch`] looks at.
@@ -83,7 +102,6 @@ impl<T: Send + Sync> Reloaded<T> {
     ) -> Result<Arc<Self>, TlsError> {
         let used = contents(&files);
         let current = RwLock::new(Arc::new(load()?));
-        show_expiry(&files);
         for file in &files {
             if let Role::Chain(path) = file
                 && let Err(why) = tls::sound(path, SystemTime::now())
@@ -91,16 +109,13 @@ impl<T: Send + Sync> Reloaded<T> {
                 tracing::warn!("{why}");
             }
         }
+        let seen = Mutex::new(Seen::new(used, &files));
         Ok(Arc::new(Reloaded {
             what: what.into(),
             files,
             load: Box::new(load),
             current,
-            seen: Mutex::new(Seen {
-                used,
-                refused: None,
-                doubtful: None,
-            }),
+            seen,
         }))
     }
 
@@ -109,6 +124,14 @@ impl<T: Send + Sync> Reloaded<T> {
     pub fn current(&self) -> Arc<T> {
         let current = self.current.read();
         Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts something in the place of what is used, unless that has been replaced meanwhile.
+    pub fn replace(&self, old: &Arc<T>, new: T) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current, old) {
+            *current = Arc::new(new);
+        }
     }
 
     /// Made anew; also nothing that has run out by itself may replace what may still be good.
@@ -126,28 +149,27 @@ impl<T: Send + Sync> Look for Reloaded<T> {
     fn look(&self, asked: bool) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let found = contents(&self.files);
+        if seen.told.elapsed() >= DAY {
+            seen.told = Instant::now();
+            warn(&seen.ends);
+        }
         if !asked && found == seen.used {
             // What was bad has been taken back.
             (seen.refused, seen.doubtful) = (None, None);
             return;
         }
-        if !asked && seen.refused == Some(found) {
-            return;
-        }
+        let known = !asked && seen.refused == Some(found);
         match self.load() {
             // Changed while it was read: the next look sees it whole.
             Ok(_) if contents(&self.files) != found => {}
             Ok(fresh) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-                *seen = Seen {
-                    used: found,
-                    refused: None,
-                    doubtful: None,
-                };
-                show_expiry(&self.files);
+                *seen = Seen::new(found, &self.files);
                 count("ok");
                 tracing::info!("{} was read anew and is used from now on", self.what);
             }
+            // It is not told again, but tried again: what was not valid yet may be so by now.
+            Err(_) if known => {}
             Err(error) if asked || seen.doubtful == Some(found) => {
                 seen.refused = Some(found);
                 count("refused");
@@ -204,7 +226,8 @@ fn contents(files: &[Role]) -> Contents {
 
 /// When each file's certificates run out: the first of a chain; the last of the authorities, of
 /// which a bundle has old ones.
-fn show_expiry(files: &[Role]) {
+fn show_expiry(files: &[Role]) -> Vec<(String, i64)> {
+    let mut all = Vec::new();
     for file in files {
         let ends = match file {
             Role::Key(_) => continue,
@@ -214,10 +237,22 @@ fn show_expiry(files: &[Role]) {
         let Some(ends) = ends else { continue };
         let name = file.path().display().to_string();
         metrics::gauge!(metric::CERTIFICATE_EXPIRY, "file" => name.clone()).set(ends as f64);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let left = ends - now.map_or(0, |now| now.as_secs() as i64);
-        if (0..SOON.as_secs() as i64).contains(&left) {
-            tracing::warn!("{name} expires in {} days: renew it", left / (24 * 3600));
+        all.push((name, ends));
+    }
+    all
+}
+
+/// Warns of what runs out soon.
+fn warn(ends: &[(String, i64)]) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs() as i64);
+    for (name, ends) in ends {
+        let left = ends - now;
+        if left < 0 {
+            tracing::warn!("{name}, as it is in use, has expired: renew it");
+        } else if left < SOON.as_secs() as i64 {
+            let days = left / DAY.as_secs() as i64;
+            tracing::warn!("{name}, as it is in use, expires in {days} days: renew it");
         }
     }
 }
@@ -273,6 +308,31 @@ mod tests {
         assert_eq!(*it.current(), "three");
         it.look(true);
         assert_eq!(*it.current(), "three");
+    }
+
+    #[test]
+    fn what_was_not_valid_yet_is_taken_when_it_is() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "one").unwrap();
+        let early = Arc::new(AtomicBool::new(false));
+        let (from, too_early) = (path.clone(), Arc::clone(&early));
+        let files = vec![Role::Key(path.clone())];
+        let load = move || match too_early.load(Ordering::Relaxed) {
+            true => Err(TlsError::Other("is not valid yet".to_owned())),
+            false => text(&from),
+        };
+        let it = Reloaded::new("the test", files, load).unwrap();
+        early.store(true, Ordering::Relaxed);
+        std::fs::write(&path, "two").unwrap();
+        for _ in 0..3 {
+            it.look(false);
+        }
+        assert_eq!(*it.current(), "one");
+        early.store(false, Ordering::Relaxed);
+        it.look(false);
+        assert_eq!(*it.current(), "two");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! and what the pool of the lane asks for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustls::ClientConfig;
@@ -365,9 +365,23 @@ impl Replica {
                 "something was sent in the clear between STARTTLS and TLS: refused",
             ));
         }
-        let connector = TlsConnector::from(tls.config.current());
+        let config = tls.config.current();
+        let connector = TlsConnector::from(Arc::clone(&config));
         match connector.connect(tls.name.clone(), stream).await {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => {
+                // A session that is resumed brings the certificate along without a look at it.
+                let certificates = stream.get_ref().1.peer_certificates();
+                if let Some(first) = certificates.and_then(<[_]>::first) {
+                    tls::in_time(first, SystemTime::now()).map_err(|why| {
+                        // The next one sees what the replica shows by now.
+                        let mut fresh = ClientConfig::clone(&config);
+                        fresh.resumption = rustls::client::Resumption::default();
+                        tls.config.replace(&config, fresh);
+                        ConnectError::tls(format!("the replica's certificate {why}"))
+                    })?;
+                }
+                Ok(Box::new(stream))
+            }
             Err(error) => Err(ConnectError::tls(tls::explain(&error, &tls.shown))),
         }
     }

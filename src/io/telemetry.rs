@@ -17,8 +17,10 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{Log, LogFormat};
 
+mod floods;
 mod notes;
 
+pub use floods::Floods;
 pub use notes::Notes;
 
 /// Names of the metrics. A label `channel` is "" for the default channel.

@@ -8,19 +8,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::certificates::Reloaded;
 use super::lobby::Lobby;
 use super::stream::{self, Meter};
-use super::telemetry::metric;
+use super::telemetry::{Floods, metric};
 
 mod dialog;
 mod pump;
@@ -59,9 +59,9 @@ pub struct Terminator {
     pub login_time: Duration,
     /// The `sync_server` behind.
     pub server: Server,
-    /// One for each connection that is let in.
+    /// One for each connection that has logged in.
     pub permits: Arc<Semaphore>,
-    /// Connections that are not let in yet.
+    /// Connections that have not logged in.
     pub lobby: Arc<Lobby>,
     /// Connections that are served.
     pub guests: Guests,
@@ -71,6 +71,8 @@ pub struct Terminator {
     pub drain: CancellationToken,
     /// Bytes to and from the `sync_server`.
     pub meter: Meter,
+    /// Bounds the log lines that strangers cause.
+    pub floods: Floods,
 }
 
 /// Why a connection was not carried.
@@ -88,6 +90,8 @@ enum Refused {
     Server(String),
     /// The connection broke, or was given up, before anything else.
     Client(String),
+    /// Nothing that an administrator needs to see.
+    Quiet(&'static str),
 }
 
 /// Who is connected.
@@ -129,7 +133,12 @@ impl Terminator {
             Ok(()) => "carried",
             Err(refused) => {
                 let kind = refused.kind();
-                tracing::warn!(%peer, "a connection is refused: {refused}");
+                if let Refused::Quiet(why) = refused {
+                    tracing::debug!(%peer, "a connection is refused: {why}");
+                } else if let Some(suppressed) = self.floods.admit(kind) {
+                    let suppressed = (suppressed > 0).then_some(suppressed);
+                    tracing::warn!(%peer, suppressed, "a connection is refused: {refused}");
+                }
                 kind
             }
         };
@@ -138,22 +147,34 @@ impl Terminator {
 
     async fn carry(&self, stream: TcpStream, peer: SocketAddr) -> Result<(), Refused> {
         let seat = self.lobby.enter();
+        let deadline = Instant::now() + self.login_time;
         let admitted = tokio::select! {
-            admitted = timeout(self.login_time, dialog::admit(self, stream)) => admitted,
-            () = seat.needed() => return Err(Refused::Client("others wait to be let in".into())),
-            () = self.drain.cancelled() => return Ok(()),
+            admitted = timeout_at(deadline, dialog::admit(self, stream)) => admitted,
+            () = seat.needed() => return Err(Refused::others_wait()),
+            () = self.drain.cancelled() => return Err(Refused::Quiet("terminate is stopping")),
         };
-        let admitted = admitted
-            .unwrap_or_else(|_| Err(Refused::Client("it did not log in in time".to_owned())))?;
-        drop(seat);
-        // Kept by `admitted`: the permit.
+        let admitted = admitted.unwrap_or_else(|_| Err(Refused::late()))?;
+        let login = match admitted.permit {
+            Some(permit) => pump::Login::Done(permit),
+            None => pump::Login::Awaited {
+                seat,
+                deadline,
+                permits: Arc::clone(&self.permits),
+            },
+        };
         let entry = self.guests.enter(peer, &admitted.names);
-        tracing::info!(%peer, names = ?admitted.names, "a connection is carried");
+        let suppressed = self.floods.admit("carried");
+        if suppressed.is_some() {
+            tracing::info!(%peer, names = ?admitted.names, "a connection is carried");
+        }
         metrics::gauge!(metric::TERMINATED).increment(1);
-        let end = pump::pump(admitted, self.meter.clone(), &self.drain).await;
+        let end = pump::pump(admitted.ends, login, self.meter.clone(), &self.drain).await;
         metrics::gauge!(metric::TERMINATED).decrement(1);
         self.guests.leave(entry);
-        tracing::info!(%peer, "a connection has ended: {end}");
+        let end = end?;
+        if suppressed.is_some() {
+            tracing::info!(%peer, "a connection has ended: {end}");
+        }
         Ok(())
     }
 }
@@ -191,6 +212,14 @@ impl Guests {
 }
 
 impl Refused {
+    fn others_wait() -> Self {
+        Refused::Client("others wait to be let in".to_owned())
+    }
+
+    fn late() -> Self {
+        Refused::Client("it did not log in in time (login_time)".to_owned())
+    }
+
     /// For metrics.
     fn kind(&self) -> &'static str {
         match self {
@@ -199,7 +228,7 @@ impl Refused {
             Refused::Name(_) => "name",
             Refused::Login(_) => "login",
             Refused::Server(_) => "server",
-            Refused::Client(_) => "client",
+            Refused::Client(_) | Refused::Quiet(_) => "client",
         }
     }
 }
@@ -215,7 +244,7 @@ impl std::fmt::Display for Refused {
                 f,
                 "its certificate is for {names:?}, of which none stands in allowed_names"
             ),
-            Refused::Login(why) => f.write_str(why),
+            Refused::Login(why) | Refused::Quiet(why) => f.write_str(why),
         }
     }
 }

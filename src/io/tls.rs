@@ -221,24 +221,26 @@ pub fn sound(file: &Path, now: SystemTime) -> Result<(), TlsError> {
         why,
     };
     let chain = certificates(file)?;
-    let first = chain
-        .first()
-        .map(CertificateDer::as_ref)
-        .unwrap_or_default();
-    let (_, certificate) = X509Certificate::from_der(first)
-        .map_err(|error| failed(format!("can't be read: {error}")))?;
+    let first = chain.first();
+    first.map_or(Ok(()), |it| in_time(it, now)).map_err(failed)
+}
+
+/// Whether a certificate is valid at this time; why not, as the rest of a sentence about it.
+///
+/// # Errors
+/// Where it has expired, is not valid yet or can't be read.
+pub fn in_time(certificate: &CertificateDer<'_>, now: SystemTime) -> Result<(), String> {
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|error| format!("can't be read: {error}"))?;
     let now = now.duration_since(UNIX_EPOCH);
     let now = now.map_or(0, |now| now.as_secs() as i64);
     let validity = certificate.validity();
     if validity.not_after.timestamp() < now {
-        let since = validity.not_after;
-        return Err(failed(format!("has expired ({since}): renew it")));
+        return Err(format!("has expired ({}): renew it", validity.not_after));
     }
     if validity.not_before.timestamp() > now {
         let from = validity.not_before;
-        return Err(failed(format!(
-            "is not valid before {from}: check the clock"
-        )));
+        return Err(format!("is not valid before {from}: check the clock"));
     }
     Ok(())
 }
@@ -256,13 +258,17 @@ pub fn expiries(file: &Path) -> Vec<i64> {
 }
 
 /// The names in a certificate: DNS names, URIs (SPIFFE), mail addresses and IP addresses of its
-/// subjectAltName; the common name only where there is no subjectAltName.
+/// subjectAltName; the common name only where there is no subjectAltName. One that can't be read
+/// gives no name at all.
 #[must_use]
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return Vec::new();
     };
-    if let Ok(Some(alternative)) = certificate.subject_alternative_name() {
+    let Ok(alternative) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    if let Some(alternative) = alternative {
         let text = |name: &GeneralName<'_>| match name {
             GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
             GeneralName::RFC822Name(name) => Some((*name).to_owned()),
@@ -295,6 +301,19 @@ pub fn names_of(file: &Path) -> Vec<String> {
     chain.first().map(names).unwrap_or_default()
 }
 
+/// Whether a name in a certificate is the one that is meant. In DNS names case does not count; in
+/// URIs (SPIFFE) and mail addresses it does. IP addresses can be written in more than one way.
+#[must_use]
+pub fn same_name(meant: &str, name: &str) -> bool {
+    if let Ok(meant) = meant.parse::<std::net::IpAddr>() {
+        return name.parse() == Ok(meant);
+    }
+    if name.contains(['/', ':', '@']) {
+        return meant == name;
+    }
+    meant.eq_ignore_ascii_case(name)
+}
+
 /// The content of a PEM file.
 ///
 /// # Errors
@@ -305,8 +324,10 @@ pub fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
         why,
     };
     let cannot = |error: std::io::Error| failed(format!("cannot be read: {error}"));
-    let mut content = Zeroizing::new(Vec::new());
     let opened = std::fs::File::open(file).map_err(cannot)?;
+    let len = opened.metadata().map_err(cannot)?.len();
+    // A vector that grows leaves copies of a key behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(len.min(LONGEST) as usize + 64));
     let most = opened.take(LONGEST + 1);
     { most }.read_to_end(&mut content).map_err(cannot)?;
     if content.len() as u64 > LONGEST {
@@ -420,6 +441,34 @@ mod tests {
         assert!(ca(Path::new("/nonexistent.pem")).contains("/nonexistent.pem: cannot be read"));
         let empty = file("nothing\n");
         assert!(ca(empty.path()).contains("holds no certificate"));
+    }
+
+    #[test]
+    fn names_are_compared_as_what_they_are() {
+        assert!(same_name("Master.example.com", "master.EXAMPLE.com"));
+        assert!(!same_name("master", "master.example.com"));
+        let id = "spiffe://example.com/ns/mail/sa/master";
+        assert!(same_name(id, id));
+        assert!(!same_name(id, "spiffe://example.com/ns/mail/sa/Master"));
+        assert!(!same_name("root@example.com", "Root@example.com"));
+        assert!(same_name("2001:DB8:0::1", "2001:db8::1"));
+        assert!(!same_name("10.0.0.1", "10.0.0.2"));
+    }
+
+    #[test]
+    fn a_subject_alt_name_that_cannot_be_read_gives_no_name() {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "master");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.clone().self_signed(&key).unwrap();
+        assert_eq!(names(made.der()), ["master"]);
+        // subjectAltName, with something else in it.
+        let odd = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![4, 1, 0]);
+        params.custom_extensions = vec![odd];
+        let made = params.self_signed(&key).unwrap();
+        assert_eq!(names(made.der()), [""; 0]);
     }
 
     #[test]

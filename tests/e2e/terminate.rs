@@ -264,12 +264,14 @@ fn stock_client_with_a_password() {
     let client = lab.client_to("terminate", &terminate.listen, PASSWORD, "");
     let all: Vec<&str> = users.iter().map(String::as_str).collect();
     client.user(&all).expect_ok("-u");
-    assert!(
-        terminate.metric(
-            "syncmux_terminated_connections_total",
-            &[("result", "carried")]
-        ) >= 1.0
-    );
+    // It is counted when it has ended.
+    wait_for("the connection to have been carried", || {
+        let total = "syncmux_terminated_connections_total";
+        let carried = terminate.metric(total, &[("result", "carried")]);
+        (carried >= 1.0).then_some(())
+    });
+    let log = terminate.log_text();
+    assert!(!log.contains("refused"), "{log}");
     lab.step("rolling");
     lab.mail(&users, "2", 4000);
     let mut rolling = client.rolling();

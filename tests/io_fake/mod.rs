@@ -4,6 +4,7 @@
 
 pub mod program;
 pub mod site;
+pub mod terminator;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

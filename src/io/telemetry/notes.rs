@@ -1,35 +1,24 @@
 //! From the core's notes to log lines and metrics.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, info, warn};
 
+use super::floods::Floods;
 use super::metric;
 use crate::core::{Snapshot, event::Note};
-
-/// So many lines of one kind a second; the others are counted.
-const LINES_A_SECOND: u32 = 10;
 
 /// Takes the notes of one channel's core.
 #[derive(Debug)]
 pub struct Notes {
     channel: String,
-    windows: Mutex<HashMap<&'static str, Window>>,
+    floods: Floods,
     commands: AtomicU64,
     units: AtomicU64,
     /// The channel has a `listen`, where a client should be.
     expects_client: bool,
-}
-
-#[derive(Debug)]
-struct Window {
-    since: Instant,
-    lines: u32,
-    suppressed: u64,
 }
 
 impl Notes {
@@ -38,7 +27,7 @@ impl Notes {
     pub fn new(channel: &str) -> Self {
         Notes {
             channel: channel.to_owned(),
-            windows: Mutex::default(),
+            floods: Floods::default(),
             commands: AtomicU64::new(0),
             units: AtomicU64::new(0),
             expects_client: true,
@@ -67,18 +56,15 @@ impl Notes {
             Note::UnitDone { .. } | Note::Answered { .. } | Note::Known { .. }
         ) {
             self.line(note, 0);
-        } else if let Some(suppressed) = self.admit(kind, Instant::now()) {
+        } else if let Some(suppressed) = self.floods.admit(kind) {
             self.line(note, suppressed);
-        } else {
-            counter!(metric::SUPPRESSED_LINES, "kind" => kind).increment(1);
         }
     }
 
     /// A line that the client of `client_command` wrote.
     pub fn client_line(&self, line: &str) {
-        let kind = "client_output";
-        let Some(suppressed) = self.admit(kind, Instant::now()) else {
-            return counter!(metric::SUPPRESSED_LINES, "kind" => kind).increment(1);
+        let Some(suppressed) = self.floods.admit("client_output") else {
+            return;
         };
         let line = line.replace(char::is_control, " ");
         if suppressed > 0 {
@@ -154,27 +140,6 @@ impl Notes {
             (metric::PROBATION_USERS, now.probation_subjects as u64),
         ] {
             gauge!(name, "channel" => channel()).set(value as f64);
-        }
-    }
-
-    /// How many lines of this kind were suppressed before this one, or `None` where this one is
-    /// too.
-    fn admit(&self, kind: &'static str, now: Instant) -> Option<u64> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = windows.entry(kind).or_insert(Window {
-            since: now,
-            lines: 0,
-            suppressed: 0,
-        });
-        if now.saturating_duration_since(window.since) >= Duration::from_secs(1) {
-            (window.since, window.lines) = (now, 0);
-        }
-        if window.lines < LINES_A_SECOND {
-            window.lines += 1;
-            Some(std::mem::take(&mut window.suppressed))
-        } else {
-            window.suppressed += 1;
-            None
         }
     }
 
@@ -394,25 +359,5 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }
-    }
-
-    #[test]
-    fn a_flood_is_counted() {
-        let notes = Notes::new("");
-        let start = Instant::now();
-        for i in 0..100 {
-            let admitted = notes.admit("probation", start + Duration::from_millis(i));
-            assert_eq!(admitted, (i < 10).then_some(0));
-        }
-        // Other kinds are not held back by it.
-        assert_eq!(notes.admit("healed", start), Some(0));
-        assert_eq!(
-            notes.admit("probation", start + Duration::from_secs(1)),
-            Some(90)
-        );
-        assert_eq!(
-            notes.admit("probation", start + Duration::from_secs(1)),
-            Some(0)
-        );
     }
 }

@@ -1,6 +1,6 @@
 //! From the first byte to the login.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
@@ -30,15 +30,21 @@ const NO_LOGIN: &[u8] = b"NO Please authenticate first\r\n";
 
 /// A connection that is let in.
 pub(super) struct Admitted {
+    pub(super) ends: Ends,
+    /// The names in the client's certificate.
+    pub(super) names: Vec<String>,
+    /// `None` where the server asks for a login of its own, which is still to come.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Both ends.
+pub(super) struct Ends {
     pub(super) client: BoxStream,
     /// What it has sent already of what the server is to get.
     pub(super) sent: Bytes,
     pub(super) server: BoxStream,
     /// What the server has said already beyond its greeting.
     pub(super) said: Bytes,
-    /// The names in the client's certificate.
-    pub(super) names: Vec<String>,
-    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 /// Lets a connection in, or not.
@@ -72,29 +78,34 @@ pub(super) async fn admit(of: &Terminator, stream: TcpStream) -> Result<Admitted
         external(&mut lines).await?;
     }
     let (client, sent) = lines.into_parts();
-    Ok(Admitted {
+    let ends = Ends {
         client: Box::new(client),
         sent,
         server,
         said,
+    };
+    // Who has yet to log in holds none, or strangers could hold them all.
+    let permit = of.server.trusts().then_some(permit);
+    Ok(Admitted {
+        ends,
         names,
-        _permit: permit,
+        permit,
     })
 }
 
 /// Whether the client begins with TLS: it does so at once, or waits for the banner.
 async fn begins_with_tls(begin: Begin, stream: &TcpStream) -> Result<bool, Refused> {
     let wait = match begin {
-        Begin::Implicit => return Ok(true),
+        // As long as it may take to log in.
+        Begin::Implicit => Duration::MAX,
         Begin::Starttls => return Ok(false),
         Begin::Both(wait) => wait,
     };
     let mut first = [0];
     match timeout(wait, stream.peek(&mut first)).await {
-        Ok(Ok(0)) => Err(Refused::Client(
-            "it closed the connection at once".to_owned(),
-        )),
-        Ok(Ok(_)) => Ok(first[0] == HANDSHAKE),
+        // As those do who ask whether the port is open.
+        Ok(Ok(0)) => Err(Refused::Quiet("it closed the connection at once")),
+        Ok(Ok(_)) => Ok(begin == Begin::Implicit || first[0] == HANDSHAKE),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Ok(false),
     }
@@ -147,8 +158,15 @@ async fn secure(
     let (_, session) = client.get_ref();
     let first = session.peer_certificates().and_then(<[_]>::first);
     let names = first.map(tls::names).unwrap_or_default();
+    // A session that is resumed brings the certificate along without a look at it.
+    let in_time = first.map_or(Ok(()), |it| tls::in_time(it, SystemTime::now()));
+    if let Err(why) = in_time {
+        let mut lines = Lines::new(client);
+        lines.leave(&format!("BYE your certificate {why}")).await;
+        return Err(Refused::Tls(format!("its certificate {why}")));
+    }
     if let Some(allowed) = &of.names {
-        let is_allowed = |name: &String| allowed.iter().any(|it| it.eq_ignore_ascii_case(name));
+        let is_allowed = |name: &String| allowed.iter().any(|it| tls::same_name(it, name));
         if !names.iter().any(is_allowed) {
             let mut lines = Lines::new(client);
             lines

@@ -8,11 +8,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::super::lobby::Seat;
 use super::super::stream::{BoxStream, Meter};
-use super::dialog::Admitted;
+use super::Refused;
+use super::dialog::Ends;
 
 /// Bytes at once in each direction: two TLS records.
 const BUFFER: usize = 32 * 1024;
@@ -23,27 +26,90 @@ const QUIET: Duration = Duration::from_millis(300);
 /// How long one end gets to close when the other has.
 const HALF_OPEN: Duration = Duration::from_secs(30);
 
+/// What a `sync_server` says OK to before a login.
+const NO_LOGIN: [&[u8]; 5] = [
+    b"OK NOOP",
+    b"OK RESTARTING",
+    b"OK FINISHED",
+    b"OK DEFLATE",
+    b"OK BEGIN TLS",
+];
+
+/// As much of a line tells what it is.
+const START: usize = 16;
+
+/// Whether the client may stay.
+pub(super) enum Login {
+    /// Its certificate was the login.
+    Done(OwnedSemaphorePermit),
+    /// The server asks for one of its own: until then the client is a stranger.
+    Awaited {
+        seat: Seat,
+        deadline: Instant,
+        permits: Arc<Semaphore>,
+    },
+}
+
+impl Login {
+    /// Waits for it, and then for ever.
+    async fn held(self, seen: &Notify) -> Refused {
+        let permit = match self {
+            Login::Done(permit) => permit,
+            Login::Awaited {
+                seat,
+                deadline,
+                permits,
+            } => {
+                tokio::select! {
+                    seen = timeout_at(deadline, seen.notified()) => if seen.is_err() {
+                        return Refused::late();
+                    },
+                    () = seat.needed() => return Refused::others_wait(),
+                }
+                match permits.try_acquire_owned() {
+                    Ok(permit) => permit,
+                    Err(_) => return Refused::Full,
+                }
+            }
+        };
+        std::future::pending::<()>().await;
+        drop(permit);
+        Refused::Quiet("")
+    }
+}
+
 /// Carries bytes; why it is over, in words.
 pub(super) async fn pump(
-    admitted: Admitted,
+    ends: Ends,
+    login: Login,
     meter: Meter,
     drain: &CancellationToken,
-) -> &'static str {
-    let Admitted {
+) -> Result<&'static str, Refused> {
+    let Ends {
         client,
         sent,
         server,
         said,
-        names: _,
-        _permit: permit,
-    } = admitted;
+    } = ends;
     let activity = Arc::new(Activity::new());
-    let mut client = Client(client);
-    let mut server = Watched {
+    let awaited = match login {
+        Login::Done(_) => None,
+        Login::Awaited { .. } => Some(Vec::new()),
+    };
+    let mut client = Client {
+        inner: client,
+        activity: Arc::clone(&activity),
+    };
+    let mut server = Server {
         inner: server,
         meter,
         activity: Arc::clone(&activity),
+        awaited,
+        deaf: false,
+        paused: false,
     };
+    let held = login.held(&activity.login);
+    tokio::pin!(held);
     let carry = async {
         client.write_all(&said).await?;
         client.flush().await?;
@@ -52,12 +118,13 @@ pub(super) async fn pump(
         tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await
     };
     let end = tokio::select! {
-        copied = carry => match copied {
+        copied = carry => Ok(match copied {
             Ok(_) => "both ends have closed it",
             Err(_) => "it broke",
-        },
-        () = activity.left() => "one end closed it, the other did not follow",
-        () = activity.at_rest(drain) => "terminate is stopping, and nothing was under way",
+        }),
+        refused = &mut held => Err(refused),
+        () = activity.left() => Ok("one end closed it, the other did not follow"),
+        () = activity.at_rest(drain) => Ok("terminate is stopping, and nothing was under way"),
     };
     // The client sees an end of file that is one, not a reset.
     let goodbye = async {
@@ -65,7 +132,6 @@ pub(super) async fn pump(
         let _ = server.shutdown().await;
     };
     let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
-    drop(permit);
     end
 }
 
@@ -78,6 +144,10 @@ struct Activity {
     answered: AtomicBool,
     /// The server has closed.
     closed: AtomicBool,
+    /// The client does not take what is for it.
+    stuck: AtomicBool,
+    /// The server has let the client in.
+    login: Notify,
 }
 
 impl Activity {
@@ -87,6 +157,8 @@ impl Activity {
             last: AtomicU64::new(0),
             answered: AtomicBool::new(true),
             closed: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+            login: Notify::new(),
         }
     }
 
@@ -111,23 +183,59 @@ impl Activity {
         }
     }
 
-    /// Resolves during a drain, when the server has had the last word for a moment.
+    /// Resolves during a drain, when the server has had the last word for a moment, and the client
+    /// has it.
     async fn at_rest(&self, drain: &CancellationToken) {
         drain.cancelled().await;
-        while !self.answered.load(Ordering::Relaxed) || self.quiet() < QUIET {
+        while !self.answered.load(Ordering::Relaxed)
+            || self.stuck.load(Ordering::Relaxed)
+            || self.quiet() < QUIET
+        {
             sleep(QUIET / 6).await;
         }
     }
 }
 
 /// The server's end, watched and counted.
-struct Watched {
+struct Server {
     inner: BoxStream,
     meter: Meter,
     activity: Arc<Activity>,
+    /// While a login is awaited: the beginning of the line that the server is saying.
+    awaited: Option<Vec<u8>>,
+    /// It takes no more bytes. What it has said is still to be delivered.
+    deaf: bool,
+    paused: bool,
 }
 
-impl AsyncRead for Watched {
+impl Server {
+    fn gone(&self) {
+        self.activity.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Looks for the answer to a login. A client that compresses before it logs in is not seen to.
+    fn listen(&mut self, said: &[u8]) {
+        let Some(line) = &mut self.awaited else {
+            return;
+        };
+        for byte in said {
+            if *byte != b'\n' {
+                if line.len() < START {
+                    line.push(byte.to_ascii_uppercase());
+                }
+                continue;
+            }
+            if line.starts_with(b"OK") && !NO_LOGIN.iter().any(|it| line.starts_with(it)) {
+                self.awaited = None;
+                self.activity.login.notify_one();
+                return;
+            }
+            line.clear();
+        }
+    }
+}
+
+impl AsyncRead for Server {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -138,41 +246,70 @@ impl AsyncRead for Watched {
         if let Poll::Ready(result) = &read {
             let n = buf.filled().len() - before;
             if n == 0 || result.is_err() {
-                self.activity.closed.store(true, Ordering::Relaxed);
+                self.gone();
             }
             self.activity.saw(true);
             self.meter.read.increment(n as u64);
+            self.listen(buf.filled().get(before..).unwrap_or_default());
         }
-        read
+        // Broken is closed: what came before is delivered.
+        read.map(|_| Ok(()))
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for Server {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(n)) = written {
-            self.activity.saw(false);
-            self.meter.written.increment(n as u64);
+        if self.deaf {
+            // What the client still sends is thrown away, but the other direction comes first.
+            self.paused = !self.paused;
+            if self.paused {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            return Poll::Ready(Ok(bytes.len()));
         }
-        written
+        match Pin::new(&mut self.inner).poll_write(cx, bytes) {
+            Poll::Ready(Ok(n)) => {
+                self.activity.saw(false);
+                self.meter.written.increment(n as u64);
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(_)) => {
+                self.deaf = true;
+                self.gone();
+                Poll::Ready(Ok(bytes.len()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        Pin::new(&mut self.inner).poll_flush(cx).map(|_| Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx).map(|_| Ok(()))
     }
 }
 
 /// The client's end. Cyrus and others close TLS without saying so: an end of file like any other,
 /// behind which the server must still get what came before.
-struct Client(BoxStream);
+struct Client {
+    inner: BoxStream,
+    activity: Arc<Activity>,
+}
+
+impl Client {
+    fn saw<T>(&self, poll: Poll<T>) -> Poll<T> {
+        let stuck = poll.is_pending();
+        self.activity.stuck.store(stuck, Ordering::Relaxed);
+        poll
+    }
+}
 
 impl AsyncRead for Client {
     fn poll_read(
@@ -180,7 +317,7 @@ impl AsyncRead for Client {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.0).poll_read(cx, buf) {
+        match Pin::new(&mut self.inner).poll_read(cx, buf) {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Poll::Ready(Ok(()))
             }
@@ -195,14 +332,16 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.saw(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.saw(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
