@@ -27,6 +27,17 @@ const SHOW: Duration = Duration::from_millis(250);
 /// Events taken in before the actions' effects on time and gauges are looked at again.
 const AT_ONCE: usize = 256;
 
+/// After so long without a rolling client the log says so.
+const MISSED: Duration = Duration::from_secs(300);
+
+/// What was seen lately.
+#[derive(Default)]
+struct Lately {
+    rates: Rates,
+    /// It was said that there is no client.
+    missed: bool,
+}
+
 /// How things stood.
 #[derive(Clone, Debug)]
 pub struct Shown {
@@ -90,7 +101,7 @@ impl Shell {
         let start = Instant::now();
         let mut lanes = HashMap::new();
         let mut shown = start;
-        let mut rates = Rates::default();
+        let mut lately = Lately::default();
         let mut end = None;
         loop {
             let deadline = self
@@ -119,7 +130,7 @@ impl Shell {
                 }
                 self.core.handle(start.elapsed(), event);
                 if !self.carry_out(&mut lanes) {
-                    self.show(&mut rates);
+                    self.show(&mut lately);
                     return;
                 }
                 count += 1;
@@ -134,13 +145,13 @@ impl Shell {
                     channel = self.channel,
                     "the drain does not end; what is left is healed at the next start"
                 );
-                self.show(&mut rates);
+                self.show(&mut lately);
                 return;
             }
             self.memory.set(&self.channel, self.core.held_bytes());
             if Instant::now() >= show {
                 shown = Instant::now();
-                self.show(&mut rates);
+                self.show(&mut lately);
             }
         }
     }
@@ -213,7 +224,7 @@ impl Shell {
         let _ = self.events.send(Event::DiskFailed { batch, why });
     }
 
-    fn show(&self, rates: &mut Rates) {
+    fn show(&self, lately: &mut Lately) {
         let at = Instant::now();
         let snapshot = self.core.snapshot();
         let log = self.directory.as_ref().map(|watch| watch.seen());
@@ -226,13 +237,18 @@ impl Shell {
             units,
             bytes,
         };
-        let per_second = rates.update(at, totals);
+        let per_second = lately.rates.update(at, totals);
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = shown.no_client_since.unwrap_or(at);
+        let missing = self.notes.expects_client() && snapshot.clients == 0;
+        let since = missing.then(|| shown.no_client_since.unwrap_or(at));
+        let missed = since.is_some_and(|since| at.saturating_duration_since(since) >= MISSED);
+        if missed && !lately.missed {
+            self.notes.client_missing(MISSED);
+        }
+        lately.missed = missed;
         *shown = Shown {
             at,
-            no_client_since: (self.notes.expects_client() && snapshot.clients == 0)
-                .then_some(since),
+            no_client_since: since,
             snapshot,
             per_second,
         };

@@ -41,6 +41,17 @@ impl Notes {
         self
     }
 
+    /// No rolling client has been there for so long.
+    pub fn client_missing(&self, time: Duration) {
+        warn!(
+            channel = self.channel,
+            seconds = time.as_secs(),
+            "no rolling client is there, so nothing is replicated: something must start \
+             sync_client again when it has ended, which it does with exit code 0 (DAEMON in \
+             cyrus.conf)"
+        );
+    }
+
     /// Whether a rolling client should be there.
     #[must_use]
     pub fn expects_client(&self) -> bool {
