@@ -36,6 +36,9 @@ use crate::systemd;
 /// How long sessions and lanes get to say goodbye after a drain.
 const GOODBYE: Duration = Duration::from_secs(3);
 
+/// A channel that has not looked at itself for so long does not go on by itself any more.
+const HANGS: Duration = Duration::from_secs(60);
+
 /// How long `/status` waits for a look that is newer than the question.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -139,6 +142,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         let admin = Admin {
             metrics,
             readiness: readiness.clone(),
+            alive: Arc::new({
+                let watched = watched.clone();
+                move || watched.iter().all(Watched::goes_on)
+            }),
             status: Arc::new(move || status(&watched, &spill, started)),
             drain: asked.clone(),
             set_level: telemetry::set_level,
@@ -438,6 +445,12 @@ async fn show_spill(spill: Arc<Spill>) {
 }
 
 impl Watched {
+    /// Whether the channel has looked at itself lately, which it does four times a second.
+    fn goes_on(&self) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.at.elapsed() < HANGS
+    }
+
     /// How things stand. Blocks until the core was looked at after the sync directory was: in the
     /// other order a whole run could come and go in between and be unconfirmed.
     fn look(&self) -> Shown {

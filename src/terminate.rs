@@ -62,6 +62,7 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
         let admin = Admin {
             metrics,
             readiness: readiness.clone(),
+            alive: Arc::new(|| true),
             status: Arc::new(status),
             drain: drain.clone(),
             set_level: telemetry::set_level,

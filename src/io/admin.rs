@@ -45,6 +45,8 @@ pub struct Admin {
     pub metrics: PrometheusHandle,
     /// Behind `/ready`.
     pub readiness: Readiness,
+    /// Behind `/live`: false where only a new start can help.
+    pub alive: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Makes the answer to `/status`. It may block.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Cancelled by `/drain`.
@@ -255,7 +257,7 @@ fn router(admin: Admin) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
-        .route("/live", get(|| async { "alive\n" }))
+        .route("/live", get(live))
         .route("/status", get(status))
         .route("/drain", post(drain))
         .route("/loglevel", post(log_level))
@@ -276,6 +278,16 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
             StatusCode::SERVICE_UNAVAILABLE,
             format!("not ready: {}\n", reasons.join("; ")),
         )
+    }
+}
+
+async fn live(State(admin): State<Admin>) -> impl IntoResponse {
+    match (admin.alive)() {
+        true => (StatusCode::OK, "alive\n"),
+        false => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "a channel does not go on\n",
+        ),
     }
 }
 
@@ -399,9 +411,14 @@ mod tests {
         );
         let recorder = PrometheusBuilder::new().build_recorder();
         let readiness = Readiness::default();
+        let hangs = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let admin = Admin {
             metrics: recorder.handle(),
             readiness: readiness.clone(),
+            alive: Arc::new({
+                let hangs = Arc::clone(&hangs);
+                move || !hangs.load(std::sync::atomic::Ordering::Relaxed)
+            }),
             status: Arc::new(|| serde_json::json!({ "unconfirmed": 0 })),
             drain: CancellationToken::new(),
             set_level: |word| {
@@ -424,6 +441,8 @@ mod tests {
         drop(latch);
         assert!(ask(&socket, "/ready").await.starts_with("HTTP/1.1 200 "));
         assert!(ask(&socket, "/live").await.ends_with("alive\n"));
+        hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(ask(&socket, "/live").await.starts_with("HTTP/1.1 503 "));
         assert!(ask(&socket, "/metrics").await.contains("seen_total 3"));
         assert!(ask(&socket, "/status").await.contains("\"unconfirmed\": 0"));
         assert!(ask(&socket, "/other").await.starts_with("HTTP/1.1 404 "));
