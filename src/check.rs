@@ -182,6 +182,12 @@ impl Report {
         }
     }
 
+    /// What another report found, too.
+    pub fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
+        self.1.extend(other.1);
+    }
+
     fn fine(&mut self, what: String) {
         self.add(Severity::Fine, what);
     }

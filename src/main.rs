@@ -172,9 +172,7 @@ fn check(flags: &Flags) -> Exit {
         };
         let limits = &config.limits;
         let connect = |channel| check::connect::connect(channel, limits.clone());
-        report
-            .0
-            .extend(runtime.block_on(check::check(&config, connect)).0);
+        report.join(runtime.block_on(check::check(&config, connect)));
     }
     print!("{report}");
     report.exit()

@@ -354,7 +354,7 @@ fn what_cyrus_is_to_be_told() {
             "    sync_log: yes\n    sync_host: 127.0.0.1\n    sync_port: 2005\n    sync_authname: repl\n",
             "    sync_try_imap: no\n",
             "sync_host is not set",
-            "starts the client of the default channel again",
+            "starts the rolling client of the default channel again",
         ],
     );
     assert!(!text.contains("DAEMON {"), "{text}");

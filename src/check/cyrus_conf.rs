@@ -46,20 +46,22 @@ pub(super) fn look(report: &mut Report, config: &Config) {
                      does so too: two of them spoil each other's work, remove one"
                 ));
             } else {
-                report.fine(format!("syncmux itself keeps the client of {name} running"));
+                report.fine(format!(
+                    "syncmux itself keeps the rolling client of {name} running"
+                ));
             }
             continue;
         }
         if sections.contains(&"DAEMON") {
             report.fine(format!(
-                "{shown}: Cyrus starts the client of {name} again when it ends"
+                "{shown}: Cyrus starts the rolling client of {name} again when it ends"
             ));
             continue;
         }
         missing.push(channel);
         match sections.first() {
             Some(section) => report.warning(format!(
-                "{shown}: the client of {name} is started in {section}, and never again when it \
+                "{shown}: the rolling client of {name} is started in {section}, and never again when it \
                  has ended, which it does with each restart of syncmux: move the line to DAEMON"
             )),
             None if text.is_some() => report.warning(format!(
@@ -151,8 +153,12 @@ mod tests {
         let two = found(&line("DAEMON"), command);
         assert_eq!(two[0].0, Severity::Error);
         assert!(two[0].1.contains("remove one"));
-        assert!(found("", command).is_empty());
-        assert!(found("", "").is_empty());
+        assert_eq!(found("", command)[0].0, Severity::Fine);
+        let none = found("", "");
+        assert!(
+            none[0].1.contains("does not start the rolling client"),
+            "{none:?}"
+        );
     }
 
     #[test]
