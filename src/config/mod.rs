@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod flags;
 mod imapd_conf;
+mod log;
 mod pem;
 mod secret;
 mod terminate;

@@ -188,6 +188,8 @@ fn syncmux_terminated(way: Way) {
     assert_eq!(lab.mux().stop(), Some(0), "drains and ends well");
     let log = lab.mux().log_text();
     assert!(!log.contains("on probation"), "all was confirmed: {log}");
+    // A client that was just done with its run notices with the next change.
+    lab.mail(&users[..1], "3", 1000);
     wait_for("the client to be sent away", || {
         (!lab.rolling().is_alive()).then_some(())
     });
