@@ -10,8 +10,7 @@ use super::error::{Place, words};
 use super::file::{self, File, Key, Uid, Virtdomains};
 use super::units::{Size, Span};
 use super::{
-    Client, Config, Errors, Flags, ImapdConf, Limits, Log, LogFormat, Login, Password, Passwords,
-    Problem,
+    Client, Config, Errors, Flags, ImapdConf, Limits, Login, Password, Passwords, Problem,
 };
 use super::{channel, pem};
 use crate::protocol::Site;
