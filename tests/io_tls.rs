@@ -269,3 +269,24 @@ async fn what_is_not_tls_is_said_to_be_so() {
     let error = probed.unwrap_err();
     assert!(error.to_string().contains("is not TLS"), "{error}");
 }
+
+/// Nobody wants a lane as long as no client can be greeted: that the replica is away shows all the
+/// same.
+#[tokio::test]
+async fn a_replica_that_was_never_there_is_away() {
+    let ca = Authority::new();
+    let fake = Fake::bind().await;
+    let mut settings = tls_settings(&fake, TlsMode::Implicit, &ca);
+    settings.address = "127.0.0.1:1".parse().unwrap();
+    let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+    assert!(replica.never_seen().is_none(), "nobody has asked yet");
+    let learner = Arc::clone(&replica);
+    tokio::spawn(async move { learner.learn_greeting().await });
+    let told = async {
+        while replica.never_seen().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), told).await;
+    assert!(told.is_ok());
+}

@@ -579,6 +579,13 @@ fn in_plain_words(message: &str) -> String {
     WORDS.iter().fold(message.to_owned(), replace)
 }
 
+/// Whether `/etc/passwd` has a user of this number.
+pub(crate) fn is_user(uid: u32) -> bool {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = |line: &str| line.split(':').nth(2)?.parse::<u32>().ok();
+    passwd.lines().any(|line| number(line) == Some(uid))
+}
+
 /// A user's number by `/etc/passwd`. Other name services are not asked.
 pub(crate) fn uid_of(name: &str) -> Option<u32> {
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;

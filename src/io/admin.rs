@@ -25,18 +25,18 @@ use axum::serve::IncomingStream;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::lobby::Lobby;
 use crate::config::Listen;
 
-/// Connections at once; others wait. Who floods this port must not use up the descriptors that
-/// sessions and lanes need.
+/// Connections at once; the oldest makes way. Who floods this port must use up neither the
+/// descriptors that sessions and lanes need nor the turn of a probe.
 const CONNECTIONS: usize = 64;
 
-/// A connection that says nothing for so long is closed. Longer than scrapers pause.
-const IDLE: Duration = Duration::from_secs(90);
+/// A connection is closed after so long, whatever it says. Longer than scrapers pause.
+const LIFE: Duration = Duration::from_secs(90);
 
 /// What the endpoint shows.
 #[derive(Clone)]
@@ -170,20 +170,19 @@ impl AdminListener {
 /// A listener whose connections are counted and do not stay for nothing.
 struct Limited<L> {
     inner: L,
-    permits: Arc<Semaphore>,
+    lobby: Arc<Lobby>,
 }
 
 /// A connection of [`Limited`].
 struct Visit<S> {
     stream: S,
-    until: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl<L> Limited<L> {
     fn new(inner: L) -> Self {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        Limited { inner, permits }
+        let lobby = Lobby::new(CONNECTIONS);
+        Limited { inner, lobby }
     }
 }
 
@@ -192,15 +191,12 @@ impl<L: axum::serve::Listener> axum::serve::Listener for Limited<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // Never closed, so there is always one in the end.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let (stream, address) = self.inner.accept().await;
-        let visit = Visit {
-            stream,
-            until: Box::pin(sleep(IDLE)),
-            _permit: permit,
-        };
-        (visit, address)
+        let seat = self.lobby.enter();
+        let over = Box::pin(async move {
+            let _ = timeout(LIFE, seat.needed()).await;
+        });
+        (Visit { stream, over }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -215,10 +211,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Visit<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) {
-            self.until.as_mut().reset(Instant::now() + IDLE);
             return Poll::Ready(read);
         }
-        ready!(self.until.as_mut().poll(cx));
+        ready!(self.over.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -345,11 +340,15 @@ async fn log_level(
 fn refusal(peer: Peer, headers: &HeaderMap) -> Option<(StatusCode, String)> {
     // A browser sends one of these with every POST that it makes for a page.
     let of_browsers = ["origin", "referer", "sec-fetch-site", "sec-fetch-mode"];
+    // Who comes by a proxy on this machine is not of this machine.
+    let of_proxies = ["forwarded", "x-forwarded-for", "via"];
     let why = if !peer.is_local {
         "this is answered only on loopback or a UNIX socket of the machine (or pod) that syncmux \
          runs on\n"
     } else if of_browsers.iter().any(|name| headers.contains_key(*name)) {
         "this is not answered to web pages\n"
+    } else if of_proxies.iter().any(|name| headers.contains_key(*name)) {
+        "this is not answered by way of a proxy\n"
     } else {
         return None;
     };
@@ -451,6 +450,7 @@ mod tests {
         for header in [
             "Origin: http://evil.example\r\n",
             "Sec-Fetch-Site: cross-site\r\n",
+            "X-Forwarded-For: 192.0.2.1\r\n",
         ] {
             let answer = post(&socket, "/drain", header, "").await;
             assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");

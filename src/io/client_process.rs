@@ -177,29 +177,47 @@ impl ClientProcess {
         };
         // The signal comes when the thread that starts the client ends: a worker of the runtime,
         // which lives as long as we do since nobody here uses `block_in_place` (clippy.toml).
+        // Cyrus does not run as root.
+        let owner = std::fs::metadata(&self.sync_directory)?;
+        let is_root = rustix::process::geteuid().is_root();
         let mut command = if Path::new(SETPRIV).exists() {
             let mut command = Command::new(SETPRIV);
+            if is_root {
+                let (uid, gid) = (owner.uid().to_string(), owner.gid().to_string());
+                // A user has groups of its own, such as those that may read keys.
+                let groups = match crate::config::is_user(owner.uid()) {
+                    true => "--init-groups",
+                    false => "--clear-groups",
+                };
+                command.args(["--reuid", &uid, "--regid", &gid, groups]);
+            }
             command.args(["--pdeathsig", "TERM", "--", program]);
             command
         } else {
-            Command::new(program)
+            let mut command = Command::new(program);
+            if is_root {
+                command.uid(owner.uid()).gid(owner.gid());
+            }
+            command
         };
+        // What else is in our environment is nothing to it: secrets, what systemd hands over.
+        let known = std::env::vars_os().filter(|(name, _)| {
+            let name = name.to_string_lossy();
+            ["PATH", "LANG", "TZ", "TMPDIR"].contains(&&*name)
+                || ["LC_", "CYRUS_", "SASL_"]
+                    .iter()
+                    .any(|it| name.starts_with(it))
+        });
         command
             .args(arguments)
+            .env_clear()
+            .envs(known)
             // `sync_client -r` would go into the background.
             .env("CYRUS_ISDAEMON", "1")
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC")
-            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::from(lock))
             .stdout(Stdio::from(input.try_clone()?))
             .stderr(Stdio::from(input))
             .kill_on_drop(true);
-        if rustix::process::geteuid().is_root() {
-            // Cyrus does not run as root.
-            let owner = std::fs::metadata(&self.sync_directory)?;
-            command.uid(owner.uid()).gid(owner.gid());
-        }
         let child = command.spawn()?;
         tokio::spawn(log_output(self.channel.clone(), output));
         Ok(child)
@@ -218,21 +236,30 @@ impl ClientProcess {
 }
 
 /// Opens and locks the file; `None` where another process holds it. It belongs to whoever owns the
-/// folder.
+/// folder, who may put anything in its place: as root we change nothing that we did not make, and
+/// lock nothing but a file of that owner.
 fn take(path: &Path) -> io::Result<Option<File>> {
-    let file = File::options()
+    let owner = std::fs::metadata(path.parent().unwrap_or(Path::new("/")))?;
+    let mut options = File::options();
+    options
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(false)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .mode(0o640)
-        .open(path)?;
-    if rustix::process::geteuid().is_root()
-        && let Some(folder) = path.parent()
-    {
-        let owner = std::fs::metadata(folder)?;
-        std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        .mode(0o640);
+    let file = match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            if rustix::process::geteuid().is_root() {
+                std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            }
+            file
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path)?,
+        Err(error) => return Err(error),
+    };
+    if !is_ours(&file.metadata()?, owner.uid()) {
+        return Err(io::Error::other(
+            "it is no file of its own that belongs to the folder's owner; remove it",
+        ));
     }
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -241,16 +268,29 @@ fn take(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Whose standard input the locked file is.
+/// A file, under this name alone, of this owner.
+fn is_ours(meta: &std::fs::Metadata, owner: u32) -> bool {
+    meta.is_file() && meta.nlink() == 1 && meta.uid() == owner
+}
+
+/// Whose standard input the locked file is: processes of the folder's owner.
 fn holders(path: &Path) -> Vec<Pid> {
     let id = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
-    let (Ok(lock), Ok(processes)) = (std::fs::metadata(path), std::fs::read_dir("/proc")) else {
+    let owner = path.parent().and_then(|folder| folder.metadata().ok());
+    let lock = std::fs::symlink_metadata(path).ok();
+    let (Some(owner), Some(lock), Ok(processes)) = (owner, lock, std::fs::read_dir("/proc")) else {
         return Vec::new();
     };
+    if !is_ours(&lock, owner.uid()) {
+        return Vec::new();
+    }
     let lock = id(lock);
     let pid = |entry: io::Result<std::fs::DirEntry>| {
         let entry = entry.ok()?;
         let pid = entry.file_name().to_str()?.parse().ok()?;
+        if entry.metadata().ok()?.uid() != owner.uid() {
+            return None;
+        }
         let input = std::fs::metadata(entry.path().join("fd/0")).ok()?;
         (id(input) == lock).then(|| Pid::from_raw(pid))?
     };

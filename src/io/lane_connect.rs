@@ -1,8 +1,8 @@
 //! The way to a replica that is ready for commands: connect, TLS, greeting, login, compression,
 //! and what the pool of the lane asks for.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use rustls::ClientConfig;
@@ -29,10 +29,6 @@ use crate::protocol::{Greeting, StatusKind, print};
 
 /// More lines than any `sync_server` says before `* OK`.
 const GREETING_LINES: usize = 64;
-
-/// Pauses between two tries to learn the greeting.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How lanes are encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +77,9 @@ pub struct Replica {
     pub(super) spill: Arc<Spill>,
     pub(super) meter: Meter,
     tls: Option<Tls>,
-    greeting: watch::Sender<Option<Arc<Greeting>>>,
+    pub(super) greeting: watch::Sender<Option<Arc<Greeting>>>,
+    /// Since when nobody has been reached there, as long as nobody ever was.
+    pub(super) unknown_since: OnceLock<Instant>,
 }
 
 struct Tls {
@@ -184,6 +182,7 @@ impl Replica {
         Ok(Arc::new(Self {
             meter: Meter::new(&settings.channel, "replica"),
             greeting: watch::Sender::new(None),
+            unknown_since: OnceLock::new(),
             settings,
             spill,
             tls,
@@ -208,20 +207,6 @@ impl Replica {
         let (wire, greeting) = self.within_login_time(self.reach()).await?;
         leave(wire).await;
         Ok(greeting)
-    }
-
-    /// Tries until the greeting is known, with growing pauses; clients can be greeted from then on.
-    pub async fn learn_greeting(&self) {
-        let mut pause = FIRST_PAUSE;
-        while self.greeting.borrow().is_none() {
-            let Err(error) = self.probe_greeting().await else {
-                return;
-            };
-            stream::count_failure(&self.settings.channel, "replica", error.kind());
-            tracing::warn!(%error, pause = ?pause, "the replica cannot be asked for its greeting");
-            tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
     }
 
     /// Whether the replica lets these credentials in, as an administrator, the way that lanes log

@@ -13,6 +13,7 @@ mod conversation;
 pub mod credentials;
 pub mod dial;
 pub mod directory_watch;
+mod first_greeting;
 pub mod journal;
 pub mod lane;
 pub mod lane_connect;

@@ -226,7 +226,10 @@ impl Shell {
 
     fn show(&self, lately: &mut Lately) {
         let at = Instant::now();
-        let snapshot = self.core.snapshot();
+        let mut snapshot = self.core.snapshot();
+        if let Some(away) = self.replica.never_seen() {
+            snapshot.replica_away_seconds.get_or_insert(away.as_secs());
+        }
         let log = self.directory.as_ref().map(|watch| watch.seen());
         let log_seconds = log.and_then(|seen| seen.oldest_seconds());
         self.notes.show(&snapshot, log_seconds);

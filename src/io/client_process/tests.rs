@@ -167,3 +167,27 @@ fn ends_in_words() {
     assert!(words(ExitStatus::from_raw(75 << 8)).contains("exit code 75"));
     assert!(words(ExitStatus::from_raw(9)).contains("signal 9"));
 }
+
+/// The folder's owner may put a link to something in the place of the file.
+#[test]
+fn nobody_else_is_taken_for_a_client() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    let lock = place.path(LOCK);
+    let other = std::process::Command::new("/bin/sleep")
+        .arg("100")
+        .stdin(Stdio::null())
+        .spawn();
+    let mut other = other.unwrap();
+    symlink("/dev/null", &lock).unwrap();
+    assert!(take(&lock).is_err());
+    assert_eq!(holders(&lock), []);
+    std::fs::remove_file(&lock).unwrap();
+    let foreign = place.path("foreign");
+    std::fs::write(&foreign, "").unwrap();
+    std::fs::hard_link(&foreign, &lock).unwrap();
+    assert!(take(&lock).is_err());
+    assert_eq!(holders(&lock), []);
+    other.kill().unwrap();
+    other.wait().unwrap();
+}

@@ -301,7 +301,8 @@ impl<S: stream::Stream> Lines<S> {
             Kind::Restart => self.say(b"OK Restarting\r\n").await,
             Kind::Exit => {
                 self.leave("OK Finished").await;
-                Err(Refused::Login("it said EXIT before it logged in"))
+                // As a syncmux does that only wants to know how the replica greets.
+                Err(Refused::Quiet("it said EXIT before it logged in"))
             }
             Kind::Authenticate { .. } | Kind::Starttls => {
                 self.say(format!("{UNKNOWN}\r\n").as_bytes()).await
