@@ -3,8 +3,13 @@
 # checks) and one for syncmux as a client. Never commit what it writes; never use it in production.
 #
 #   certs/make.sh [FOLDER] [SERVER-NAME...]      (default: certs/dev, replica.example.com localhost)
+#   CLIENT_NAME=NAME certs/make.sh ...           the name in the client's certificate, for allowed_names
+#                                                (default: master.example.com)
+#
+# Keys and folder are for who runs this alone; README.md beside it says how to copy them.
 set -eu
 umask 077
+client=${CLIENT_NAME:-master.example.com}
 folder=${1:-"$(dirname "$0")/dev"}
 [ "$#" = 0 ] || shift
 [ "$#" != 0 ] || set -- replica.example.com localhost
@@ -42,7 +47,7 @@ if [ ! -e ca.key ]; then
         -addext "keyUsage=critical,keyCertSign,cRLSign" -out ca.pem
 fi
 sign replica "$1" "extendedKeyUsage=serverAuth\nsubjectAltName=$names\n"
-sign client repl "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:repl\n"
+sign client "$client" "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:$client\n"
 chmod 644 ca.pem replica.pem client.pem
 rm -f ca.srl
 openssl verify -CAfile ca.pem replica.pem client.pem

@@ -117,6 +117,7 @@ fn installed_changed_removed_and_purged() {
     for (name, mode) in [
         ("usr/bin/syncmux", 0o755),
         ("etc/syncmux/syncmux.toml", 0o644),
+        ("etc/syncmux/terminate.toml", 0o644),
         ("usr/lib/systemd/system/syncmux.service", 0o644),
         ("usr/lib/systemd/system/syncmux-terminate.service", 0o644),
         ("usr/lib/systemd/system/cyrus-sync-client.service", 0o644),
@@ -127,6 +128,13 @@ fn installed_changed_removed_and_purged() {
         ("usr/share/zsh/vendor-completions/_syncmux", 0o644),
         ("usr/share/fish/vendor_completions.d/syncmux.fish", 0o644),
         ("usr/share/doc/syncmux/copyright", 0o644),
+        ("usr/share/doc/syncmux/deploy/RUNBOOKS.md", 0o644),
+        ("usr/share/doc/syncmux/deploy/grafana/alerts.yml", 0o644),
+        (
+            "usr/share/doc/syncmux/deploy/transparent/syncmux.nft",
+            0o644,
+        ),
+        ("usr/share/doc/syncmux/certs/make.sh", 0o755),
     ] {
         let meta = machine
             .path(name)
@@ -144,11 +152,11 @@ fn installed_changed_removed_and_purged() {
     // It is enabled and started by nobody.
     assert!(!machine.has("etc/systemd"));
     let conffiles = machine.query("${Conffiles}");
-    assert!(
-        conffiles.contains("/etc/syncmux/syncmux.toml"),
-        "{conffiles}"
-    );
-    assert_eq!(conffiles.trim().lines().count(), 1, "{conffiles}");
+    for name in ["syncmux", "terminate"] {
+        let name = format!("/etc/syncmux/{name}.toml");
+        assert!(conffiles.contains(&name), "{conffiles}");
+    }
+    assert_eq!(conffiles.trim().lines().count(), 2, "{conffiles}");
 
     // What the site wrote outlives an upgrade.
     let config = machine.path("etc/syncmux/syncmux.toml");
@@ -166,6 +174,7 @@ fn installed_changed_removed_and_purged() {
     fs::write(machine.path("etc/syncmux/password"), "secret\n").unwrap();
     machine.dpkg(&["--purge", "syncmux"]);
     assert!(!machine.has("etc/syncmux/syncmux.toml"));
+    assert!(!machine.has("etc/syncmux/terminate.toml"));
     assert!(machine.has("etc/syncmux/password"));
 
     fs::remove_file(machine.path("etc/syncmux/password")).unwrap();
