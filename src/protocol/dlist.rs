@@ -10,7 +10,7 @@ use super::scan::{List, LiteralForm, Progress, ScanLimits, Scanner, Sink, Token}
 pub enum Value {
     /// `NIL`, or a file.
     Nil,
-    /// A string; one of more than 8 KiB is cut there.
+    /// A string, whole.
     Text(Bytes),
     /// `(a b)`
     List(Vec<Value>),
@@ -53,17 +53,21 @@ impl Value {
 /// Deeper lists are in no answer of a replica.
 const DEPTH: usize = 16;
 
-/// Reads `KIND value` and its line end; `None` where that is no such line.
+/// Reads `KIND value` and its line end; `None` where that is no such line. The strings are slices
+/// of the line, but for those that stand there escaped.
 #[must_use]
-pub fn parse(line: &[u8]) -> Option<(Bytes, Value)> {
+pub fn parse(line: Bytes) -> Option<(Bytes, Value)> {
     let limits = ScanLimits {
         depth: DEPTH,
         text: line.len() as u64,
         file: line.len() as u64,
     };
-    let mut tree = Tree::default();
-    let mut input = Bytes::copy_from_slice(line);
-    let mut scanner = Scanner::new(LiteralForm::Plain, limits);
+    let mut scanner = Scanner::new(LiteralForm::Plain, limits).keeping(line.len());
+    let mut input = line.clone();
+    let mut tree = Tree {
+        line,
+        ..Tree::default()
+    };
     match scanner.feed(&mut input, &mut tree) {
         Ok(Progress::Done) if input.is_empty() => tree.kind.zip(tree.done),
         _ => None,
@@ -72,6 +76,7 @@ pub fn parse(line: &[u8]) -> Option<(Bytes, Value)> {
 
 #[derive(Default)]
 struct Tree {
+    line: Bytes,
     kind: Option<Bytes>,
     done: Option<Value>,
     open: Vec<Open>,
@@ -84,6 +89,16 @@ struct Open {
 }
 
 impl Tree {
+    /// Without a copy where it stands in the line as it is.
+    fn own(&self, text: &[u8]) -> Bytes {
+        let (line, part) = (self.line.as_ptr_range(), text.as_ptr_range());
+        if line.start <= part.start && part.end <= line.end {
+            self.line.slice_ref(text)
+        } else {
+            Bytes::copy_from_slice(text)
+        }
+    }
+
     fn put(&mut self, value: Value) {
         match self.open.last_mut() {
             None => self.done = Some(value),
@@ -104,13 +119,16 @@ impl Sink for Tree {
     fn token(&mut self, token: Token<'_>) -> Result<(), String> {
         match token {
             Token::Key(text) => {
-                let text = Bytes::copy_from_slice(text.usable().unwrap_or_default());
+                let text = self.own(text.usable().unwrap_or_default());
                 match self.open.last_mut() {
                     None => self.kind = Some(text),
                     Some(open) => open.key = text,
                 }
             }
-            Token::Text(text) => self.put(Value::Text(Bytes::copy_from_slice(text.kept()))),
+            Token::Text(text) => {
+                let text = self.own(text.kept());
+                self.put(Value::Text(text));
+            }
             Token::Nil | Token::FileEnd => self.put(Value::Nil),
             Token::Open(list) => self.open.push(Open {
                 value: match list {
@@ -140,7 +158,7 @@ mod tests {
     fn a_line_of_a_replica() {
         let line = b"MAILBOX %(MBOXNAME user.joe ACL \"joe\tlrs\t\" RECORD (%(UID 1 FLAGS \
             (\\Seen {4}\r\na b ) GUID NIL)))\r\n";
-        let (kind, value) = parse(line).unwrap();
+        let (kind, value) = parse(Bytes::from_static(line)).unwrap();
         assert_eq!(kind, "MAILBOX");
         assert_eq!(value.text("MBOXNAME").unwrap(), "user.joe");
         assert_eq!(value.text("ACL").unwrap(), "joe\tlrs\t");
@@ -153,6 +171,29 @@ mod tests {
     }
 
     #[test]
+    fn long_strings_are_whole() {
+        let long = "x".repeat(100_000);
+        for written in [
+            long.clone(),
+            format!("\"{long}\""),
+            format!("{{100000}}\r\n{long}"),
+        ] {
+            let line = Bytes::from(format!("A %(K {written} L b)\r\n"));
+            let (_, value) = parse(line).unwrap();
+            assert_eq!(value.text("K").unwrap(), long.as_bytes());
+            assert_eq!(value.text("L").unwrap(), "b");
+        }
+    }
+
+    #[test]
+    fn nothing_is_copied() {
+        let line = Bytes::from_static(b"A %(KEY user.joe)\r\n");
+        let (_, value) = parse(line.clone()).unwrap();
+        let text = value.text("KEY").unwrap();
+        assert!(line.as_ptr_range().contains(&text.as_ptr()));
+    }
+
+    #[test]
     fn what_is_no_line() {
         for line in [
             &b""[..],
@@ -160,7 +201,7 @@ mod tests {
             b"MAILBOX %(A b\r\n",
             b"LSUB (a) b\r\n",
         ] {
-            assert_eq!(parse(line), None, "{}", line.escape_ascii());
+            assert_eq!(parse(Bytes::from_static(line)), None, "{}", line.escape_ascii());
         }
     }
 }

@@ -91,7 +91,7 @@ pub struct Scanner {
     state: State,
     lists: Vec<List>,
     /// The part of the current string that came in earlier pieces, unescaped, cut at
-    /// [`KEPT_TEXT`].
+    /// `kept`.
     text: Vec<u8>,
     /// Length of the current string before this piece.
     text_len: u64,
@@ -100,6 +100,8 @@ pub struct Scanner {
     /// Bytes of this value without contents of files.
     len: u64,
     scanned: u64,
+    /// As much of a string is kept for its token.
+    kept: usize,
 }
 
 /// One call of [`Scanner::feed`].
@@ -142,7 +144,14 @@ impl Scanner {
             guid: None,
             len: 0,
             scanned: 0,
+            kept: KEPT_TEXT,
         }
+    }
+
+    /// The same, which keeps so much of a string in the place of [`KEPT_TEXT`].
+    pub(crate) fn keeping(mut self, most: usize) -> Self {
+        self.kept = most;
+        self
     }
 
     /// Begins with a new `KEY value`, or with the value alone where the key was read already.
@@ -154,7 +163,7 @@ impl Scanner {
         };
         self.lists.clear();
         self.text.clear();
-        self.text.shrink_to(KEPT_TEXT);
+        self.text.shrink_to(self.kept);
         self.text_len = 0;
         self.partition.clear();
         self.guid = None;
@@ -419,7 +428,7 @@ impl Scanner {
 
     /// Keeps a part of the current string for a later piece.
     fn keep(&mut self, part: &[u8]) {
-        let room = KEPT_TEXT.saturating_add(1).saturating_sub(self.text.len());
+        let room = self.kept.saturating_add(1).saturating_sub(self.text.len());
         self.text.extend_from_slice(&part[..part.len().min(room)]);
     }
 
@@ -437,13 +446,13 @@ impl Scanner {
         let bytes = if joined.is_empty() {
             last
         } else {
-            let room = (KEPT_TEXT + 1).saturating_sub(joined.len());
+            let room = self.kept.saturating_add(1).saturating_sub(joined.len());
             joined.extend_from_slice(&last[..last.len().min(room)]);
             &joined[..]
         };
         let text = Text {
-            bytes: &bytes[..bytes.len().min(KEPT_TEXT)],
-            cut: bytes.len() > KEPT_TEXT,
+            bytes: &bytes[..bytes.len().min(self.kept)],
+            cut: bytes.len() > self.kept,
             literal: form == Form::Literal,
         };
         match role {

@@ -59,7 +59,8 @@ pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
             match reader.feed(&mut piece) {
                 Ok(Some(Line::Untagged(line))) => {
                     let raw = file.read(&line.raw);
-                    let tree = raw.strip_prefix(b"* ").and_then(dlist::parse);
+                    let tree = raw.strip_prefix(b"* ");
+                    let tree = tree.and_then(|line| dlist::parse(line.to_vec().into()));
                     if let (Some((_, tree)), Some(name)) = (tree, &line.mailbox) {
                         // Both read the same; a tree keeps what follows a NUL.
                         let text = tree.text("MBOXNAME").expect("a name");

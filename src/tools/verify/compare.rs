@@ -4,29 +4,42 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::ends::Said;
+use super::ends::{Said, Untold};
 use crate::protocol::Site;
 use crate::protocol::dlist::Value;
 
-/// Fields of a MAILBOX line that must be the same (`is_unchanged` in Cyrus's `sync_support.c`). What
-/// one end does not say at all, being older, is not compared.
-const FIELDS: [&str; 12] = [
+/// Fields of a MAILBOX line that must be the same (`is_unchanged` in Cyrus's `sync_support.c`), and
+/// that every server says.
+const NEEDED: [&str; 5] = [
     "UNIQUEID",
     "UIDVALIDITY",
     "LAST_UID",
     "HIGHESTMODSEQ",
     "SYNC_CRC",
+];
+
+/// The same of others. What one end does not say at all, being older, is not compared.
+const FIELDS: [&str; 10] = [
     "SYNC_CRC_ANNOT",
     "RECENTUID",
     "RECENTTIME",
     "POP3_LAST_LOGIN",
+    "POP3_SHOW_AFTER",
+    "CREATEDMODSEQ",
+    "FOLDERMODSEQ",
     "PARTITION",
     "ACL",
     "OPTIONS",
 ];
 
+/// In the place of what is [`NEEDED`] and not there.
+const MISSING: &str = "missing";
+
 /// Fields that are left out where there is nothing to say.
 const OPTIONAL: [&str; 2] = ["MBOXTYPE", "QUOTAROOT"];
+
+/// In the place of what is [`OPTIONAL`] and not there, and of a limit that is not there.
+const NONE: &str = "none";
 
 /// Where one of these differs the messages differ.
 const OF_MESSAGES: [&str; 4] = ["LAST_UID", "HIGHESTMODSEQ", "SYNC_CRC", "SYNC_CRC_ANNOT"];
@@ -47,6 +60,15 @@ const MAILBOXES: usize = 20;
 /// So many messages of a mailbox are named.
 const MESSAGES: usize = 10;
 
+/// So much of a value is shown.
+const VALUE: usize = 120;
+
+/// So much of a line that nobody understands is shown.
+const LINE: usize = 60;
+
+/// What is said of a user whom neither end has.
+pub(super) const NOBODY: &str = "neither end has such a user";
+
 /// What an end says of one thing, by field.
 type Fields = BTreeMap<String, String>;
 
@@ -60,14 +82,16 @@ pub(super) fn users(master: &Said, replica: &Said, site: &Site) -> Vec<String> {
         Err(refusals) => return refusals,
     };
     if ours.is_empty() && theirs.is_empty() {
-        return vec!["neither end has such a user".to_owned()];
+        return vec![NOBODY.to_owned()];
     }
+    let mut found = not_understood(ours, theirs);
     let (ours, theirs) = (things(ours), things(theirs));
-    let mut found = Vec::new();
     for name in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
         match (ours.get(name), theirs.get(name)) {
             (Some(ours), Some(theirs)) => {
-                found.extend(unlike(ours, theirs).map(|what| format!("{name}: {what}")))
+                let both = [(ours, theirs), (theirs, ours)];
+                let [ours, theirs] = both.map(|(one, other)| with_limits(name, one.clone(), other));
+                found.extend(unlike(&ours, &theirs).map(|what| format!("{name}: {what}")));
             }
             // Each end removes for good what was deleted when it likes.
             _ if is_deleted(name, site) => {}
@@ -85,6 +109,7 @@ pub(super) fn unlike_mailboxes(master: &Said, replica: &Said) -> Vec<Bytes> {
     };
     let theirs: BTreeMap<&Bytes, &Value> = theirs
         .iter()
+        .filter(|(kind, _)| kind == "MAILBOX")
         .filter_map(|(_, line)| Some((line.text("MBOXNAME")?, line)))
         .collect();
     let differs = |(kind, line): &(Bytes, Value)| {
@@ -100,7 +125,14 @@ pub(super) fn unlike_mailboxes(master: &Said, replica: &Said) -> Vec<Bytes> {
 pub(super) fn messages(name: &Bytes, master: &Said, replica: &Said) -> Vec<String> {
     let name = String::from_utf8_lossy(name);
     let (ours, theirs) = match both(master, replica) {
-        Ok((ours, theirs)) => (records(ours), records(theirs)),
+        Ok((ours, theirs)) => {
+            let strange = not_understood(ours, theirs);
+            if !strange.is_empty() {
+                let told = strange.iter().map(|what| format!("mailbox {name}: {what}"));
+                return told.collect();
+            }
+            (records(ours), records(theirs))
+        }
         Err(refusals) => {
             let told = refusals
                 .iter()
@@ -113,7 +145,7 @@ pub(super) fn messages(name: &Bytes, master: &Said, replica: &Said) -> Vec<Strin
         let message = format!("mailbox {name}: message {uid}");
         match (ours.get(uid), theirs.get(uid)) {
             (Some(ours), Some(theirs)) => {
-                let what: Vec<String> = unlike(ours, theirs).collect();
+                let what: Vec<String> = unlike(&record(ours), &record(theirs)).collect();
                 if !what.is_empty() {
                     found.push(format!("{message}: {}", what.join("; ")));
                 }
@@ -144,8 +176,12 @@ fn both<'a>(master: &'a Said, replica: &'a Said) -> Result<(&'a Lines, &'a Lines
         (Ok(ours), Ok(theirs)) => Ok((ours, theirs)),
         (ours, theirs) => {
             let refusal = |who: &str, said: &Said| {
-                let why = said.as_ref().err()?;
-                Some(format!("{who} refuses to tell: {why}"))
+                Some(match said.as_ref().err()? {
+                    Untold::Refused(why) => format!("{who} refuses to tell: {why}"),
+                    Untold::TooLong(bytes) => format!(
+                        "the answer of {who} is too long to be compared here: {bytes} bytes"
+                    ),
+                })
             };
             let all = [refusal("the master", ours), refusal("the replica", theirs)];
             Err(all.into_iter().flatten().collect())
@@ -153,59 +189,102 @@ fn both<'a>(master: &'a Said, replica: &'a Said) -> Result<(&'a Lines, &'a Lines
     }
 }
 
+/// Lines that are no lines, at either end.
+fn not_understood(ours: &Lines, theirs: &Lines) -> Vec<String> {
+    let of = |who: &'static str, lines: &Lines| {
+        let strange = lines.iter().filter(|(kind, _)| kind.is_empty());
+        let told = strange.map(|(_, line)| {
+            let line = canonical(line);
+            format!(
+                "a line of {who} can't be understood: {}",
+                short(line.trim_end(), LINE)
+            )
+        });
+        told.collect::<Vec<_>>()
+    };
+    [of("the master", ours), of("the replica", theirs)].concat()
+}
+
 fn things(lines: &Lines) -> Things {
     let mut things = Things::new();
-    for (kind, line) in lines {
+    for (kind, line) in lines.iter().filter(|(kind, _)| !kind.is_empty()) {
         let named = |key: &str| line.text(key).map(|name| String::from_utf8_lossy(name));
-        match &kind[..] {
-            b"MAILBOX" => {
-                if let Some(name) = named("MBOXNAME") {
-                    things.insert(format!("mailbox {name}"), mailbox(line));
-                }
+        let thing = match &kind[..] {
+            b"MAILBOX" => named("MBOXNAME").map(|name| {
+                things.extend(annotations(&name, line));
+                (format!("mailbox {name}"), mailbox(line))
+            }),
+            b"LSUB" if matches!(line, Value::List(_)) => {
+                let names = line.elements().iter().map(canonical);
+                let subscription = |name| (format!("subscription to {name}"), Fields::new());
+                things.extend(names.map(subscription));
+                continue;
             }
-            b"LSUB" => {
-                for name in line.elements() {
-                    things.insert(
-                        format!("subscription to {}", canonical(name)),
-                        Fields::new(),
-                    );
-                }
-            }
-            b"SEEN" => {
+            b"SEEN" => named("UNIQUEID").map(|id| {
                 let fields = ["LASTUID", "SEENUIDS"].into_iter();
-                if let Some(id) = named("UNIQUEID") {
-                    things.insert(format!("what is seen of {id}"), some(line, fields));
-                }
-            }
-            b"SIEVE" => {
-                if let Some(name) = named("FILENAME") {
-                    let fields = ["GUID", "ISACTIVE"].into_iter();
-                    things.insert(format!("sieve script {name}"), some(line, fields));
-                }
-            }
-            b"QUOTA" => {
-                if let (Some(root), Value::Pairs(pairs)) = (named("ROOT"), line) {
-                    let limit = |(key, _): &&(Bytes, Value)| key != "ROOT" && key != "MODSEQ";
-                    let limits = pairs.iter().filter(limit);
-                    let text = |(key, value): &(Bytes, Value)| {
-                        (String::from_utf8_lossy(key).into_owned(), canonical(value))
-                    };
-                    things.insert(format!("quota of {root}"), limits.map(text).collect());
-                }
-            }
-            _ => {}
-        }
+                (format!("what is seen of {id}"), some(line, fields))
+            }),
+            b"SIEVE" => named("FILENAME").map(|name| {
+                let fields = ["GUID", "ISACTIVE"].into_iter();
+                (format!("sieve script {name}"), some(line, fields))
+            }),
+            b"QUOTA" => named("ROOT").map(|root| (format!("{QUOTA}{root}"), limits(line))),
+            _ => None,
+        };
+        // Of what is not known here only the whole can be compared.
+        let (name, fields) = thing.unwrap_or_else(|| {
+            let kind = String::from_utf8_lossy(kind);
+            let name = format!("a line {kind} {}", canonical(line));
+            (name, Fields::new())
+        });
+        things.insert(name, fields);
     }
     things
 }
 
+const QUOTA: &str = "quota of ";
+
 fn mailbox(line: &Value) -> Fields {
     let mut fields = some(line, FIELDS.into_iter());
-    for name in OPTIONAL {
-        let value = line.get(name).map_or("none".to_owned(), canonical);
+    let needed = NEEDED.map(|name| (name, MISSING));
+    for (name, absent) in needed.into_iter().chain(OPTIONAL.map(|name| (name, NONE))) {
+        let value = line.get(name).map_or(absent.to_owned(), canonical);
         fields.insert(name.to_owned(), value);
     }
     fields
+}
+
+/// What a mailbox has of them. Each end counts their modseqs for itself, and Cyrus does not compare
+/// these either.
+fn annotations(mailbox: &str, line: &Value) -> Vec<(String, Fields)> {
+    let all = line.get("ANNOTATIONS").map_or(&[][..], Value::elements);
+    let one = |annotation: &Value| {
+        let text = |key| annotation.get(key).map_or(String::new(), canonical);
+        let whose = match text("USERID") {
+            nobody if nobody.is_empty() => String::new(),
+            user => format!(" of {user}"),
+        };
+        let name = format!("mailbox {mailbox}: annotation {}{whose}", text("ENTRY"));
+        (name, some(annotation, ["VALUE"].into_iter()))
+    };
+    all.iter().map(one).collect()
+}
+
+/// Older servers write `X-NUM-FOLDERS` and `X-ANNOTATION-STORAGE`, newer ones both names.
+fn limits(line: &Value) -> Fields {
+    let Value::Pairs(pairs) = line else {
+        return Fields::new();
+    };
+    let limit = |(key, _): &&(Bytes, Value)| key != "ROOT" && key != "MODSEQ";
+    let text = |(key, value): &(Bytes, Value)| {
+        let name = match &key[..] {
+            b"X-NUM-FOLDERS" => "MAILBOX".into(),
+            b"X-ANNOTATION-STORAGE" => "ANNOTATION-STORAGE".into(),
+            other => String::from_utf8_lossy(other),
+        };
+        (name.into_owned(), canonical(value))
+    };
+    pairs.iter().filter(limit).map(text).collect()
 }
 
 fn some<'a>(line: &Value, names: impl Iterator<Item = &'a str>) -> Fields {
@@ -213,24 +292,45 @@ fn some<'a>(line: &Value, names: impl Iterator<Item = &'a str>) -> Fields {
     names.filter_map(field).collect()
 }
 
-fn records(lines: &Lines) -> BTreeMap<u64, Fields> {
+/// By UID, as they stand in the answer: there may be many.
+fn records(lines: &Lines) -> BTreeMap<u64, &Value> {
     let all = lines.iter().filter_map(|(_, line)| line.get("RECORD"));
-    let record = |record: &Value| {
-        let uid = std::str::from_utf8(record.text("UID")?)
-            .ok()?
-            .parse()
-            .ok()?;
-        Some((uid, some(record, OF_RECORD.into_iter())))
+    let record = |record| {
+        let uid = Value::text(record, "UID")?;
+        let uid = std::str::from_utf8(uid).ok()?.parse().ok()?;
+        Some((uid, record))
     };
     all.flat_map(Value::elements).filter_map(record).collect()
+}
+
+fn record(record: &Value) -> Fields {
+    some(record, OF_RECORD.into_iter())
+}
+
+/// A limit that is not said is none. Other fields count that both have.
+fn with_limits(name: &str, mut fields: Fields, others: &Fields) -> Fields {
+    if name.starts_with(QUOTA) {
+        for other in others.keys() {
+            fields.entry(other.clone()).or_insert(NONE.to_owned());
+        }
+    }
+    fields
 }
 
 /// Fields that both have and that differ, with both values.
 fn unlike<'a>(ours: &'a Fields, theirs: &'a Fields) -> impl Iterator<Item = String> + 'a {
     ours.iter().filter_map(|(name, ours)| {
         let theirs = theirs.get(name)?;
-        let (a, b) = (short(ours), short(theirs));
-        (ours != theirs).then(|| format!("{name} is {a} on the master and {b} on the replica"))
+        let (a, b) = (short(ours, VALUE), short(theirs, VALUE));
+        if ours == theirs {
+            let missing = ours == MISSING && NEEDED.contains(&name.as_str());
+            return missing.then(|| format!("{name} is missing at both ends"));
+        }
+        Some(if a == b {
+            format!("{name} differs, behind {a}")
+        } else {
+            format!("{name} is {a} on the master and {b} on the replica")
+        })
     })
 }
 
@@ -242,16 +342,15 @@ fn is_deleted(name: &str, site: &Site) -> bool {
     local.starts_with(&format!("{}.", site.deletedprefix.replace('.', "^")))
 }
 
-fn is_expunged(record: &Fields) -> bool {
-    let flags = record.get("FLAGS").map(String::as_str).unwrap_or_default();
-    flags.contains("\\expunged")
+fn is_expunged(record: &Value) -> bool {
+    let flags = record.get("FLAGS").map_or(&[][..], Value::elements);
+    let expunged = |flag: &Value| matches!(flag, Value::Text(flag) if flag.eq_ignore_ascii_case(b"\\expunged"));
+    flags.iter().any(expunged)
 }
 
-fn modseq(record: &Fields) -> String {
-    format!(
-        "modseq {}",
-        record.get("MODSEQ").map_or("unknown", String::as_str)
-    )
+fn modseq(record: &Value) -> String {
+    let modseq = record.get("MODSEQ");
+    format!("modseq {}", modseq.map_or("unknown".to_owned(), canonical))
 }
 
 /// A value as text. The order in a list, and the case of flags, say nothing.
@@ -280,12 +379,11 @@ fn canonical(value: &Value) -> String {
 }
 
 /// For a sentence.
-fn short(text: &str) -> String {
-    const MOST: usize = 120;
+fn short(text: &str, most: usize) -> String {
     if text.is_empty() {
         return "empty".to_owned();
     }
-    let cut: String = text.chars().take(MOST).collect();
+    let cut: String = text.chars().take(most).collect();
     if cut.len() < text.len() {
         format!("{cut}...")
     } else {
@@ -303,7 +401,7 @@ mod tests {
     fn said(lines: &[&str]) -> Said {
         let parsed = lines
             .iter()
-            .map(|line| parse(format!("{line}\r\n").as_bytes()).unwrap());
+            .map(|line| parse(format!("{line}\r\n").into()).unwrap());
         Ok(parsed.collect())
     }
 
@@ -357,7 +455,7 @@ mod tests {
 
     #[test]
     fn refusals_and_nobody() {
-        let refused: Said = Err("NO IMAP_IOERROR System I/O error".to_owned());
+        let refused: Said = Err(Untold::Refused("NO IMAP_IOERROR System I/O error".to_owned()));
         let found = users(&said(&[INBOX]), &refused, &Site::default());
         assert_eq!(
             found,
@@ -365,6 +463,121 @@ mod tests {
         );
         let nobody = users(&said(&[]), &said(&[]), &Site::default());
         assert_eq!(nobody, ["neither end has such a user"]);
+    }
+
+    /// What is found where the other end says this.
+    fn between(ours: &[&str], theirs: &[&str]) -> Vec<String> {
+        users(&said(ours), &said(theirs), &Site::default())
+    }
+
+    #[test]
+    fn a_limit_at_one_end_only() {
+        let storage = "QUOTA %(ROOT user.joe LIMIT 5 STORAGE 5 MODSEQ 3)";
+        let more = "QUOTA %(ROOT user.joe LIMIT 5 STORAGE 5 MESSAGE 7 MODSEQ 3)";
+        let is = |a: &str, b: &str| {
+            format!("quota of user.joe: MESSAGE is {a} on the master and {b} on the replica")
+        };
+        assert_eq!(between(&[storage], &[more]), [is("none", "7")]);
+        assert_eq!(between(&[more], &[storage]), [is("7", "none")]);
+        let older = "QUOTA %(ROOT user.joe X-NUM-FOLDERS 5)";
+        let newer = "QUOTA %(ROOT user.joe MAILBOX 5 X-NUM-FOLDERS 5)";
+        assert_eq!(between(&[older], &[newer]).len(), 0);
+    }
+
+    #[test]
+    fn what_stands_behind_the_first_kilobytes_counts() {
+        let seen = |end: &str| {
+            let uids = format!("{}{end}", "1,".repeat(8_000));
+            format!("SEEN %(UNIQUEID a LASTUID 9 SEENUIDS {uids})")
+        };
+        let found = between(&[&seen("3")], &[&seen("4")]);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].starts_with("what is seen of a: SEENUIDS differs, behind 1,1,"),
+            "{found:?}"
+        );
+        assert!(found[0].len() < 200);
+    }
+
+    #[test]
+    fn annotations_of_a_mailbox() {
+        let with = |annotations: &str| INBOX.replace(" OPTIONS", &format!("{annotations} OPTIONS"));
+        let one = |value: &str, modseq: u32| {
+            format!("%(ENTRY /comment USERID \"\" MODSEQ {modseq} VALUE {value})")
+        };
+        let other = "%(ENTRY /check USERID joe MODSEQ 0 VALUE true)";
+        let both = with(&format!(" ANNOTATIONS ({} {other})", one("x", 4)));
+        let turned = with(&format!(" ANNOTATIONS ({other} {})", one("x", 5)));
+        assert_eq!(between(&[&both], &[&turned]).len(), 0);
+        assert_eq!(between(&[INBOX], &[&with(" ANNOTATIONS ()")]).len(), 0);
+        assert_eq!(
+            between(&[&both], &[&with(&format!(" ANNOTATIONS ({})", one("y", 4)))]),
+            [
+                "mailbox user.joe: annotation /check of joe: only on the master",
+                "mailbox user.joe: annotation /comment: VALUE is x on the master and y on the \
+                 replica",
+            ]
+        );
+    }
+
+    #[test]
+    fn fields_of_newer_servers() {
+        for field in ["POP3_SHOW_AFTER", "CREATEDMODSEQ", "FOLDERMODSEQ"] {
+            let with = |n| INBOX.replace(" OPTIONS", &format!(" {field} {n} OPTIONS"));
+            assert_eq!(between(&[&with(1)], &[INBOX]).len(), 0);
+            assert_eq!(
+                between(&[&with(1)], &[&with(2)]),
+                [format!(
+                    "mailbox user.joe: {field} is 1 on the master and 2 on the replica"
+                )]
+            );
+        }
+    }
+
+    #[test]
+    fn fields_that_must_be_there() {
+        for field in NEEDED {
+            // Another name in its place, that nobody knows.
+            let without = INBOX.replace(&format!("{field} "), "X ");
+            let found = between(&[INBOX], &[&without]);
+            assert!(found[0].ends_with("and missing on the replica"), "{found:?}");
+            let found = between(&[&without], &[&without]);
+            let both = format!("mailbox user.joe: {field} is missing at both ends");
+            assert_eq!(found, [both]);
+        }
+    }
+
+    #[test]
+    fn lines_that_nobody_knows() {
+        let line = "NEWS %(A b)";
+        assert_eq!(between(&[INBOX, line], &[line, INBOX]).len(), 0);
+        assert_eq!(
+            between(&[INBOX], &[INBOX, line]),
+            ["a line NEWS (A b): only on the replica"]
+        );
+        // No name of a mailbox.
+        let nameless = between(&[INBOX, "MAILBOX %(A b)"], &[INBOX]);
+        assert_eq!(nameless, ["a line MAILBOX (A b): only on the master"]);
+        let strange = || vec![(Bytes::new(), Value::Text(Bytes::from("LSUB (user.a\r\n")))];
+        let found = users(&Ok(strange()), &Ok(strange()), &Site::default());
+        assert_eq!(
+            found,
+            [
+                "a line of the master can't be understood: LSUB (user.a",
+                "a line of the replica can't be understood: LSUB (user.a",
+            ]
+        );
+    }
+
+    #[test]
+    fn answers_that_are_too_long() {
+        let long: Said = Err(Untold::TooLong(9_000_000));
+        let what = "the answer of the replica is too long to be compared here: 9000000 bytes";
+        assert_eq!(users(&said(&[INBOX]), &long, &Site::default()), [what]);
+        assert_eq!(
+            messages(&Bytes::from("user.joe"), &said(&[INBOX]), &long),
+            [format!("mailbox user.joe: its messages: {what}")]
+        );
     }
 
     #[test]

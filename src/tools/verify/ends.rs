@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::super::Failed;
 use crate::config::{Channel, Config, Replica as End};
@@ -35,8 +35,22 @@ pub(super) struct Ends {
     replica: Asker,
 }
 
-/// What one end says of something: its lines, or its refusal.
-pub(super) type Said = Result<Vec<(Bytes, Value)>, String>;
+/// What one end says of something: its lines, or why there are none. A line that is not understood
+/// has no kind.
+pub(super) type Said = Result<Vec<(Bytes, Value)>, Untold>;
+
+/// Why there is nothing to compare.
+#[derive(Debug)]
+pub(super) enum Untold {
+    /// The server's words.
+    Refused(String),
+    /// So many bytes.
+    TooLong(u64),
+}
+
+/// An answer of more bytes is not taken apart, which takes several times its length in memory. The
+/// messages of a mailbox with 40,000 of them take less.
+const MOST: u64 = 8 << 20;
 
 impl Servers {
     pub(super) fn new(config: &Config, channel: &Channel) -> Result<Self, Failed> {
@@ -129,14 +143,72 @@ impl Ends {
 async fn said(reply: Reply) -> Result<Said, Failed> {
     if reply.status.kind != StatusKind::Ok {
         let words = String::from_utf8_lossy(&reply.status.line()).into_owned();
-        return Ok(Err(words));
+        return Ok(Err(Untold::Refused(words)));
+    }
+    let all = reply.untagged.iter().map(|line| line.raw.len()).sum();
+    if all > MOST {
+        return Ok(Err(Untold::TooLong(all)));
     }
     let mut lines = Vec::with_capacity(reply.untagged.len());
     for line in reply.untagged {
         let text = collect(&line.raw).await;
         let text = text.map_err(|error| Failed::unreachable(format!("a long answer: {error}")))?;
-        let text = text.strip_prefix(b"* ").unwrap_or(&text);
-        lines.extend(dlist::parse(text));
+        lines.push(line_of(text.into()));
     }
     Ok(Ok(lines))
+}
+
+fn line_of(mut text: Bytes) -> (Bytes, Value) {
+    if text.starts_with(b"* ") {
+        text.advance(2);
+    }
+    dlist::parse(text.clone()).unwrap_or_else(|| (Bytes::new(), Value::Text(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::protocol::{Status, Untagged};
+
+    fn untagged(raw: Body) -> Untagged {
+        Untagged {
+            kind: Bytes::new(),
+            mailbox: None,
+            uniqueid: None,
+            since: false,
+            guids: Vec::new(),
+            words: Vec::new(),
+            raw,
+        }
+    }
+
+    async fn of(lines: Vec<Body>) -> Said {
+        let reply = Reply {
+            untagged: lines.into_iter().map(untagged).collect(),
+            status: Status {
+                kind: StatusKind::Ok,
+                text: Bytes::new(),
+            },
+        };
+        said(reply).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn lines_and_what_is_none() {
+        let lines = ["* LSUB (user.a)\r\n", "* LSUB (user.a\r\n"].map(Body::from);
+        let lines = of(lines.into()).await.unwrap();
+        assert_eq!(lines[0].0, "LSUB");
+        let text = Value::Text(Bytes::from("LSUB (user.a\r\n"));
+        assert_eq!(lines[1], (Bytes::new(), text));
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_not_taken_apart() {
+        let mut long = Body::new();
+        (0..9).for_each(|_| long.push(Bytes::from(vec![b'x'; 1 << 20])));
+        let told = of(vec![long]).await;
+        assert!(matches!(told, Err(Untold::TooLong(len)) if len == 9 << 20));
+    }
 }

@@ -19,7 +19,9 @@ use tokio::sync::mpsc;
 
 use self::ends::{Ends, Servers};
 use super::{CONFIG, Failed, printable, say};
+use crate::cli::Exit;
 use crate::config::{Channel, Config, Flags};
+use crate::protocol::Site;
 
 /// How often what differs is asked again, and how long after.
 const AGAIN: usize = 2;
@@ -39,7 +41,8 @@ pub struct Who {
     #[arg(value_name = "USER")]
     pub users: Vec<String>,
 
-    /// Every user of the master, as ctl_mboxlist lists them; to be run there, as root or cyrus
+    /// Every user of the master, as ctl_mboxlist lists them; to be run there, as root or cyrus.
+    /// Shared mailboxes are not compared
     #[arg(long)]
     pub all: bool,
 
@@ -95,7 +98,7 @@ pub async fn run(args: &Args) -> Result<Verdict, Failed> {
     let channel = pick(&config, args.channel.as_deref())?;
     let servers = Servers::new(&config, channel)?;
     let users = who::users(&args.who, &config, channel).await?;
-    compare_all(servers, users, args.connections).await
+    compare_all(servers, users, args.connections, args.who.all).await
 }
 
 fn pick<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a Channel, Failed> {
@@ -120,11 +123,12 @@ async fn compare_all(
     servers: Servers,
     users: Vec<String>,
     connections: u16,
+    all: bool,
 ) -> Result<Verdict, Failed> {
     let count = users.len();
     let queue = Arc::new(Mutex::new(VecDeque::from(users)));
     let servers = Arc::new(servers);
-    let (results, mut arrived) = mpsc::channel::<Found>(64);
+    let (results, arrived) = mpsc::channel::<Found>(64);
     for _ in 0..usize::from(connections).min(count) {
         let (queue, servers, results) = (Arc::clone(&queue), Arc::clone(&servers), results.clone());
         tokio::spawn(async move {
@@ -152,39 +156,91 @@ async fn compare_all(
         });
     }
     drop(results);
+    let counted = gather(arrived, count).await?;
+    say(&counted.told(all));
+    Ok(counted.verdict())
+}
+
+/// How many users were compared, and how many of these are not the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    users: usize,
+    differ: usize,
+    /// Whom neither end has.
+    nobody: usize,
+}
+
+/// Says what comes.
+async fn gather(mut arrived: mpsc::Receiver<Found>, count: usize) -> Result<Counted, Failed> {
     let mut progress = Progress::new(count);
-    let mut differ = 0;
+    let mut counted = Counted::default();
     while let Some(found) = arrived.recv().await {
         let (user, found) = found?;
+        counted.users += 1;
+        if found.iter().eq([compare::NOBODY]) {
+            counted.nobody += 1;
+        } else if !found.is_empty() {
+            counted.differ += 1;
+        }
         if !found.is_empty() {
-            differ += 1;
             progress.say(&told(&user, &found));
         }
-        progress.step(differ);
+        progress.step(counted.users, counted.differ + counted.nobody);
     }
     progress.finish();
-    let users = |count: usize| {
-        let end = if count == 1 { "" } else { "s" };
-        format!("{count} user{end}")
-    };
-    if differ == 0 {
-        say(&format!(
-            "{} compared: both ends hold the same\n",
-            users(count)
-        ));
-        return Ok(Verdict::Equal);
+    if counted.users != count {
+        let why = format!(
+            "only {} of {count} users were compared, then a part of syncmux broke off: this is a \
+             fault of syncmux, please report it with what stands above",
+            counted.users
+        );
+        return Err(Failed(Exit::Internal, why));
     }
-    say(&format!(
-        "{} compared: {} not the same at both ends. Who has work on the way may be among them \
-         (`syncmux status`); `syncmux resync USER` repairs the others.\n",
-        users(count),
-        if differ == 1 {
-            "1 is".to_owned()
-        } else {
-            format!("{differ} are")
-        },
-    ));
-    Ok(Verdict::Differs)
+    Ok(counted)
+}
+
+impl Counted {
+    fn verdict(self) -> Verdict {
+        match self.differ + self.nobody {
+            0 => Verdict::Equal,
+            _ => Verdict::Differs,
+        }
+    }
+
+    /// The last line; `all` users of the master were meant.
+    fn told(self, all: bool) -> String {
+        let end = if self.users == 1 { "" } else { "s" };
+        let are = |count: usize| match count {
+            1 => "1 is".to_owned(),
+            count => format!("{count} are"),
+        };
+        let mut text = format!("{} user{end} compared: ", self.users);
+        if self.differ > 0 {
+            text.push_str(&format!(
+                "{} not the same at both ends. Who has work on the way may be among them \
+                 (`syncmux status`); `syncmux resync USER` repairs the others.",
+                are(self.differ)
+            ));
+        } else if self.nobody == 0 {
+            text.push_str("both ends hold the same");
+        }
+        if self.nobody > 0 {
+            if self.differ > 0 {
+                text.push(' ');
+            }
+            text.push_str(&format!(
+                "{} at neither end: look how the name is written.",
+                are(self.nobody)
+            ));
+        }
+        if all {
+            let point = if text.ends_with('.') { "" } else { "." };
+            text.push_str(point);
+            text.push_str(" Shared mailboxes were not compared.");
+        }
+        text.push('\n');
+        text
+    }
 }
 
 fn told(user: &str, found: &[String]) -> String {
@@ -202,7 +258,7 @@ fn told(user: &str, found: &[String]) -> String {
     text
 }
 
-/// What differs of one user. A connection that broke is made anew once.
+/// What differs of one user.
 async fn differences(
     servers: &Servers,
     ends: &mut Option<Ends>,
@@ -213,16 +269,7 @@ async fn differences(
         if again > 0 {
             tokio::time::sleep(PAUSE).await;
         }
-        let last = again == AGAIN;
-        let had = ends.is_some();
-        let one = match look(servers, ends, user, last).await {
-            Err(_) if had => {
-                *ends = None;
-                look(servers, ends, user, last).await
-            }
-            one => one,
-        };
-        found = one?;
+        found = look(servers, ends, user, again == AGAIN).await?;
         if found.is_empty() {
             break;
         }
@@ -230,18 +277,38 @@ async fn differences(
     Ok(found)
 }
 
+/// Where the connection was used before and fails, which says nothing of this user, by another one.
+/// If an end lets us in and fails all the same, that is a difference: the others are looked at.
 async fn look(
     servers: &Servers,
     ends: &mut Option<Ends>,
     user: &str,
     closely: bool,
 ) -> Result<Vec<String>, Failed> {
-    let ends = match ends {
-        Some(ends) => ends,
-        none => none.insert(Ends::connect(servers).await?),
-    };
-    let [master, replica] = ends.user(user).await?;
     let site = &servers.site;
+    if let Some(used) = ends
+        && let Ok(found) = ask(used, user, closely, site).await
+    {
+        return Ok(found);
+    }
+    *ends = None;
+    let mut fresh = Ends::connect(servers).await?;
+    match ask(&mut fresh, user, closely, site).await {
+        Ok(found) => {
+            *ends = Some(fresh);
+            Ok(found)
+        }
+        Err(Failed(_, why)) => Ok(vec![why]),
+    }
+}
+
+async fn ask(
+    ends: &mut Ends,
+    user: &str,
+    closely: bool,
+    site: &Site,
+) -> Result<Vec<String>, Failed> {
+    let [master, replica] = ends.user(user).await?;
     let mut found = compare::users(&master, &replica, site);
     if closely {
         for name in compare::unlike_mailboxes(&master, &replica) {
@@ -256,7 +323,6 @@ async fn look(
 struct Progress {
     bar: Option<ProgressBar>,
     count: usize,
-    done: usize,
     told: Instant,
 }
 
@@ -274,7 +340,6 @@ impl Progress {
         Progress {
             bar,
             count,
-            done: 0,
             told: Instant::now(),
         }
     }
@@ -287,17 +352,13 @@ impl Progress {
         };
     }
 
-    fn step(&mut self, differ: usize) {
-        self.done += 1;
+    fn step(&mut self, done: usize, differ: usize) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{differ} not the same"));
-            bar.set_position(self.done as u64);
+            bar.set_position(done as u64);
         } else if self.told.elapsed() >= PROGRESS {
             self.told = Instant::now();
-            eprintln!(
-                "{} of {} users, {differ} not the same",
-                self.done, self.count
-            );
+            eprintln!("{done} of {} users, {differ} not the same", self.count);
         }
     }
 
@@ -305,5 +366,59 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is counted where these come of two users.
+    async fn counted(found: &[&[&str]]) -> Result<Counted, Failed> {
+        let (results, arrived) = mpsc::channel(9);
+        for found in found {
+            let found = found.iter().map(|text| (*text).to_owned()).collect();
+            let sent = results.send(Ok(("joe".to_owned(), found))).await;
+            assert!(sent.is_ok());
+        }
+        drop(results);
+        gather(arrived, 2).await
+    }
+
+    #[tokio::test]
+    async fn who_was_not_compared_is_not_the_same() {
+        let Err(Failed(exit, why)) = counted(&[&[]]).await else {
+            panic!("one is missing");
+        };
+        assert_eq!(exit, Exit::Internal);
+        assert!(why.starts_with("only 1 of 2 users were compared"), "{why}");
+        assert!(matches!(counted(&[&[], &[]]).await, Ok(all) if all.verdict() == Verdict::Equal));
+    }
+
+    #[tokio::test]
+    async fn last_words() {
+        let said = async |found: &[&[&str]], all| match counted(found).await {
+            Ok(counted) => (counted.verdict(), counted.told(all)),
+            Err(failed) => panic!("{failed:?}"),
+        };
+        let (verdict, text) = said(&[&[], &[]], false).await;
+        assert_eq!(verdict, Verdict::Equal);
+        assert_eq!(text, "2 users compared: both ends hold the same\n");
+        let (_, text) = said(&[&[], &[]], true).await;
+        let shared = "Shared mailboxes were not compared.\n";
+        assert_eq!(
+            text,
+            format!("2 users compared: both ends hold the same. {shared}")
+        );
+        let (verdict, text) = said(&[&[compare::NOBODY], &[]], false).await;
+        assert_eq!(verdict, Verdict::Differs);
+        assert!(text.contains("compared: 1 is at neither end"), "{text}");
+        assert!(!text.contains("resync"), "{text}");
+        let (_, text) = said(&[&[compare::NOBODY], &["x"]], true).await;
+        assert!(
+            text.contains("1 is not the same") && text.contains("1 is at neither"),
+            "{text}"
+        );
+        assert!(text.ends_with(shared), "{text}");
     }
 }
