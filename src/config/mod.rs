@@ -26,6 +26,7 @@ use std::time::Duration;
 
 pub use address::{Address, Listen, is_same_host};
 pub use admin::Outline;
+pub(crate) use client_command::SyncClient;
 pub use error::{Errors, Place, Problem, words};
 pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
