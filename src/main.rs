@@ -174,7 +174,8 @@ fn check(flags: &Flags) -> Exit {
         let connect = |channel| check::connect::connect(channel, limits.clone());
         report.join(runtime.block_on(check::check(&config, connect)));
     }
-    print!("{report}");
+    // Nobody need read on: the exit code says the worst of it.
+    let _ = tools::say(&report.to_string());
     report.exit()
 }
 

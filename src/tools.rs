@@ -48,7 +48,12 @@ impl Endpoint {
     /// The address to ask at.
     fn address(&self) -> Result<Listen, Failed> {
         if let Some(text) = &self.admin {
-            return Listen::parse(text).map_err(|why| Failed::usage(format!("--admin: {why}")));
+            return Listen::parse(text).map_err(|_| {
+                Failed::usage(format!(
+                    "--admin: `{text}` is no address to connect to: write IP:PORT, such as \
+                     127.0.0.1:9205 or [::1]:9205, or unix:/PATH"
+                ))
+            });
         }
         let path = self.config.as_deref().unwrap_or(Path::new(CONFIG));
         let outline = Outline::read(path).map_err(Failed::usage)?;
@@ -63,7 +68,7 @@ impl Endpoint {
 }
 
 /// Writes to standard output; whether anybody reads on.
-fn say(text: &str) -> bool {
+pub fn say(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
@@ -72,6 +77,19 @@ fn say(text: &str) -> bool {
 
 /// Text of others, with nothing in it that a terminal would obey.
 fn printable(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { '?' } else { c };
+    let plain = |c: char| if obeyed(c) { '?' } else { c };
     text.chars().map(plain).collect()
+}
+
+/// Control characters, those that turn or hide what stands beside them (Unicode's category Cf), and
+/// Unicode's ends of lines and paragraphs.
+fn obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+            | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}')
 }

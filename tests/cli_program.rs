@@ -342,6 +342,7 @@ fn what_cyrus_is_to_be_told() {
             "is started in START, and never again",
             "    syncclient cmd=\"sync_client -r\"\n",
             "cyrus.conf of the master, between DAEMON { and }",
+            "only if nothing else starts it (a systemd unit, client_command)",
         ],
     );
     fs::write(site.path("imapd.conf"), "configdirectory: /nowhere\n").unwrap();
@@ -359,6 +360,33 @@ fn what_cyrus_is_to_be_told() {
     );
     assert!(!text.contains("DAEMON {"), "{text}");
     assert!(!text.contains("sync_log_channels"), "{text}");
+}
+
+#[test]
+fn nobody_reads_what_check_says() {
+    let site = Site::new("");
+    let args = [
+        "check",
+        "--listen",
+        "127.0.0.1:2005",
+        "--replica",
+        "127.0.0.1:1",
+        "--replica-tls",
+        "off",
+        "--sync-directory",
+        &site.path("sync"),
+    ];
+    let mut checks = Command::new(env!("CARGO_BIN_EXE_syncmux"))
+        .args(args)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(checks.stdout.take());
+    let output = checks.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!text.contains("panicked"), "{text}");
+    assert_ne!(output.status.code(), Some(70));
 }
 
 #[test]
@@ -383,7 +411,7 @@ fn nobody_to_ask() {
         ends(
             &[command, "--admin", "nowhere"],
             64,
-            &["--admin: `nowhere`"],
+            &["--admin: `nowhere` is no address to connect to"],
         );
         let missing = "syncmux: /no/such/file: can't be read: no such file or directory\n";
         ends(&[command, "--config", "/no/such/file"], 64, &[missing]);
@@ -446,7 +474,7 @@ fn resync() {
     ends(
         &["resync", "joe", "--config", &config, "--channel", "x"],
         64,
-        &["no such channel"],
+        &["the configuration has no channel \"x\" (there are: \"\", \"far\")"],
     );
     for wrong in ["a\nb", "a\rb", ""] {
         let args = [
@@ -547,6 +575,89 @@ fn verify_without_ends() {
         &["verify", "--users-from", list, "--config", &config],
         64,
         &["nobody to compare"],
+    );
+}
+
+/// A `sync_server` that hangs up where it is asked about `bad`, and says the same of everybody else.
+fn hangs_up() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut to = stream.unwrap();
+            let from = BufReader::new(to.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = to.write_all(b"* SASL PLAIN\r\n* OK fake Cyrus sync server 3.6.1\r\n");
+                for line in from.lines().map_while(Result::ok) {
+                    let answer: &[u8] = match line.trim_end() {
+                        "GET USER bad" | "EXIT" => break,
+                        "GET USER nobody" => b"OK success\r\n",
+                        asked if asked.starts_with("GET USER") => {
+                            b"* LSUB (user.a)\r\nOK success\r\n"
+                        }
+                        _ => b"OK Success (no protection)\r\n",
+                    };
+                    let _ = to.write_all(answer);
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn one_bad_answer_does_not_end_verify() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("password"), "x\n").unwrap();
+    fs::set_permissions(at("password"), fs::Permissions::from_mode(0o600)).unwrap();
+    let end = || {
+        format!(
+            "address = \"{}\"\ntls = \"off\"\nusername = \"repl\"\npassword_file = \"{}\"\n",
+            hangs_up(),
+            at("password")
+        )
+    };
+    let config = format!(
+        "[[channel]]\nlisten = [\"127.0.0.1:2005\"]\nsync_directory = \"{}\"\n\
+         [channel.replica]\n{}[channel.master]\n{}",
+        folder.path().display(),
+        end(),
+        end()
+    );
+    fs::write(at("syncmux.toml"), config).unwrap();
+    let config = at("syncmux.toml");
+    let bad = "bad: the master can't be asked: ";
+    ends(
+        &[
+            "verify",
+            "bad",
+            "good",
+            "nobody",
+            "zoe",
+            "--connections",
+            "1",
+            "--config",
+            &config,
+        ],
+        1,
+        &[
+            bad,
+            "nobody: neither end has such a user\n",
+            "4 users compared: 1 is not the same at both ends",
+            "1 is at neither end",
+        ],
+    );
+    ends(
+        &["verify", "good", "bad", "--config", &config],
+        1,
+        &[bad, "2 users compared: 1 is"],
+    );
+    fs::write(at("users"), "\u{feff}good\n# a remark\nzoe\n").unwrap();
+    ends(
+        &["verify", "--users-from", &at("users"), "--config", &config],
+        0,
+        &["2 users compared: both ends hold the same"],
     );
 }
 

@@ -10,7 +10,7 @@ use syncmux::config::{Address, Begin, Terminate};
 const GOOD: &str = r#"
 [terminate]
 listen = ["*:2005"]
-server = "unix:/run/cyrus/socket/csync"
+server = "unix:/run/cyrus/csync/sync"
 cert_file = "DIR/server.pem"
 key_file = "DIR/server.key"
 client_ca_file = "DIR/server.pem"
@@ -49,7 +49,7 @@ fn little_is_needed() {
     assert_eq!(config.drain_grace, Duration::from_secs(3));
     assert!(config.compress);
     // Over TCP the server's own passwords protect it.
-    let tcp = GOOD.replace("unix:/run/cyrus/socket/csync", "127.0.0.1:2006");
+    let tcp = GOOD.replace("unix:/run/cyrus/csync/sync", "127.0.0.1:2006");
     let tcp = tcp
         .replace("client_ca_file", "#")
         .replace("allowed_names", "#");
@@ -58,7 +58,7 @@ fn little_is_needed() {
 
 #[test]
 fn mistakes() {
-    let socket = "server = \"unix:/run/cyrus/socket/csync\"";
+    let socket = "server = \"unix:/run/cyrus/csync/sync\"";
     let names = "allowed_names = [\"master.example.com\"]";
     for (was, is, says) in [
         (

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Report, paste};
-use crate::config::{Channel, Config};
+use crate::config::{Channel, Config, SyncClient};
 
 /// A rolling client in cyrus.conf.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,17 +94,13 @@ fn started(text: &str) -> Vec<Started> {
         };
         let command = command.split('"').next().unwrap_or_default();
         let words: Vec<&str> = command.split_whitespace().collect();
-        if !words.iter().any(|word| matches!(*word, "-r" | "-R")) {
-            continue;
-        }
-        let name = words.iter().position(|word| *word == "-n");
-        let name = name.and_then(|at| words.get(at + 1));
-        let channel = name
-            .filter(|name| **name != "\"\"")
-            .unwrap_or(&"")
-            .to_string();
+        let SyncClient {
+            rolling, channel, ..
+        } = SyncClient::read(&words);
         let section = section.clone();
-        found.push(Started { section, channel });
+        if rolling {
+            found.push(Started { section, channel });
+        }
     }
     found
 }
@@ -165,11 +161,20 @@ mod tests {
     fn clients() {
         let text = "START {\n  recover cmd=\"ctl_cyrusdb -r\"\n  # x cmd=\"sync_client -r\"\n  \
             a cmd=\"/usr/sbin/cyrus sync_client -r\"\n}\nSERVICES {\n  imap cmd=\"imapd\"\n}\n\
-            DAEMON {\n  b cmd=\"sync_client -C /etc/x -n far -r\"\n  c cmd=\"sync_client -A\"\n}\n";
+            DAEMON {\n  b cmd=\"sync_client -C /etc/x -n far -r\"\n  c cmd=\"sync_client -A\"\n  \
+            d cmd=\"sync_client -rv\"\n  e cmd=\"sync_client -vRnnear\"\n}\n";
         let is = |section: &str, channel: &str| Started {
             section: section.to_owned(),
             channel: channel.to_owned(),
         };
-        assert_eq!(started(text), [is("START", ""), is("DAEMON", "far")]);
+        assert_eq!(
+            started(text),
+            [
+                is("START", ""),
+                is("DAEMON", "far"),
+                is("DAEMON", ""),
+                is("DAEMON", "near"),
+            ]
+        );
     }
 }

@@ -33,11 +33,18 @@ fn log_lines(config: &Config, conf: Option<&ImapdConf>) -> Vec<String> {
     if names.is_empty() {
         return lines;
     }
-    if !conf.is_some_and(|conf| conf.switch("sync_log", false)) {
+    let logs = conf.is_some_and(|conf| conf.switch("sync_log", false));
+    if !logs {
         lines.push("sync_log: yes".to_owned());
     }
     let now = conf.and_then(|conf| conf.option("sync_log_channels"));
-    let now: Vec<&str> = now.unwrap_or("\"\"").split_whitespace().collect();
+    // What is logged already goes on. A log that nobody takes would only grow.
+    let unset = if logs || names.contains(&"\"\"") {
+        "\"\""
+    } else {
+        ""
+    };
+    let now: Vec<&str> = now.unwrap_or(unset).split_whitespace().collect();
     let missing: Vec<&str> = names
         .into_iter()
         .filter(|name| !now.contains(name))
@@ -117,7 +124,8 @@ pub(super) fn daemon(channels: &[&Channel], path: &str) -> Option<Paste> {
     let lines: Vec<String> = channels.iter().map(line).collect();
     (!lines.is_empty()).then(|| Paste {
         into: format!(
-            "{path} of the master, between DAEMON {{ and }} (make that section where there is none)"
+            "{path} of the master, between DAEMON {{ and }} (make that section where there is none), \
+             only if nothing else starts it (a systemd unit, client_command)"
         ),
         lines,
     })
@@ -126,4 +134,46 @@ pub(super) fn daemon(channels: &[&Channel], path: &str) -> Option<Paste> {
 /// As in `sync_log_channels`.
 pub(super) fn quoted(name: &str) -> &str {
     if name.is_empty() { "\"\"" } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What imapd.conf lacks where it says this and there is one channel of this name.
+    fn lines(name: &str, says: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = folder.path().display();
+        fs::write(folder.path().join("imapd.conf"), says).unwrap();
+        let text = format!(
+            "[[channel]]\nname = \"{name}\"\nlisten = [\"127.0.0.1:2005\"]\n\
+             sync_directory = \"{shown}\"\n[channel.replica]\naddress = \"replica:2005\"\n\
+             [site]\nimapd_conf = \"{shown}/imapd.conf\"\n"
+        );
+        let config = Config::parse(Path::new("syncmux.toml"), &text).unwrap();
+        let paste = imapd_conf(&config).unwrap();
+        let lines = paste.lines.into_iter();
+        lines.filter(|line| line.starts_with("sync_log")).collect()
+    }
+
+    /// Nobody would take the default channel's log, which would only grow.
+    #[test]
+    fn only_what_somebody_takes_is_logged() {
+        assert_eq!(
+            lines("far", "a: b\n"),
+            ["sync_log: yes", "sync_log_channels: far"]
+        );
+        assert_eq!(
+            lines("far", "sync_log: yes\n"),
+            ["sync_log_channels: \"\" far"]
+        );
+        assert_eq!(lines("", "a: b\n"), ["sync_log: yes"]);
+        assert_eq!(
+            lines("far", "sync_log: no\nsync_log_channels: near\n"),
+            ["sync_log: yes", "sync_log_channels: near far"]
+        );
+    }
 }

@@ -45,7 +45,8 @@ pub(super) fn check(
     if path.file_name().is_none_or(|name| name != "sync_client") {
         return;
     }
-    let named = name(arguments).unwrap_or_default();
+    let client = SyncClient::read(arguments);
+    let named = client.channel.as_str();
     if named != channel {
         let what = format!(
             "client_command works on the log of {}, and this is {}: give sync_client the option \
@@ -55,28 +56,119 @@ pub(super) fn check(
         );
         build.fail(&at.place, what);
     }
-    if !arguments.iter().any(|word| word == "-R" || word == "-r") {
+    if !client.rolling {
         let what = "client_command starts the rolling client: give sync_client the option -R";
         build.fail(&at.place, what);
     }
-    let talks = |word: &&String| word.starts_with("-v") && word.chars().skip(1).all(|c| c == 'v');
-    let v: usize = arguments
-        .iter()
-        .filter(talks)
-        .map(|word| word.len() - 1)
-        .sum();
-    if v > 1 {
+    if client.verbose > 1 {
         let what = "client_command: with -v twice sync_client writes the mail itself into the log: \
                     once at most";
         build.fail(&at.place, what);
     }
 }
 
-/// What `-n` says.
-fn name(arguments: &[String]) -> Option<&str> {
-    let at = arguments.iter().position(|word| word.starts_with("-n"))?;
-    match arguments.get(at)?.strip_prefix("-n") {
-        Some("") => arguments.get(at + 1).map(String::as_str),
-        joined => joined,
+/// What the options of a `sync_client` say, as its `getopt_long` reads them: several may stand in one
+/// word, and a value may stand behind its option in the same.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct SyncClient {
+    pub(crate) rolling: bool,
+    /// Empty: the default channel.
+    pub(crate) channel: String,
+    pub(crate) verbose: usize,
+}
+
+/// Options that have a value, of all versions.
+const WITH_VALUE: &str = "CFSdfnptw";
+const LONG_WITH_VALUE: [&str; 7] = [
+    "shutdown-file",
+    "server",
+    "delay",
+    "input-file",
+    "dest-partition",
+    "timeout",
+    "delayed-startup",
+];
+
+impl SyncClient {
+    pub(crate) fn read<T: AsRef<str>>(arguments: &[T]) -> Self {
+        let mut client = SyncClient::default();
+        let mut words = arguments.iter().map(AsRef::as_ref);
+        while let Some(word) = words.next() {
+            if word == "--" {
+                break;
+            }
+            if let Some(long) = word.strip_prefix("--") {
+                let (name, joined) = match long.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (long, None),
+                };
+                match name {
+                    "rolling" | "foreground-rolling" => client.rolling = true,
+                    "verbose" => client.verbose += 1,
+                    "channel" => client.name(joined.or_else(|| words.next())),
+                    name if LONG_WITH_VALUE.contains(&name) && joined.is_none() => {
+                        let _ = words.next();
+                    }
+                    _ => {}
+                }
+                continue;
+            }
+            let Some(options) = word.strip_prefix('-') else {
+                continue;
+            };
+            for (at, option) in options.char_indices() {
+                match option {
+                    'r' | 'R' => client.rolling = true,
+                    'v' => client.verbose += 1,
+                    option if WITH_VALUE.contains(option) => {
+                        let joined = Some(&options[at + 1..]).filter(|text| !text.is_empty());
+                        let value = joined.or_else(|| words.next());
+                        if option == 'n' {
+                            client.name(value);
+                        }
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        client
+    }
+
+    fn name(&mut self, channel: Option<&str>) {
+        let channel = channel.filter(|name| *name != "\"\"");
+        self.channel = channel.unwrap_or_default().to_owned();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_a_client() {
+        let is = |rolling, channel: &str, verbose| SyncClient {
+            rolling,
+            channel: channel.to_owned(),
+            verbose,
+        };
+        for (line, client) in [
+            ("-rv", is(true, "", 1)),
+            ("-vR", is(true, "", 1)),
+            ("-rnfar", is(true, "far", 0)),
+            ("-nfar -R", is(true, "far", 0)),
+            ("-vn far -vr", is(true, "far", 2)),
+            ("-n \"\" -r", is(true, "", 0)),
+            // A value that looks like an option.
+            ("-C -r -n far", is(false, "far", 0)),
+            ("-S/run/r -A", is(false, "", 0)),
+            ("-u user -- -r", is(false, "", 0)),
+            ("--rolling --channel=far --verbose", is(true, "far", 1)),
+            ("--server -r --channel far", is(false, "far", 0)),
+            ("--channel far -r", is(true, "far", 0)),
+        ] {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(SyncClient::read(&words), client, "{line}");
+        }
     }
 }

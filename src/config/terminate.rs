@@ -120,7 +120,7 @@ fn terminate(
         Some(at) => build.checked(Address::parse(&at.value), &at.place),
         None => {
             let what = "[terminate] has no server: set it to where the sync_server listens, such \
-                        as \"unix:/run/cyrus/socket/csync\" or \"127.0.0.1:2006\"";
+                        as \"unix:/run/cyrus/csync/sync\" or \"127.0.0.1:2006\"";
             build.fail(&place, what);
             None
         }

@@ -102,6 +102,7 @@ impl DirectoryWatch {
                 }
             };
             let Ok((tried, mut seen, known)) = looked else {
+                tokio::time::sleep(LOOK).await;
                 continue;
             };
             first_seen = known;
@@ -153,8 +154,9 @@ impl DirectoryWatch {
 
 const NOT_WRITTEN: &str = "owed lines could not be written, it is tried again every 2 seconds";
 
-/// When a file was first seen, by its inode: for file systems that do not say when it was made.
-type FirstSeen = HashMap<(u64, u64), Instant>;
+/// When a file was first seen, by its inode, and its age then. From there on the age does not follow
+/// the clock, which may be set.
+type FirstSeen = HashMap<(u64, u64), (Instant, Duration)>;
 
 /// Whether a file can be made there, where that was tried; and what stands there.
 fn look(
@@ -186,11 +188,14 @@ fn file(path: &Path, known: &FirstSeen, now: &mut FirstSeen) -> FileSeen {
         return FileSeen::default();
     };
     let id = (meta.dev(), meta.ino());
-    let first = known.get(&id).copied().unwrap_or_else(Instant::now);
+    let first = known.get(&id).copied().unwrap_or_else(|| {
+        // Some file systems do not say when it was made.
+        let made = meta.created().ok();
+        let age = made.and_then(|made| SystemTime::now().duration_since(made).ok());
+        (Instant::now(), age.unwrap_or_default())
+    });
     now.insert(id, first);
-    let made = meta.created().ok();
-    let age = made.and_then(|made| SystemTime::now().duration_since(made).ok());
-    let age = age.unwrap_or_else(|| first.elapsed()).as_secs();
+    let age = (first.1 + first.0.elapsed()).as_secs();
     FileSeen {
         bytes: meta.len(),
         oldest_seconds: (meta.len() > 0).then_some(age),
@@ -216,6 +221,20 @@ mod tests {
         // Without a line there is nothing to wait for.
         assert_eq!(seen.log_run, FileSeen::default());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    /// As if the clock had been set since.
+    #[test]
+    fn an_age_does_not_follow_the_clock() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("log"), "USER joe\n").unwrap();
+        let (_, seen, mut known) = look(folder.path(), false, FirstSeen::new());
+        assert!(seen.oldest_seconds().is_some_and(|age| age < 1_000));
+        for first in known.values_mut() {
+            first.1 = Duration::from_secs(5_000);
+        }
+        let (_, seen, _) = look(folder.path(), false, known);
+        assert!(seen.oldest_seconds().is_some_and(|age| age >= 5_000));
     }
 
     #[test]

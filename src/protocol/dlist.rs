@@ -201,7 +201,12 @@ mod tests {
             b"MAILBOX %(A b\r\n",
             b"LSUB (a) b\r\n",
         ] {
-            assert_eq!(parse(Bytes::from_static(line)), None, "{}", line.escape_ascii());
+            assert_eq!(
+                parse(Bytes::from_static(line)),
+                None,
+                "{}",
+                line.escape_ascii()
+            );
         }
     }
 }

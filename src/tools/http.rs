@@ -1,9 +1,10 @@
 //! One question to the admin endpoint.
 
+use std::io::ErrorKind::{ConnectionRefused, NotFound};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -16,6 +17,21 @@ use crate::config::{Listen, words};
 
 /// An endpoint that takes longer does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// No answer is longer.
+const MOST: usize = 16 << 20;
+
+/// Whether there is certainly nobody: no listener, or no socket.
+pub(super) async fn nobody_listens(at: &Listen) -> bool {
+    let tried = async {
+        match at {
+            Listen::Tcp(address) => TcpStream::connect(of_this_machine(*address)).await.err(),
+            Listen::Unix(socket) => UnixStream::connect(socket).await.err(),
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, tried).await.ok().flatten();
+    error.is_some_and(|error| matches!(error.kind(), ConnectionRefused | NotFound))
+}
 
 /// The answer's code and text.
 pub(super) async fn ask(at: &Listen, method: &str, path: &str) -> Result<(u16, String), Failed> {
@@ -59,8 +75,9 @@ async fn exchange(
     let answer = sender.send_request(request).await;
     let answer = answer.map_err(|error| said(&error))?;
     let code = answer.status().as_u16();
-    let body = answer.into_body().collect().await;
-    let body = body.map_err(|error| said(&error))?.to_bytes();
+    let body = Limited::new(answer.into_body(), MOST).collect().await;
+    let body = body.map_err(|error| format!("its answer can't be read to its end ({error})"))?;
+    let body = body.to_bytes();
     connection.abort();
     Ok((code, String::from_utf8_lossy(&body).into_owned()))
 }
@@ -73,4 +90,32 @@ fn of_this_machine(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = Listen::Tcp(listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            for _ in 0..20 {
+                let _ = stream.write_all(&vec![b'x'; 1 << 20]).await;
+            }
+        });
+        let Err(Failed(_, why)) = ask(&at, "GET", "/status").await else {
+            panic!("all of it was taken");
+        };
+        assert!(why.contains("its answer can't be read to its end"), "{why}");
+    }
 }

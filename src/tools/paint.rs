@@ -1,10 +1,11 @@
 //! `/status` in 80 columns.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::printable;
-use super::status::{Channel, Directory, File, Lane, State, Status};
+use super::status::{Channel, Directory, File, Lane, State, Status, Terminate};
 
 /// No line is longer.
 const COLUMNS: usize = 80;
@@ -18,6 +19,10 @@ const MISSING: u64 = 60;
 /// The whole page.
 pub(super) fn status(status: &Status) -> String {
     let mut page = Page::default();
+    if let Some(terminate) = &status.terminate {
+        page.terminate(terminate);
+        return page.0;
+    }
     let spill = &status.spill;
     page.line(format!(
         "syncmux {}, running for {}; {} of {} spilled to disk",
@@ -41,6 +46,30 @@ impl Page {
         let text = cut(&printable(text.as_ref()), COLUMNS);
         self.0.push_str(text.trim_end());
         self.0.push('\n');
+    }
+
+    fn terminate(&mut self, terminate: &Terminate) {
+        let connections = plural(terminate.connections, "connection");
+        self.line(format!("syncmux terminate: {connections}"));
+        if terminate.oldest.is_empty() {
+            return;
+        }
+        self.line("     FOR  FROM (THE NAMES OF ITS CERTIFICATE)");
+        for guest in terminate.oldest.iter().take(ROWS) {
+            let names = guest.names.join(", ");
+            let names = if names.is_empty() {
+                names
+            } else {
+                format!(" ({names})")
+            };
+            let time = seconds(guest.seconds);
+            self.line(format!("  {time:>6}  {}{names}", guest.peer));
+        }
+        let shown = terminate.oldest.len().min(ROWS);
+        if terminate.connections > shown {
+            let more = terminate.connections - shown;
+            self.line(format!("           and {more} more"));
+        }
     }
 
     fn channel(&mut self, channel: &Channel) {
@@ -87,6 +116,11 @@ impl Page {
             ),
         );
         self.fact("lanes", lanes(state));
+        let trips = state.lane_list.iter();
+        if let Some(worst) = trips.filter_map(|lane| lane.round_trip_microseconds).max() {
+            let worst = microseconds(worst);
+            self.fact("round trip", format!("{worst} on the slowest lane"));
+        }
         self.lanes(&state.lane_list);
         let gone = channel.no_client_seconds.map(seconds);
         let gone = gone.map_or_else(String::new, |time| {
@@ -228,15 +262,10 @@ fn verdict(channel: &Channel) -> String {
 
 fn lanes(state: &State) -> String {
     let open = state.lanes_idle + state.lanes_busy;
-    let mut text = format!(
+    format!(
         "{open} open ({} busy, {} idle), {} connecting, work for {}",
         state.lanes_busy, state.lanes_idle, state.lanes_opening, state.lanes_wanted
-    );
-    let trips = state.lane_list.iter();
-    if let Some(worst) = trips.filter_map(|lane| lane.round_trip_microseconds).max() {
-        let _ = write!(text, "; round trip {}", microseconds(worst));
-    }
-    text
+    )
 }
 
 fn plural(count: usize, what: &str) -> String {
@@ -284,12 +313,17 @@ fn microseconds(count: u64) -> String {
     }
 }
 
-/// At most so many characters; what is cut ends with `~`.
+/// At most so many columns; what is cut ends with `~`.
 fn cut(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+    if text.width() <= most {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(most - 1).collect();
+    let mut width = 0;
+    let fits = |c: &char| {
+        width += c.width().unwrap_or(0);
+        width < most
+    };
+    let kept: String = text.chars().take_while(fits).collect();
     format!("{kept}~")
 }
 
@@ -322,7 +356,7 @@ mod tests {
 
     #[test]
     fn no_line_is_too_long_and_nothing_obeys() {
-        let long = "x\u{1b}[31m".repeat(50);
+        let long = "x\u{1b}[31m\u{202e}\u{2028}漢".repeat(50);
         let many = |one: serde_json::Value| vec![one; 25];
         let text = page(&serde_json::json!({
             "no_client": 400, "sessions": 1_000_000, "clients": 25, "owed_lines": 1_000_000,
@@ -342,9 +376,13 @@ mod tests {
                 "failures": 1_000_000, "seconds": 1_000_000, "words": long })),
         }));
         for line in text.lines() {
-            assert!(line.chars().count() <= COLUMNS, "{line}");
+            assert!(line.width() <= COLUMNS, "{line}");
         }
-        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}', '\u{2028}']), "{text}");
+        assert!(
+            text.contains("  round trip   1.0s on the slowest lane\n"),
+            "{text}"
+        );
         assert!(
             text.contains("CAN'T BE WRITTEN: no space left on device"),
             "{text}"
@@ -352,6 +390,21 @@ mod tests {
         assert!(text.contains("no rolling client for 6m40s"), "{text}");
         assert!(text.contains("and 5 more"), "{text}");
         assert!(text.contains("oldest line 1d01h"), "{text}");
+    }
+
+    #[test]
+    fn what_terminate_says() {
+        let all = serde_json::json!({ "terminate": { "connections": 22, "oldest": [
+            { "peer": "192.0.2.7:40000", "names": ["a.example.com", "b.example.com"],
+              "seconds": 61 },
+            { "peer": "192.0.2.8:40000", "names": [], "seconds": 5 },
+        ] } });
+        assert_eq!(
+            status(&serde_json::from_value(all).unwrap()),
+            "syncmux terminate: 22 connections\n     FOR  FROM (THE NAMES OF ITS CERTIFICATE)\n   \
+             1m01s  192.0.2.7:40000 (a.example.com, b.example.com)\n      5s  192.0.2.8:40000\n  \
+             \x20        and 20 more\n"
+        );
     }
 
     #[test]

@@ -53,9 +53,12 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     let opened = SyncDirectory::beside(directory);
     let written = opened.and_then(|directory| directory.append_lines(&lines));
     written.map_err(|error| {
-        Failed::usage(format!(
-            "nothing was written: {error}; run this as root, or as the user that Cyrus runs as"
-        ))
+        let hint = if rustix::process::geteuid().is_root() {
+            ""
+        } else {
+            "; run this as root, or as the user that Cyrus runs as"
+        };
+        Failed::usage(format!("nothing was written: {error}{hint}"))
     })?;
     let mut text = format!("written into {}:\n", directory.join("log").display());
     for line in &lines {
@@ -115,7 +118,8 @@ pub(super) fn pick<'a>(
     match found {
         Some((name, directory)) => Ok((name, directory.as_deref())),
         None => Err(Failed::usage(format!(
-            "the configuration has no such channel (there are: {})",
+            "the configuration has no channel \"{}\" (there are: {})",
+            wanted.unwrap_or_default(),
             names()
         ))),
     }

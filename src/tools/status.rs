@@ -48,7 +48,7 @@ pub async fn run(args: &Args) -> Result<(), Failed> {
             Err(failed) => return Err(failed),
         };
         let (before, after) = match (redraws, args.json) {
-            // To the top, and every line is cleared to its end: less flicker than an empty screen.
+            // To the top, and all that stands below is cleared; nothing scrolls.
             (true, _) => ("\x1b[H\x1b[J", ""),
             (false, true) => ("", ""),
             (false, false) => ("", "\n"),
@@ -91,6 +91,23 @@ pub(super) struct Status {
     pub(super) running_seconds: u64,
     pub(super) spill: Spill,
     pub(super) channels: Vec<Channel>,
+    /// `syncmux terminate` says this alone.
+    pub(super) terminate: Option<Terminate>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Terminate {
+    pub(super) connections: usize,
+    pub(super) oldest: Vec<Guest>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Guest {
+    pub(super) peer: String,
+    pub(super) names: Vec<String>,
+    pub(super) seconds: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -111,6 +111,9 @@ impl Disk for RealDisk {
         if mode == Mode::Read && !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a plain file"));
         }
+        if mode == Mode::Append {
+            self.owner.take_over(&file)?;
+        }
         let owner = self.owner;
         Ok(Box::new(RealFile { file, owner }))
     }
@@ -210,6 +213,25 @@ fn stat(meta: &std::fs::Metadata) -> Stat {
 }
 
 impl Owner {
+    /// A file that is there already may have been made by root, and Cyrus could not take it. As root
+    /// we can give it to Cyrus, but not what stands under another name too: that may be any file of
+    /// this machine.
+    fn take_over(self, file: &File) -> io::Result<()> {
+        let meta = file.metadata()?;
+        if self.ours || meta.uid() == self.uid {
+            return Ok(());
+        }
+        if !meta.is_file() || meta.nlink() != 1 {
+            return Err(io::Error::other(format!(
+                "it belongs to uid {} and not to uid {}, as its folder does, so Cyrus can't take \
+                 it, and it is no plain file of this one name: look what it is, and move it away",
+                meta.uid(),
+                self.uid
+            )));
+        }
+        self.give(file)
+    }
+
     fn give(self, file: &File) -> io::Result<()> {
         if self.ours {
             return Ok(());

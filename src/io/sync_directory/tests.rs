@@ -301,6 +301,34 @@ fn files_belong_to_cyrus_also_when_root_makes_them() {
 }
 
 #[test]
+fn a_log_of_root_is_given_to_cyrus() {
+    if rustix::process::geteuid().as_raw() != 0 {
+        return;
+    }
+    let place = Place::new();
+    std::os::unix::fs::chown(place.folder.path(), Some(12_345), Some(54_321)).unwrap();
+    place.write("log", "");
+    let directory = SyncDirectory::beside(place.folder.path()).unwrap();
+    directory.append_lines(&[mailbox("user.x")]).unwrap();
+    let meta = fs::metadata(place.path("log")).unwrap();
+    assert_eq!((meta.uid(), meta.gid()), (12_345, 54_321));
+    // Another name of it may be anywhere.
+    fs::remove_file(place.path("log")).unwrap();
+    let other = tempfile::tempdir_in(place.folder.path()).unwrap();
+    let other = other.path().join("other");
+    fs::write(&other, "").unwrap();
+    fs::hard_link(&other, place.path("log")).unwrap();
+    let refused = directory.append_lines(&[mailbox("user.x")]).unwrap_err();
+    let refused = refused.to_string();
+    assert!(
+        refused.contains("it belongs to uid 0 and not to uid 12345"),
+        "{refused}"
+    );
+    assert_eq!(fs::read(&other).unwrap(), b"");
+    assert_eq!(fs::metadata(&other).unwrap().uid(), 0);
+}
+
+#[test]
 fn symbolic_links_are_not_followed() {
     use std::os::unix::fs::symlink;
     let place = Place::new();

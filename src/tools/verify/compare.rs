@@ -455,7 +455,9 @@ mod tests {
 
     #[test]
     fn refusals_and_nobody() {
-        let refused: Said = Err(Untold::Refused("NO IMAP_IOERROR System I/O error".to_owned()));
+        let refused: Said = Err(Untold::Refused(
+            "NO IMAP_IOERROR System I/O error".to_owned(),
+        ));
         let found = users(&said(&[INBOX]), &refused, &Site::default());
         assert_eq!(
             found,
@@ -511,7 +513,10 @@ mod tests {
         assert_eq!(between(&[&both], &[&turned]).len(), 0);
         assert_eq!(between(&[INBOX], &[&with(" ANNOTATIONS ()")]).len(), 0);
         assert_eq!(
-            between(&[&both], &[&with(&format!(" ANNOTATIONS ({})", one("y", 4)))]),
+            between(
+                &[&both],
+                &[&with(&format!(" ANNOTATIONS ({})", one("y", 4)))]
+            ),
             [
                 "mailbox user.joe: annotation /check of joe: only on the master",
                 "mailbox user.joe: annotation /comment: VALUE is x on the master and y on the \
@@ -540,7 +545,10 @@ mod tests {
             // Another name in its place, that nobody knows.
             let without = INBOX.replace(&format!("{field} "), "X ");
             let found = between(&[INBOX], &[&without]);
-            assert!(found[0].ends_with("and missing on the replica"), "{found:?}");
+            assert!(
+                found[0].ends_with("and missing on the replica"),
+                "{found:?}"
+            );
             let found = between(&[&without], &[&without]);
             let both = format!("mailbox user.joe: {field} is missing at both ends");
             assert_eq!(found, [both]);

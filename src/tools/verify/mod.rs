@@ -46,7 +46,8 @@ pub struct Who {
     #[arg(long)]
     pub all: bool,
 
-    /// The users named in this file, one a line; - is standard input
+    /// The users named in this file, one a line, but for lines that begin with #; - is standard
+    /// input
     #[arg(long, value_name = "FILE")]
     pub users_from: Option<PathBuf>,
 }

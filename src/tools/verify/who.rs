@@ -45,7 +45,10 @@ pub(super) async fn users(
         };
         let shown = path.display();
         let text = text.map_err(|error| Failed::usage(format!("{shown}: {}", words(&error))))?;
-        let names = text.lines().map(str::trim).filter(|name| !name.is_empty());
+        // Editors of other systems begin a file with this mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let names = text.lines().map(str::trim);
+        let names = names.filter(|name| !name.is_empty() && !name.starts_with('#'));
         names.map(str::to_owned).collect()
     } else {
         who.users.iter().cloned().collect::<BTreeSet<_>>()
