@@ -26,11 +26,8 @@ use std::time::Duration;
 
 pub use address::{Address, Listen, is_same_host};
 pub use admin::Outline;
-<<<<<<< HEAD
 pub(crate) use build::is_user;
-=======
 pub(crate) use client_command::SyncClient;
->>>>>>> tools
 pub use error::{Errors, Place, Problem, words};
 pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
