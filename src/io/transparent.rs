@@ -121,28 +121,40 @@ impl Target {
     }
 
     /// The addresses of the name: those of a moment ago, else those that it has now, else, where it
-    /// can't be looked up in time, those that it had.
-    async fn addresses(&self) -> Vec<IpAddr> {
-        let look_up = async {
-            let mut asked = self.asked.lock().await;
-            if asked.is_some_and(|at| at.elapsed() < FRESH) {
-                return;
-            }
-            match lookup_host((self.host.as_str(), self.port)).await {
-                Ok(found) => {
-                    let found = found.map(|address| address.ip().to_canonical()).collect();
-                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = found;
-                    *asked = Some(Instant::now());
-                }
-                Err(error) => {
-                    tracing::warn!(host = self.host, %error, "the replica's name can't be looked up");
-                }
-            }
-        };
+    /// can't be looked up in time, those that it had. An answer that comes too late for this
+    /// connection is there for the next one.
+    async fn addresses(self: Arc<Self>) -> Vec<IpAddr> {
+        let this = Arc::clone(&self);
+        let look_up = tokio::spawn(async move { this.look_up().await });
         if timeout(LOOKUP, look_up).await.is_err() {
-            let host = &self.host;
-            tracing::warn!(host, "the replica's name can't be looked up in time");
+            tracing::debug!(
+                host = self.host,
+                "the replica's name can't be looked up in time"
+            );
         }
+        self.known()
+    }
+
+    async fn look_up(&self) {
+        let mut asked = self.asked.lock().await;
+        if asked.is_some_and(|at| at.elapsed() < FRESH) {
+            return;
+        }
+        match lookup_host((self.host.as_str(), self.port)).await {
+            Ok(found) => {
+                let found = found.map(|address| address.ip().to_canonical()).collect();
+                *self.known.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            }
+            Err(error) => {
+                tracing::warn!(host = self.host, %error, "the replica's name can't be looked up");
+            }
+        }
+        // A name that can't be looked up is not asked for by each connection either.
+        *asked = Some(Instant::now());
+    }
+
+    /// As last looked up.
+    fn known(&self) -> Vec<IpAddr> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.clone()
     }
@@ -243,10 +255,14 @@ async fn leading_to(targets: &[Option<Arc<Target>>], destination: SocketAddr) ->
         let numbered = numbered.filter_map(|(number, target)| Some((number, target.as_ref()?)));
         numbered.filter(|(_, target)| target.port == destination.port())
     };
-    // Not to be kept waiting by the names of other channels.
+    // Not to be kept waiting by the names of other channels. But where one of these has the same
+    // address nobody knows which channel's log the client works through.
     let literal = fitting().find(|(_, target)| target.literal() == Some(destination.ip()));
     if let Some((number, _)) = literal {
-        return vec![number];
+        let same = fitting().filter(|(_, target)| target.known().contains(&destination.ip()));
+        return std::iter::once(number)
+            .chain(same.map(|(number, _)| number))
+            .collect();
     }
     let mut lookups = JoinSet::new();
     for (number, target) in fitting().filter(|(_, target)| target.literal().is_none()) {
@@ -254,10 +270,14 @@ async fn leading_to(targets: &[Option<Arc<Target>>], destination: SocketAddr) ->
         lookups.spawn(async move { (number, target.addresses().await) });
     }
     let looked_up = lookups.join_all().await;
-    let found = looked_up
-        .into_iter()
-        .filter(|(_, addresses)| addresses.contains(&destination.ip()));
-    found.map(|(number, _)| number).collect()
+    let has = |(_, addresses): &&(usize, Vec<IpAddr>)| addresses.contains(&destination.ip());
+    if !looked_up.iter().any(|one| has(&one)) {
+        return Vec::new();
+    }
+    // A name of which nothing is known may have this address, too.
+    let may = |one: &&(usize, Vec<IpAddr>)| has(one) || one.1.is_empty();
+    let found = looked_up.iter().filter(may);
+    found.map(|(number, _)| *number).collect()
 }
 
 fn the_loop(way: &Way) -> Refusal {
@@ -378,9 +398,16 @@ mod tests {
         assert_eq!(found(&list, "127.0.0.1:2005").await, [0]);
         assert_eq!(found(&list, "127.0.0.1:2007").await, [2]);
         assert_eq!(found(&list, "192.0.2.1:2005").await, [0_usize; 0]);
-        // An address that is written out goes before a name that has it.
-        let list = [("localhost", 2005), ("127.0.0.1", 2005)];
-        assert_eq!(found(&list, "127.0.0.1:2005").await, [1]);
+        // An address that is written out waits for no name; but a name that is known to have it
+        // makes it unclear which channel is meant.
+        let list = targets(&[("localhost", 2005), ("127.0.0.1", 2005)]);
+        let destination = "127.0.0.1:2005".parse().expect("an address");
+        assert_eq!(leading_to(&list, destination).await, [1]);
+        list[0].as_ref().expect("a target").look_up().await;
+        assert_eq!(leading_to(&list, destination).await, [1, 0]);
+        // Nor is it clear where a name can't be looked up.
+        let list = [("localhost", 2005), ("nowhere.invalid", 2005)];
+        assert_eq!(found(&list, "127.0.0.1:2005").await.len(), 2);
         // Nobody knows which.
         let list = [("localhost", 2005), ("LOCALHOST", 2005)];
         assert_eq!(found(&list, "127.0.0.1:2005").await.len(), 2);
