@@ -11,7 +11,7 @@ fi
 
 # In a folder of its own, since Debian lets nobody install beside its own Python packages. The
 # schemas are in the package: checking needs no network.
-tools=${XDG_CACHE_HOME:-$HOME/.cache}/syncmux-tests
+tools=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/syncmux-tests
 if ! "$tools/bin/python" -c 'import kubernetes_validate' 2>/dev/null; then
     echo "Installing kubernetes-validate ..."
     python3 -m venv "$tools"
