@@ -150,16 +150,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             drain: asked.clone(),
             set_level: telemetry::set_level,
         };
-        let listener = AdminListener::bind(listen).await.map_err(|error| {
-            let why = format!("the admin endpoint cannot listen on {listen}: {error}");
-            setup(&why)
-        })?;
-        let stop = CancellationToken::new();
-        tokio::spawn(async move {
-            if let Err(error) = listener.serve(admin, stop).await {
-                tracing::error!(%error, "the admin endpoint ended");
-            }
-        });
+        serve_admin(listen, admin).await?;
     }
     let of = |channel: &Running| channel.certificates.clone();
     let certificates = channels.iter().flat_map(of).collect();
@@ -184,6 +175,20 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         () = shared.over.cancelled() => {}
     }
     drain(&shared, &readiness, channels).await
+}
+
+/// Binds the admin endpoint, which answers until the program ends.
+pub(crate) async fn serve_admin(listen: &Listen, admin: Admin) -> Result<(), RunError> {
+    let listener = AdminListener::bind(listen).await.map_err(|error| {
+        let why = format!("the admin endpoint cannot listen on {listen}: {error}");
+        RunError::Setup(plain(&why))
+    })?;
+    tokio::spawn(async move {
+        if let Err(error) = listener.serve(admin, CancellationToken::new()).await {
+            tracing::error!(%error, "the admin endpoint ended");
+        }
+    });
+    Ok(())
 }
 
 /// An error without Rust's `(os error 98)`, and what to do about the commonest.

@@ -16,6 +16,18 @@ use crate::io::tls::{self, ClientFiles, ServerFiles, TlsError};
 use crate::io::transparent::Target;
 use crate::protocol::ReaderLimits;
 
+/// Where something is, as those who connect there want to know it.
+#[must_use]
+pub fn address(at: &Address) -> address::Address {
+    match at {
+        Address::Tcp { host, port } => address::Address::Tcp {
+            host: host.clone(),
+            port: *port,
+        },
+        Address::Unix(path) => address::Address::Unix(path.clone()),
+    }
+}
+
 /// What a lane is told about the replica of this channel.
 #[must_use]
 pub fn replica(channel: &Channel, limits: &Limits) -> ReplicaSettings {
@@ -23,13 +35,7 @@ pub fn replica(channel: &Channel, limits: &Limits) -> ReplicaSettings {
     let identity = replica.identity.as_ref();
     ReplicaSettings {
         channel: channel.name.clone(),
-        address: match &replica.address {
-            Address::Tcp { host, port } => address::Address::Tcp {
-                host: host.clone(),
-                port: *port,
-            },
-            Address::Unix(path) => address::Address::Unix(path.clone()),
-        },
+        address: address(&replica.address),
         tls: match replica.tls {
             Tls::Off => TlsMode::Off,
             Tls::StartTls => TlsMode::Starttls,

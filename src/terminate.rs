@@ -10,17 +10,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Address, Begin, Terminate};
-use crate::io::address;
-use crate::io::admin::{Admin, AdminListener, Readiness};
+use crate::config::{Begin, Terminate};
+use crate::io::admin::{Admin, Readiness};
 use crate::io::certificates::{self, Look, Reloaded};
 use crate::io::lobby::Lobby;
 use crate::io::stream::Meter;
 use crate::io::telemetry::{self, Floods};
 use crate::io::terminate::{self as io, Guests, Server, Terminator};
 use crate::io::tls::{self, ServerFiles};
-use crate::run::{RunError, plain};
-use crate::systemd;
+use crate::run::{RunError, plain, serve_admin};
+use crate::{settings, systemd};
 
 /// Connections that are not let in yet, at once; the oldest makes way.
 const STRANGERS: usize = 100;
@@ -67,15 +66,7 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
             drain: drain.clone(),
             set_level: telemetry::set_level,
         };
-        let listener = AdminListener::bind(listen).await.map_err(|error| {
-            let why = format!("the admin endpoint cannot listen on {listen}: {error}");
-            setup(&why)
-        })?;
-        tokio::spawn(async move {
-            if let Err(error) = listener.serve(admin, CancellationToken::new()).await {
-                tracing::error!(%error, "the admin endpoint ended");
-            }
-        });
+        serve_admin(listen, admin).await?;
     }
     let list = vec![Arc::clone(&terminator.tls) as Arc<dyn Look>];
     tokio::spawn(certificates::watch(list, certificates::PERIOD, hangup));
@@ -110,17 +101,6 @@ pub async fn terminate(config: Terminate) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The `sync_server` behind.
-pub(crate) fn server(at: &Address) -> Server {
-    Server::new(match at {
-        Address::Tcp { host, port } => address::Address::Tcp {
-            host: host.clone(),
-            port: *port,
-        },
-        Address::Unix(path) => address::Address::Unix(path.clone()),
-    })
-}
-
 fn terminator(config: &Terminate) -> Result<Arc<Terminator>, tls::TlsError> {
     let files = ServerFiles {
         cert_file: config.identity.cert_file.clone(),
@@ -139,7 +119,7 @@ fn terminator(config: &Terminate) -> Result<Arc<Terminator>, tls::TlsError> {
         },
         compress: config.compress,
         login_time: config.login_time.max(Duration::from_secs(1)),
-        server: server(&config.server),
+        server: Server::new(settings::address(&config.server)),
         permits: Arc::new(Semaphore::new(config.connections)),
         lobby: Lobby::new(STRANGERS),
         guests: Guests::default(),

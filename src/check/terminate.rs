@@ -6,7 +6,7 @@ use super::{Report, Severity};
 use crate::config::{Address, Terminate};
 use crate::io::terminate::Server;
 use crate::io::tls;
-use crate::terminate::server;
+use crate::settings;
 
 /// Looks at everything; nobody is let in meanwhile.
 pub async fn check(config: &Terminate) -> Report {
@@ -21,7 +21,7 @@ pub async fn check(config: &Terminate) -> Report {
         Err(error) => report.error(format!("certificate {error}")),
     }
     let address = &config.server;
-    let server: Server = server(address);
+    let server = Server::new(settings::address(address));
     match server.greeting().await {
         Ok(greeting) => {
             let capabilities = greeting.capabilities.iter();

@@ -89,13 +89,16 @@ impl Drop for Own {
 
 impl Ends {
     fn new(from: SocketAddr, to: SocketAddr) -> Self {
-        let plain =
-            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         Ends {
             from: plain(from),
             to: plain(to),
         }
     }
+}
+
+/// An IPv4 address is one, however the socket shows it; and without the scope of an IPv6 address.
+pub(super) fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn own() -> MutexGuard<'static, Vec<Ends>> {

@@ -531,7 +531,7 @@ pub(super) async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, 
 }
 
 /// Says EXIT and does not wait for what comes.
-async fn leave(mut wire: Wire) {
+pub(super) async fn leave(mut wire: Wire) {
     let goodbye = async {
         wire.send(b"EXIT\r\n").await?;
         let (mut stream, _) = wire.into_parts();

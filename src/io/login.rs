@@ -93,15 +93,11 @@ impl Login<'_> {
                         return Ok(None);
                     }
                 }
-                Kind::Get(_) | Kind::Apply(_) | Kind::Restore { .. } => {
-                    client.say("NO Please authenticate first").await?;
-                }
-                Kind::Restart => client.say("OK Restarting").await?,
                 Kind::Exit => {
                     client.say("OK Finished").await?;
                     return Err(Ended::Told("it said EXIT"));
                 }
-                other => client.say(&connection_answer(&other)).await?,
+                other => client.say(&stranger_answer(&other)).await?,
             }
         }
     }
@@ -219,6 +215,17 @@ impl Login<'_> {
             return Ok(());
         }
         Err(Ended::Here("too many failed logins"))
+    }
+}
+
+/// The answer to somebody who has not logged in, to all but AUTHENTICATE, STARTTLS and EXIT.
+pub(super) fn stranger_answer(kind: &Kind) -> String {
+    match kind {
+        Kind::Get(_) | Kind::Apply(_) | Kind::Restore { .. } => {
+            "NO Please authenticate first".to_owned()
+        }
+        Kind::Restart => "OK Restarting".to_owned(),
+        other => connection_answer(other),
     }
 }
 

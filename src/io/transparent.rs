@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::dial;
+use super::dial::{self, plain};
 use super::registry::{ListenerSettings, SessionContext};
 use super::stream::count_failure;
 use super::telemetry::metric;
@@ -95,11 +95,6 @@ impl Way {
     fn was_to_go_to(&self) -> SocketAddr {
         self.redirected.unwrap_or(self.local)
     }
-}
-
-/// An IPv4 address is one, however the socket shows it; and without the scope of an IPv6 address.
-fn plain(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 impl Target {

@@ -9,11 +9,11 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Failed;
 use crate::config::{Listen, words};
+use crate::io::stream::BoxStream;
 
 /// An endpoint that takes longer does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,29 +23,15 @@ const MOST: usize = 16 << 20;
 
 /// Whether there is certainly nobody: no listener, or no socket.
 pub(super) async fn nobody_listens(at: &Listen) -> bool {
-    let tried = async {
-        match at {
-            Listen::Tcp(address) => TcpStream::connect(of_this_machine(*address)).await.err(),
-            Listen::Unix(socket) => UnixStream::connect(socket).await.err(),
-        }
-    };
-    let error = tokio::time::timeout(PATIENCE, tried).await.ok().flatten();
-    error.is_some_and(|error| matches!(error.kind(), ConnectionRefused | NotFound))
+    let tried = tokio::time::timeout(PATIENCE, connect(at)).await;
+    matches!(tried, Ok(Err(error)) if matches!(error.kind(), ConnectionRefused | NotFound))
 }
 
 /// The answer's code and text.
 pub(super) async fn ask(at: &Listen, method: &str, path: &str) -> Result<(u16, String), Failed> {
     let asked = async {
-        match at {
-            Listen::Tcp(address) => {
-                let stream = TcpStream::connect(of_this_machine(*address)).await;
-                exchange(stream.map_err(|error| words(&error))?, method, path).await
-            }
-            Listen::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await;
-                exchange(stream.map_err(|error| words(&error))?, method, path).await
-            }
-        }
+        let stream = connect(at).await.map_err(|error| words(&error))?;
+        exchange(stream, method, path).await
     };
     let answer = tokio::time::timeout(PATIENCE, asked).await;
     let answer = answer.unwrap_or_else(|_| Err("it does not answer".to_owned()));
@@ -57,11 +43,14 @@ pub(super) async fn ask(at: &Listen, method: &str, path: &str) -> Result<(u16, S
     })
 }
 
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    method: &str,
-    path: &str,
-) -> Result<(u16, String), String> {
+async fn connect(at: &Listen) -> std::io::Result<BoxStream> {
+    Ok(match at {
+        Listen::Tcp(address) => Box::new(TcpStream::connect(of_this_machine(*address)).await?),
+        Listen::Unix(socket) => Box::new(UnixStream::connect(socket).await?),
+    })
+}
+
+async fn exchange(stream: BoxStream, method: &str, path: &str) -> Result<(u16, String), String> {
     let said = |error: &dyn std::fmt::Display| format!("it speaks no HTTP ({error})");
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| said(&error))?;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::super::login::{UNKNOWN, connection_answer};
+use super::super::login::stranger_answer;
 use super::super::stream::{self, BoxStream};
 use super::super::tls;
 use super::{Begin, Refused, Terminator};
@@ -24,9 +24,6 @@ const LINES: usize = 4096;
 
 /// How long somebody who is sent away gets to read why.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// What stock says to questions and changes before a login.
-const NO_LOGIN: &[u8] = b"NO Please authenticate first\r\n";
 
 /// A connection that is let in.
 pub(super) struct Admitted {
@@ -297,18 +294,13 @@ impl<S: stream::Stream> Lines<S> {
     /// What stock says to everything else before a login.
     async fn answer(&mut self, kind: &Kind) -> Result<(), Refused> {
         match kind {
-            Kind::Get(_) | Kind::Apply(_) | Kind::Restore { .. } => self.say(NO_LOGIN).await,
-            Kind::Restart => self.say(b"OK Restarting\r\n").await,
             Kind::Exit => {
                 self.leave("OK Finished").await;
                 // As a syncmux does that only wants to know how the replica greets.
                 Err(Refused::Quiet("it said EXIT before it logged in"))
             }
-            Kind::Authenticate { .. } | Kind::Starttls => {
-                self.say(format!("{UNKNOWN}\r\n").as_bytes()).await
-            }
             other => {
-                let answer = format!("{}\r\n", connection_answer(other));
+                let answer = format!("{}\r\n", stranger_answer(other));
                 self.say(answer.as_bytes()).await
             }
         }

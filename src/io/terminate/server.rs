@@ -4,12 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::super::address::Address;
-use super::super::lane_connect::{ConnectError, read_enabled, read_greeting};
+use super::super::lane_connect::{ConnectError, leave, read_enabled, read_greeting};
 use super::super::stream::{self, BoxStream};
 use super::super::wire::Wire;
 use crate::protocol::{Greeting, print};
@@ -126,14 +125,4 @@ impl Server {
             LIMIT.as_secs()
         ))
     }
-}
-
-/// Says EXIT and does not wait for what comes.
-async fn leave(wire: Wire) {
-    let (mut stream, _) = wire.into_parts();
-    let goodbye = async {
-        stream.write_all(b"EXIT\r\n").await?;
-        stream.shutdown().await
-    };
-    let _ = timeout(Duration::from_secs(1), goodbye).await;
 }
