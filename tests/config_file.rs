@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod config_files;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,65 +12,7 @@ use std::time::Duration;
 use syncmux::config::{Address, Config, Flags, Limits, LogFormat, Outline, Passwords, Tls};
 use syncmux::core::event::Mode;
 
-/// A folder with everything that a configuration may name.
-struct Files {
-    folder: tempfile::TempDir,
-}
-
-impl Files {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files { folder };
-        let write = |name: &str, text: &str| fs::write(files.path(name), text).unwrap();
-        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        for name in ["ca.pem", "client.pem", "server.pem"] {
-            write(name, &certified.cert.pem());
-        }
-        for name in ["client.key", "server.key"] {
-            write(name, &certified.signing_key.serialize_pem());
-        }
-        write("other.key", &other.signing_key.serialize_pem());
-        write("password", "secret word\n");
-        write(
-            "imapd.conf",
-            "virtdomains: userid\ndefaultdomain: example.com\n",
-        );
-        fs::create_dir(files.path("sync")).unwrap();
-        let client = files.path("sync_client");
-        fs::write(&client, "").unwrap();
-        fs::set_permissions(&client, fs::Permissions::from_mode(0o755)).unwrap();
-        files
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    /// With `DIR` standing for the folder.
-    fn parse(&self, text: &str) -> Result<Config, Vec<String>> {
-        let text = text.replace("DIR", self.folder.path().to_str().unwrap());
-        Config::parse(Path::new("syncmux.toml"), &text)
-            .map_err(|errors| errors.0.iter().map(ToString::to_string).collect())
-    }
-}
-
-const SIMPLE: &str = r#"
-[[channel]]
-listen = ["127.0.0.1:2005"]
-[channel.replica]
-address = "replica.example.com:2005"
-[site]
-imapd_conf = "DIR/imapd.conf"
-"#;
-
-fn example() -> String {
-    include_str!("../deploy/syncmux.toml")
-        .replace("/etc/syncmux/", "DIR/")
-        .replace("/etc/imapd.conf", "DIR/imapd.conf")
-        .replace("/usr/lib/cyrus/bin/", "DIR/")
-        .replace("/var/lib/cyrus/sync", "DIR/sync")
-}
+use config_files::{Files, SIMPLE, errors, example, refused};
 
 #[test]
 fn the_example() {
@@ -189,23 +133,6 @@ fn limits_as_text_and_as_numbers() {
     assert_eq!(config.limits.queued_bytes, 1 << 30);
     assert_eq!(config.limits.replica_absence, Duration::from_secs(90));
     assert_eq!(config.limits.login_time, Duration::from_secs(5));
-}
-
-/// `was` is replaced by `is` in a good file; the one error must hold each of `say`.
-fn refused(was: &str, is: &str, say: &[&str]) {
-    let files = Files::new();
-    let good = example();
-    assert!(good.contains(was), "{was}");
-    let errors = files.parse(&good.replacen(was, is, 1)).unwrap_err();
-    assert_eq!(errors.len(), 1, "{errors:#?}");
-    let line = 1 + good[..good.find(was).unwrap()].matches('\n').count();
-    for say in [format!("syncmux.toml, line {line}: ").as_str()]
-        .iter()
-        .chain(say)
-    {
-        assert!(errors[0].contains(say), "{say:?} is not in: {}", errors[0]);
-    }
-    assert!(!errors[0].contains('\n'));
 }
 
 #[test]
@@ -344,10 +271,6 @@ fn mistakes_of_listeners_and_channels() {
     );
 }
 
-fn errors(text: &str) -> String {
-    Files::new().parse(text).unwrap_err().join("\n")
-}
-
 #[test]
 fn mistakes_between_settings() {
     let fan_out = SIMPLE.replace("listen", "mode = \"fan-out\"\nlisten");
@@ -401,162 +324,6 @@ fn mistakes_between_settings() {
 }
 
 #[test]
-fn the_client_that_is_started() {
-    let was = "#client_command = [\"DIR/sync_client\", \"-R\"]";
-    let is = |words: &str| format!("client_command = [{words}]");
-    for (words, say) in [
-        ("", "client_command is empty"),
-        ("\"sync_client\", \"-R\"", "write the whole path"),
-        ("\"DIR/gone\"", "DIR/gone is no program"),
-        ("\"DIR/password\"", "is no program"),
-        ("\"DIR/sync_client\"", "the option -R"),
-        (
-            "\"DIR/sync_client\", \"-n\", \"far\", \"-R\"",
-            "the log of channel \"far\"",
-        ),
-        (
-            "\"DIR/sync_client\", \"-nfar\", \"-R\"",
-            "the log of channel \"far\"",
-        ),
-        ("\"DIR/sync_client\", \"-R\", \"-vv\"", "-v twice"),
-        ("\"DIR/sync_client\", \"-v\", \"-R\", \"-v\"", "-v twice"),
-    ] {
-        let say = if say.starts_with("DIR") {
-            "gone is no program"
-        } else {
-            say
-        };
-        refused(was, &is(words), &[say]);
-    }
-    let files = Files::new();
-    let far = "[[channel]]\nname = \"far\"\nsync_directory = \"DIR/sync\"\n\
-               client_command = [\"DIR/sync_client\", \"-v\", \"-n\", \"far\", \"-r\"]\n\
-               listen = [\"127.0.0.1:2007\"]\n[channel.replica]\naddress = \"far:2005\"\n";
-    let config = files.parse(far).unwrap();
-    assert_eq!(config.channels[0].client_command.len(), 5);
-    let deaf = far.replace("listen", "strict_listen");
-    assert!(
-        errors(&deaf).contains("needs a listener"),
-        "{}",
-        errors(&deaf)
-    );
-    let nowhere = far.replace("sync_directory = \"DIR/sync\"\n", "");
-    assert!(errors(&nowhere).contains("set sync_directory"));
-    assert!(
-        files.parse(SIMPLE).unwrap().channels[0]
-            .client_command
-            .is_empty()
-    );
-}
-
-#[test]
-fn several_channels() {
-    let second = "[[channel]]\nname = \"far\"\nsync_directory = \"DIR/sync\"\n\
-                  listen = [\"127.0.0.1:2007\"]\n[channel.replica]\naddress = \"far:2005\"\n";
-    let files = Files::new();
-    let config = files.parse(&format!("{SIMPLE}{second}")).unwrap();
-    assert_eq!(config.channels[1].name, "far");
-    let same = second
-        .replace("name = \"far\"", "")
-        .replace("sync_directory = \"DIR/sync\"", "");
-    assert!(errors(&format!("{SIMPLE}{same}")).contains("two channels have the name \"\""));
-    let third = second
-        .replace("\"far\"", "\"near\"")
-        .replace("2007", "2008");
-    let third = third.replace("DIR/sync", "DIR/./sync");
-    assert!(errors(&format!("{SIMPLE}{second}{third}")).contains("belongs to another channel"));
-    let odd = second.replace("\"far\"", "\"a/b\"");
-    assert!(errors(&format!("{SIMPLE}{odd}")).contains("is no channel's name"));
-}
-
-#[test]
-fn transparent_channels() {
-    let files = Files::new();
-    let transparent = "transparent = true\nlisten";
-    let first = SIMPLE.replace("listen", transparent);
-    let config = files.parse(&first).unwrap();
-    assert!(config.channels[0].transparent);
-    assert!(!files.parse(SIMPLE).unwrap().channels[0].transparent);
-    let off = SIMPLE.replace("listen", "transparent = false\nlisten");
-    assert!(!files.parse(&off).unwrap().channels[0].transparent);
-    let second = "[[channel]]\nname = \"far\"\ntransparent = true\nlisten = [\"127.0.0.1:2005\"]\n\
-                  [channel.replica]\naddress = \"far:2005\"\n";
-    let both = format!("{first}{second}");
-    let config = files.parse(&both).unwrap();
-    assert_eq!(config.channels[0].listen, config.channels[1].listen);
-    // All that share an address must be transparent, by the same list, and differ by their replica.
-    let clash = "127.0.0.1:2005 clashes with 127.0.0.1:2005 of";
-    assert!(errors(&both.replacen("transparent = true\n", "", 1)).contains(clash));
-    assert!(
-        errors(&both.replace("name = \"far\"\ntransparent = true", "name = \"far\""))
-            .contains(clash)
-    );
-    let strict = second.replace(
-        "listen = [",
-        "listen = [\"127.0.0.1:2006\"]\nstrict_listen = [",
-    );
-    assert!(errors(&format!("{first}{strict}")).contains(clash));
-    let twice = first.replace(
-        "[\"127.0.0.1:2005\"]",
-        "[\"127.0.0.1:2005\", \"127.0.0.1:2005\"]",
-    );
-    assert!(errors(&twice).contains(clash));
-    let all = second.replace("127.0.0.1:2005", "*:2005");
-    let insists = "[client]\npasswords_without_tls = true\n";
-    assert!(errors(&format!("{first}{all}{insists}")).contains("0.0.0.0:2005 clashes with"));
-    let same = second.replace("far:2005", "Replica.Example.com:2005");
-    let says = errors(&format!("{first}{same}"));
-    assert!(
-        says.contains(
-            "line 11: the default channel and channel \"far\" listen at the same address"
-        ),
-        "{says}"
-    );
-    let apart = same.replace("127.0.0.1:2005", "127.0.0.1:2006");
-    assert!(files.parse(&format!("{first}{apart}")).is_ok());
-    // What can't be redirected.
-    let login = "username = \"repl\"\npassword_file = \"DIR/password\"\n[site]";
-    let unix = first
-        .replace("127.0.0.1:2005", "unix:/run/s")
-        .replace("[site]", login);
-    assert!(errors(&unix).contains("line 3: nothing can be redirected to a UNIX socket"));
-    let beside = unix.replace("\"unix:/run/s\"", "\"unix:/run/s\", \"127.0.0.1:2005\"");
-    let config = files.parse(&beside).unwrap();
-    assert_eq!(config.channels[0].transparent_listen().count(), 1);
-    let only_strict = first.replace("listen =", "strict_listen =");
-    assert!(errors(&only_strict).contains("line 3: transparent is about listen"));
-    let socket = first.replace("replica.example.com:2005", "unix:/run/replica");
-    let checked = "[client]\nusername = \"a\"\npassword_file = \"DIR/password\"\n";
-    let says = errors(&format!("{socket}{checked}"));
-    assert!(says.contains("line 3: nothing can be redirected on its way to a UNIX socket"));
-    let text = errors(&SIMPLE.replace("listen", "transparent = \"yes\"\nlisten"));
-    assert!(text.contains("true or false without quotes"), "{text}");
-}
-
-/// The example of `deploy/transparent`.
-#[test]
-fn the_transparent_example() {
-    let files = Files::new();
-    let text = include_str!("../deploy/transparent/syncmux.toml")
-        .replace("/etc/syncmux/", "DIR/")
-        .replace("/var/lib/cyrus/sync/far", "DIR/far")
-        .replace("/var/lib/cyrus/sync", "DIR/sync");
-    fs::create_dir(files.path("far")).unwrap();
-    let config = files.parse(&text).unwrap();
-    assert!(config.channels.iter().all(|channel| channel.transparent));
-    assert_eq!(config.channels.len(), 2);
-    // The rules beside it speak of the same addresses.
-    let rules = include_str!("../deploy/transparent/syncmux.nft");
-    assert!(rules.contains("define syncmux_port = 2005\n"));
-    assert!(rules.contains("{ 192.0.2.10 . 2005 }") && rules.contains("{ 2001:db8::10 . 2005 }"));
-    let guard = format!(
-        "meta priority 0:{} counter return",
-        syncmux::io::dial::PRIORITY
-    );
-    assert!(rules.contains(&guard));
-}
-
-#[test]
 fn all_mistakes_at_once() {
     let text = SIMPLE.replace("2005", "x");
     let files = Files::new();
@@ -566,7 +333,6 @@ fn all_mistakes_at_once() {
 
 #[test]
 fn warnings() {
-    use std::os::unix::fs::PermissionsExt;
     let files = Files::new();
     let path = files.path("password");
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -646,24 +412,4 @@ fn an_admin_endpoint_that_the_network_reaches() {
     );
     flags.admin_open_to_network = true;
     assert!(Config::load(&flags).is_ok());
-}
-
-#[test]
-fn a_master_to_verify_against() {
-    let with = |master: &str| Files::new().parse(&format!("{SIMPLE}[channel.master]\n{master}\n"));
-    let problems = with("username = \"repl\"").unwrap_err().join("\n");
-    assert!(
-        problems.contains("set address under [channel.master]"),
-        "{problems}"
-    );
-    let config = with(
-        "address = \"127.0.0.1:2105\"\ntls = \"off\"\nusername = \"repl\"\n\
-         password_file = \"DIR/password\"",
-    );
-    let config = config.unwrap();
-    let master = config.channels[0].master.as_ref().unwrap();
-    assert_eq!(master.login.as_ref().unwrap().username, "repl");
-    // The replica is what it was.
-    assert!(config.channels[0].replica.login.is_none());
-    assert!(with("address = \"nowhere\"").is_err());
 }
