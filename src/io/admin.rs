@@ -56,21 +56,28 @@ pub struct Admin {
 }
 
 /// Who asks.
-#[derive(Clone, Copy, Debug)]
-struct Peer {
-    is_local: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// By a UNIX socket.
+    Socket,
+    /// By loopback: that may also be a web page in a browser of this machine.
+    Loopback,
+    /// From another machine or pod.
+    Remote,
 }
 
 impl Connected<IncomingStream<'_, Limited<TcpListener>>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Limited<TcpListener>>) -> Self {
-        let is_local = stream.remote_addr().ip().to_canonical().is_loopback();
-        Peer { is_local }
+        match stream.remote_addr().ip().to_canonical().is_loopback() {
+            true => Peer::Loopback,
+            false => Peer::Remote,
+        }
     }
 }
 
 impl Connected<IncomingStream<'_, Limited<UnixListener>>> for Peer {
     fn connect_info(_: IncomingStream<'_, Limited<UnixListener>>) -> Self {
-        Peer { is_local: true }
+        Peer::Socket
     }
 }
 
@@ -286,9 +293,19 @@ async fn live(State(admin): State<Admin>) -> impl IntoResponse {
     }
 }
 
-async fn status(State(admin): State<Admin>) -> Result<impl IntoResponse, StatusCode> {
+async fn status(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, (StatusCode, String)> {
+    if rebound(peer, &headers) {
+        return Err((StatusCode::FORBIDDEN, REBOUND.to_owned()));
+    }
     let status = tokio::task::spawn_blocking(move || (admin.status)()).await;
-    let status = status.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let status = status.map_err(|error| {
+        let why = format!("the status can't be made: {error}\n");
+        (StatusCode::INTERNAL_SERVER_ERROR, why)
+    })?;
     let text = format!("{status:#}\n");
     Ok(([(header::CONTENT_TYPE, "application/json")], text))
 }
@@ -342,9 +359,11 @@ fn refusal(peer: Peer, headers: &HeaderMap) -> Option<(StatusCode, String)> {
     let of_browsers = ["origin", "referer", "sec-fetch-site", "sec-fetch-mode"];
     // Who comes by a proxy on this machine is not of this machine.
     let of_proxies = ["forwarded", "x-forwarded-for", "via"];
-    let why = if !peer.is_local {
+    let why = if peer == Peer::Remote {
         "this is answered only on loopback or a UNIX socket of the machine (or pod) that syncmux \
          runs on\n"
+    } else if rebound(peer, headers) {
+        REBOUND
     } else if of_browsers.iter().any(|name| headers.contains_key(*name)) {
         "this is not answered to web pages\n"
     } else if of_proxies.iter().any(|name| headers.contains_key(*name)) {
@@ -353,6 +372,25 @@ fn refusal(peer: Peer, headers: &HeaderMap) -> Option<(StatusCode, String)> {
         return None;
     };
     Some((StatusCode::FORBIDDEN, why.to_owned()))
+}
+
+const REBOUND: &str = "on loopback ask for 127.0.0.1, [::1] or localhost, by no other name\n";
+
+/// Whether it came to loopback by a name that is not loopback's: a web page whose own name was made
+/// to mean 127.0.0.1 may read what it is answered.
+fn rebound(peer: Peer, headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else {
+        return false;
+    };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let literal = name.trim_start_matches('[').trim_end_matches(']');
+    peer == Peer::Loopback
+        && !name.eq_ignore_ascii_case("localhost")
+        && literal.parse::<std::net::IpAddr>().is_err()
 }
 
 #[cfg(test)]
@@ -389,9 +427,36 @@ mod tests {
 
     #[test]
     fn who_may_change_something() {
-        let refused = |is_local| refusal(Peer { is_local }, &HeaderMap::new());
-        assert_eq!(refused(true), None);
-        assert!(refused(false).is_some_and(|(code, _)| code == StatusCode::FORBIDDEN));
+        let refused = |peer| refusal(peer, &HeaderMap::new());
+        assert_eq!(refused(Peer::Socket), None);
+        assert_eq!(refused(Peer::Loopback), None);
+        assert!(refused(Peer::Remote).is_some_and(|(code, _)| code == StatusCode::FORBIDDEN));
+    }
+
+    #[test]
+    fn a_name_that_was_made_to_mean_loopback_is_told_nothing() {
+        let asked = |peer, host: &str| {
+            let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+            rebound(peer, &headers)
+        };
+        for host in [
+            "localhost",
+            "LOCALHOST:9095",
+            "127.0.0.1:9095",
+            "[::1]:9095",
+            "[::1]",
+        ] {
+            assert!(!asked(Peer::Loopback, host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:9095",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
+            assert!(asked(Peer::Loopback, host), "{host}");
+            assert!(!asked(Peer::Socket, host) && !asked(Peer::Remote, host));
+        }
     }
 
     #[tokio::test]
