@@ -1,5 +1,5 @@
-//! `syncmux resync`: USER lines into a channel's sync log, by which the rolling client compares the
-//! whole user with the replica and repairs what differs.
+//! `syncmux resync`: USER and MAILBOX lines into a channel's sync log, by which the rolling client
+//! compares the whole user, or the mailbox, with the replica and repairs what differs.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,12 @@ use crate::protocol::synclog::Line;
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Args {
     /// The users, as Cyrus writes their names: joe, joe@example.com
-    #[arg(required = true, value_name = "USER")]
+    #[arg(required_unless_present = "mailboxes", value_name = "USER")]
     pub users: Vec<String>,
+
+    /// A mailbox by its internal name, such as a shared one that `verify` shows; can be repeated
+    #[arg(long = "mailbox", value_name = "NAME")]
+    pub mailboxes: Vec<String>,
 
     /// The channel of the configuration; without it the only one there is
     #[arg(long, value_name = "NAME")]
@@ -46,7 +50,12 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     };
     let mut lines = Vec::new();
     for user in &args.users {
-        lines.push(line_of(user)?);
+        let name = Bytes::copy_from_slice(user.as_bytes());
+        lines.push(checked("user", user, Line::User(name))?);
+    }
+    for mailbox in &args.mailboxes {
+        let name = Bytes::copy_from_slice(mailbox.as_bytes());
+        lines.push(checked("mailbox", mailbox, Line::Mailbox(name))?);
     }
     lines.sort_unstable();
     lines.dedup();
@@ -62,16 +71,17 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     })?;
     let mut text = format!("written into {}:\n", directory.join("log").display());
     for line in &lines {
-        if let Line::User(user) = line {
-            text.push_str(&format!(
-                "  USER {}\n",
-                printable(&String::from_utf8_lossy(user))
-            ));
-        }
+        let (verb, name) = match line {
+            Line::User(name) => ("USER", name),
+            Line::Mailbox(name) => ("MAILBOX", name),
+            _ => continue,
+        };
+        let name = String::from_utf8_lossy(name);
+        text.push_str(&format!("  {verb} {}\n", printable(&name)));
     }
     text.push_str(&format!(
-        "The rolling client of {} takes this with its next run, compares each of these users with \
-         the replica, and repairs what differs.\n`syncmux status` shows who fails; `syncmux \
+        "The rolling client of {} takes this with its next run, compares each of these with the \
+         replica, and repairs what differs.\n`syncmux status` shows who fails; `syncmux \
          verify` compares both ends.\n",
         shown(channel)
     ));
@@ -79,15 +89,20 @@ pub fn run(args: &Args) -> Result<(), Failed> {
     Ok(())
 }
 
-fn line_of(user: &str) -> Result<Line, Failed> {
-    let line = Line::User(Bytes::copy_from_slice(user.as_bytes()));
-    if user.is_empty() {
-        return Err(Failed::usage("nothing was written: a user's name is empty"));
+fn checked(what: &str, name: &str, line: Line) -> Result<Line, Failed> {
+    let other = match line {
+        Line::User(_) => "sync_client -u",
+        _ => "sync_client -m",
+    };
+    if name.is_empty() {
+        return Err(Failed::usage(format!(
+            "nothing was written: a {what}'s name is empty"
+        )));
     }
     match line.check() {
         Ok(()) => Ok(line),
         Err(why) => Err(Failed::usage(format!(
-            "nothing was written: {user:?}: {why}; sync this user with sync_client -u"
+            "nothing was written: {name:?}: {why}; sync this {what} with {other}"
         ))),
     }
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::cyrus::ADMIN;
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::process::set_mode;
@@ -155,11 +156,18 @@ fn verify_and_resync() {
     imap.create("INBOX.box");
     imap.append("INBOX.box", "", &message("box", 1000));
     imap.subscribe("INBOX.box");
+    let mut admin = lab.master.login(ADMIN);
+    for name in ["shared", "shared.box"] {
+        admin.create(name);
+        admin.set_acl(name, "anyone", "lrswipkxtecdan");
+    }
+    admin.append("shared.box", "", &message("shared", 1000));
     lab.settle();
     lab.step("equal");
     let same = "compared: both ends hold the same";
+    let everything = "5 users and 2 shared mailboxes ";
     ends(&mut lab, &["verify", alice], 0, &["1 user ", same]);
-    ends(&mut lab, &["verify", "--all"], 0, &["5 users ", same]);
+    ends(&mut lab, &["verify", "--all"], 0, &[everything, same]);
     let (code, text) = lab
         .mux()
         .tool_as_root(&["verify", "--all", "--connections", "2"]);
@@ -210,7 +218,27 @@ fn verify_and_resync() {
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains(&format!("  USER {alice}\n")), "{text}");
     lab.settle();
-    ends(&mut lab, &["verify", "--all"], 0, &["5 users ", same]);
+    ends(&mut lab, &["verify", "--all"], 0, &[everything, same]);
+    let mut there = lab.replica.login(ADMIN);
+    there.append("shared.box", "", &message("only there", 1000));
+    let text = ends(
+        &mut lab,
+        &["verify", "--all"],
+        1,
+        &[
+            "mailbox shared.box: LAST_UID is 1 on the master and 2 on the replica",
+            "mailbox shared.box: message 2: only on the replica",
+            "1 is not the same at both ends",
+        ],
+    );
+    assert!(!text.contains("user."), "{text}");
+    let (code, text) = lab
+        .mux()
+        .tool_as_root(&["resync", "--mailbox", "shared.box"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("  MAILBOX shared.box\n"), "{text}");
+    lab.settle();
+    ends(&mut lab, &["verify", "--all"], 0, &[everything, same]);
     // As Cyrus's user, and while no syncmux runs.
     lab.replica.login(alice).unsubscribe("INBOX.box");
     ends(&mut lab, &["verify", alice], 1, &["subscription to"]);

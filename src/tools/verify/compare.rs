@@ -94,7 +94,9 @@ pub(super) fn users(master: &Said, replica: &Said, site: &Site) -> Vec<String> {
                 found.extend(unlike(&ours, &theirs).map(|what| format!("{name}: {what}")));
             }
             // Each end removes for good what was deleted when it likes.
-            _ if is_deleted(name, site) => {}
+            _ if name
+                .strip_prefix("mailbox ")
+                .is_some_and(|name| is_deleted(name, site)) => {}
             (Some(_), None) => found.push(format!("{name}: only on the master")),
             (None, _) => found.push(format!("{name}: only on the replica")),
         }
@@ -334,10 +336,8 @@ fn unlike<'a>(ours: &'a Fields, theirs: &'a Fields) -> impl Iterator<Item = Stri
     })
 }
 
-fn is_deleted(name: &str, site: &Site) -> bool {
-    let Some(name) = name.strip_prefix("mailbox ") else {
-        return false;
-    };
+/// Whether a mailbox has been deleted, by its internal name.
+pub(super) fn is_deleted(name: &str, site: &Site) -> bool {
     let local = name.split_once('!').map_or(name, |(_, local)| local);
     local.starts_with(&format!("{}.", site.deletedprefix.replace('.', "^")))
 }

@@ -124,6 +124,10 @@ impl Ends {
         self.ask(&print::get_user(user.as_bytes())).await
     }
 
+    pub(super) async fn mailbox(&mut self, name: &[u8]) -> Result<[Said; 2], Failed> {
+        self.ask(&print::get_mailboxes([name])).await
+    }
+
     pub(super) async fn full_mailbox(&mut self, name: &[u8]) -> Result<[Said; 2], Failed> {
         self.ask(&print::get_full_mailbox(name)).await
     }

@@ -1,4 +1,4 @@
-//! `syncmux verify`: asks both ends about users, by the master's own `sync_server` and the replica's,
+//! `syncmux verify`: asks both ends about users and shared mailboxes, by the master's own `sync_server` and the replica's,
 //! and says what differs.
 //!
 //! What has not been replicated yet differs too: it is no measure of lag. What differs is asked
@@ -9,6 +9,7 @@ mod ends;
 mod who;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,8 +42,8 @@ pub struct Who {
     #[arg(value_name = "USER")]
     pub users: Vec<String>,
 
-    /// Every user of the master, as ctl_mboxlist lists them; to be run there, as root or cyrus.
-    /// Shared mailboxes are not compared
+    /// Every user and every shared mailbox of the master, as ctl_mboxlist lists them; to be run
+    /// there, as root or cyrus
     #[arg(long)]
     pub all: bool,
 
@@ -73,6 +74,24 @@ pub struct Args {
     pub connections: u16,
 }
 
+/// What is compared at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    /// A mailbox without an owner, by its internal name.
+    Mailbox(String),
+    /// A user, with all that is his.
+    User(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Mailbox(name) => write!(f, "mailbox {name}"),
+            Subject::User(name) => f.write_str(name),
+        }
+    }
+}
+
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -98,8 +117,8 @@ pub async fn run(args: &Args) -> Result<Verdict, Failed> {
     })?;
     let channel = pick(&config, args.channel.as_deref())?;
     let servers = Servers::new(&config, channel)?;
-    let users = who::users(&args.who, &config, channel).await?;
-    compare_all(servers, users, args.connections, args.who.all).await
+    let subjects = who::subjects(&args.who, &config, channel).await?;
+    compare_all(servers, subjects, args.connections).await
 }
 
 fn pick<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a Channel, Failed> {
@@ -117,17 +136,16 @@ fn pick<'a>(config: &'a Config, wanted: Option<&str>) -> Result<&'a Channel, Fai
     }
 }
 
-/// One user's differences, or how an end failed.
-type Found = Result<(String, Vec<String>), Failed>;
+/// What differs, or how an end failed.
+type Found = Result<(Subject, Vec<String>), Failed>;
 
 async fn compare_all(
     servers: Servers,
-    users: Vec<String>,
+    subjects: Vec<Subject>,
     connections: u16,
-    all: bool,
 ) -> Result<Verdict, Failed> {
-    let count = users.len();
-    let queue = Arc::new(Mutex::new(VecDeque::from(users)));
+    let count = subjects.len();
+    let queue = Arc::new(Mutex::new(VecDeque::from(subjects)));
     let servers = Arc::new(servers);
     let (results, arrived) = mpsc::channel::<Found>(64);
     for _ in 0..usize::from(connections).min(count) {
@@ -139,11 +157,11 @@ async fn compare_all(
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .pop_front();
-                let Some(user) = next else { break };
-                let found = differences(&servers, &mut ends, &user).await;
+                let Some(subject) = next else { break };
+                let found = differences(&servers, &mut ends, &subject).await;
                 let failed = found.is_err();
                 if results
-                    .send(found.map(|found| (user, found)))
+                    .send(found.map(|found| (subject, found)))
                     .await
                     .is_err()
                     || failed
@@ -158,14 +176,15 @@ async fn compare_all(
     }
     drop(results);
     let counted = gather(arrived, count).await?;
-    say(&counted.told(all));
+    say(&counted.told());
     Ok(counted.verdict())
 }
 
-/// How many users were compared, and how many of these are not the same.
+/// How much was compared, and how much of it is not the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     users: usize,
+    mailboxes: usize,
     differ: usize,
     /// Whom neither end has.
     nobody: usize,
@@ -176,24 +195,28 @@ async fn gather(mut arrived: mpsc::Receiver<Found>, count: usize) -> Result<Coun
     let mut progress = Progress::new(count);
     let mut counted = Counted::default();
     while let Some(found) = arrived.recv().await {
-        let (user, found) = found?;
-        counted.users += 1;
+        let (subject, found) = found?;
+        match subject {
+            Subject::User(_) => counted.users += 1,
+            Subject::Mailbox(_) => counted.mailboxes += 1,
+        }
         if found.iter().eq([compare::NOBODY]) {
             counted.nobody += 1;
         } else if !found.is_empty() {
             counted.differ += 1;
         }
         if !found.is_empty() {
-            progress.say(&told(&user, &found));
+            progress.say(&told(&subject, &found));
         }
-        progress.step(counted.users, counted.differ + counted.nobody);
+        let done = counted.users + counted.mailboxes;
+        progress.step(done, counted.differ + counted.nobody);
     }
     progress.finish();
-    if counted.users != count {
+    let done = counted.users + counted.mailboxes;
+    if done != count {
         let why = format!(
-            "only {} of {count} users were compared, then a part of syncmux broke off: this is a \
-             fault of syncmux, please report it with what stands above",
-            counted.users
+            "only {done} of {count} users and shared mailboxes were compared, then a part of \
+             syncmux broke off: this is a fault of syncmux, please report it with what stands above"
         );
         return Err(Failed(Exit::Internal, why));
     }
@@ -208,18 +231,27 @@ impl Counted {
         }
     }
 
-    /// The last line; `all` users of the master were meant.
-    fn told(self, all: bool) -> String {
-        let end = if self.users == 1 { "" } else { "s" };
+    /// The last line.
+    fn told(self) -> String {
+        let all = |count: usize, what: &str, end: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            count => Some(format!("{count} {what}{end}")),
+        };
+        let counted = [
+            all(self.users, "user", "s"),
+            all(self.mailboxes, "shared mailbox", "es"),
+        ];
+        let counted: Vec<String> = counted.into_iter().flatten().collect();
         let are = |count: usize| match count {
             1 => "1 is".to_owned(),
             count => format!("{count} are"),
         };
-        let mut text = format!("{} user{end} compared: ", self.users);
+        let mut text = format!("{} compared: ", counted.join(" and "));
         if self.differ > 0 {
             text.push_str(&format!(
                 "{} not the same at both ends. Who has work on the way may be among them \
-                 (`syncmux status`); `syncmux resync USER` repairs the others.",
+                 (`syncmux status`); `syncmux resync USER` (or `--mailbox NAME`) repairs the others.",
                 are(self.differ)
             ));
         } else if self.nobody == 0 {
@@ -234,43 +266,41 @@ impl Counted {
                 are(self.nobody)
             ));
         }
-        if all {
-            let point = if text.ends_with('.') { "" } else { "." };
-            text.push_str(point);
-            text.push_str(" Shared mailboxes were not compared.");
-        }
         text.push('\n');
         text
     }
 }
 
-fn told(user: &str, found: &[String]) -> String {
+fn told(subject: &Subject, found: &[String]) -> String {
     let mut text = String::new();
-    let user = printable(user);
+    // What differs of a mailbox begins with its name.
+    let whose = match subject {
+        Subject::User(name) => format!("{}: ", printable(name)),
+        Subject::Mailbox(_) => String::new(),
+    };
     for difference in found.iter().take(SHOWN) {
-        text.push_str(&format!("{user}: {}\n", printable(difference)));
+        text.push_str(&format!("{whose}{}\n", printable(difference)));
     }
     if found.len() > SHOWN {
-        text.push_str(&format!(
-            "{user}: and {} more differences\n",
-            found.len() - SHOWN
-        ));
+        let more = found.len() - SHOWN;
+        let whose = printable(&subject.to_string());
+        text.push_str(&format!("{whose}: and {more} more differences\n"));
     }
     text
 }
 
-/// What differs of one user.
+/// What differs of one user or shared mailbox.
 async fn differences(
     servers: &Servers,
     ends: &mut Option<Ends>,
-    user: &str,
+    subject: &Subject,
 ) -> Result<Vec<String>, Failed> {
     let mut found = Vec::new();
     for again in 0..=AGAIN {
         if again > 0 {
             tokio::time::sleep(PAUSE).await;
         }
-        found = look(servers, ends, user, again == AGAIN).await?;
+        found = look(servers, ends, subject, again == AGAIN).await?;
         if found.is_empty() {
             break;
         }
@@ -278,39 +308,55 @@ async fn differences(
     Ok(found)
 }
 
-/// Where the connection was used before and fails, which says nothing of this user, by another one.
+/// Where the connection was used before and fails, which says nothing of this one, by another one.
 /// If an end lets us in and fails all the same, that is a difference: the others are looked at.
 async fn look(
     servers: &Servers,
     ends: &mut Option<Ends>,
-    user: &str,
+    subject: &Subject,
     closely: bool,
 ) -> Result<Vec<String>, Failed> {
     let site = &servers.site;
     if let Some(used) = ends
-        && let Ok(found) = ask(used, user, closely, site).await
+        && let Ok(found) = ask(used, subject, closely, site).await
     {
         return Ok(found);
     }
     *ends = None;
     let mut fresh = Ends::connect(servers).await?;
-    match ask(&mut fresh, user, closely, site).await {
+    match ask(&mut fresh, subject, closely, site).await {
         Ok(found) => {
             *ends = Some(fresh);
             Ok(found)
         }
-        Err(Failed(_, why)) => Ok(vec![why]),
+        Err(Failed(_, why)) => Ok(vec![match subject {
+            Subject::User(_) => why,
+            Subject::Mailbox(_) => format!("{subject}: {why}"),
+        }]),
     }
 }
 
 async fn ask(
     ends: &mut Ends,
-    user: &str,
+    subject: &Subject,
     closely: bool,
     site: &Site,
 ) -> Result<Vec<String>, Failed> {
-    let [master, replica] = ends.user(user).await?;
+    let [master, replica] = match subject {
+        Subject::User(name) => ends.user(name).await?,
+        Subject::Mailbox(name) => ends.mailbox(name.as_bytes()).await?,
+    };
     let mut found = compare::users(&master, &replica, site);
+    if let Subject::Mailbox(name) = subject {
+        // It was removed since it was listed.
+        found.retain(|what| what != compare::NOBODY);
+        // A refusal says nothing of whom it is about.
+        for what in &mut found {
+            if !what.starts_with("mailbox ") {
+                *what = format!("mailbox {name}: {what}");
+            }
+        }
+    }
     if closely {
         for name in compare::unlike_mailboxes(&master, &replica) {
             let [ours, theirs] = ends.full_mailbox(&name).await?;
@@ -332,7 +378,7 @@ impl Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let target = ProgressDrawTarget::stderr();
             let bar = ProgressBar::with_draw_target(Some(count as u64), target);
-            let form = "{bar:30} {pos} of {len} users, {msg}, {eta} left";
+            let form = "{bar:30} {pos} of {len}, {msg}, {eta} left";
             match ProgressStyle::with_template(form) {
                 Ok(style) => bar.with_style(style),
                 Err(_) => bar,
@@ -359,7 +405,7 @@ impl Progress {
             bar.set_position(done as u64);
         } else if self.told.elapsed() >= PROGRESS {
             self.told = Instant::now();
-            eprintln!("{done} of {} users, {differ} not the same", self.count);
+            eprintln!("{done} of {}, {differ} not the same", self.count);
         }
     }
 
@@ -379,7 +425,8 @@ mod tests {
         let (results, arrived) = mpsc::channel(9);
         for found in found {
             let found = found.iter().map(|text| (*text).to_owned()).collect();
-            let sent = results.send(Ok(("joe".to_owned(), found))).await;
+            let joe = Subject::User("joe".to_owned());
+            let sent = results.send(Ok((joe, found))).await;
             assert!(sent.is_ok());
         }
         drop(results);
@@ -392,34 +439,40 @@ mod tests {
             panic!("one is missing");
         };
         assert_eq!(exit, Exit::Internal);
-        assert!(why.starts_with("only 1 of 2 users were compared"), "{why}");
+        assert!(
+            why.starts_with("only 1 of 2 users and shared mailboxes"),
+            "{why}"
+        );
         assert!(matches!(counted(&[&[], &[]]).await, Ok(all) if all.verdict() == Verdict::Equal));
     }
 
     #[tokio::test]
     async fn last_words() {
-        let said = async |found: &[&[&str]], all| match counted(found).await {
-            Ok(counted) => (counted.verdict(), counted.told(all)),
+        let said = async |found: &[&[&str]]| match counted(found).await {
+            Ok(counted) => (counted.verdict(), counted.told()),
             Err(failed) => panic!("{failed:?}"),
         };
-        let (verdict, text) = said(&[&[], &[]], false).await;
+        let (verdict, text) = said(&[&[], &[]]).await;
         assert_eq!(verdict, Verdict::Equal);
         assert_eq!(text, "2 users compared: both ends hold the same\n");
-        let (_, text) = said(&[&[], &[]], true).await;
-        let shared = "Shared mailboxes were not compared.\n";
+        let both = Counted {
+            users: 2,
+            mailboxes: 1,
+            ..Counted::default()
+        };
         assert_eq!(
-            text,
-            format!("2 users compared: both ends hold the same. {shared}")
+            both.told(),
+            "2 users and 1 shared mailbox compared: both ends hold the same
+"
         );
-        let (verdict, text) = said(&[&[compare::NOBODY], &[]], false).await;
+        let (verdict, text) = said(&[&[compare::NOBODY], &[]]).await;
         assert_eq!(verdict, Verdict::Differs);
         assert!(text.contains("compared: 1 is at neither end"), "{text}");
         assert!(!text.contains("resync"), "{text}");
-        let (_, text) = said(&[&[compare::NOBODY], &["x"]], true).await;
+        let (_, text) = said(&[&[compare::NOBODY], &["x"]]).await;
         assert!(
             text.contains("1 is not the same") && text.contains("1 is at neither"),
             "{text}"
         );
-        assert!(text.ends_with(shared), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Whom to compare. csync has no question for "who is there": the master's own list of mailboxes is
+//! Whom and what to compare. csync has no question for "who is there": the master's own list of mailboxes is
 //! read by Cyrus's `ctl_mboxlist`, as `sync_client -A` reads it. Users that only the replica has are
 //! not found so.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::super::Failed;
-use super::Who;
+use super::{Subject, Who, compare};
 use crate::config::{Channel, Config, words};
 use crate::protocol::Site;
 
@@ -24,18 +24,18 @@ const PLACES: [&str; 6] = [
     "/usr/local/cyrus/bin",
 ];
 
-/// Each user once, in order.
-pub(super) async fn users(
+/// Each once, in order: shared mailboxes first.
+pub(super) async fn subjects(
     who: &Who,
     config: &Config,
     channel: &Channel,
-) -> Result<Vec<String>, Failed> {
-    let found = if who.all {
+) -> Result<Vec<Subject>, Failed> {
+    let users = if who.all {
         let (conf, owner) = cyrus(config, channel)?;
         let site = config.site.clone();
         let listed = tokio::task::spawn_blocking(move || list(&conf, owner));
         let listed = listed.await.map_err(Failed::unreachable)??;
-        users_of(&listed, &site)
+        return some(subjects_of(&listed, &site));
     } else if let Some(path) = &who.users_from {
         let text = if path == Path::new("-") {
             let mut text = String::new();
@@ -53,14 +53,18 @@ pub(super) async fn users(
     } else {
         who.users.iter().cloned().collect::<BTreeSet<_>>()
     };
-    if found.is_empty() {
-        return Err(Failed::usage("there is nobody to compare"));
-    }
-    if let Some(wrong) = found
+    if let Some(wrong) = users
         .iter()
         .find(|name| name.is_empty() || name.contains(['\0', '\n', '\r']))
     {
         return Err(Failed::usage(format!("{wrong:?} is no user's name")));
+    }
+    some(users.into_iter().map(Subject::User).collect())
+}
+
+fn some(found: BTreeSet<Subject>) -> Result<Vec<Subject>, Failed> {
+    if found.is_empty() {
+        return Err(Failed::usage("there is nobody to compare"));
     }
     Ok(found.into_iter().collect())
 }
@@ -115,8 +119,9 @@ fn list(conf: &Path, owner: Option<(u32, u32)>) -> Result<String, Failed> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The users of a list of mailboxes: JSON from Cyrus 3.4 on, lines with tabs before.
-fn users_of(text: &str, site: &Site) -> BTreeSet<String> {
+/// The users and shared mailboxes of a list of mailboxes: JSON from Cyrus 3.4 on, lines with tabs
+/// before.
+fn subjects_of(text: &str, site: &Site) -> BTreeSet<Subject> {
     let json: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(text).ok();
     let names: Vec<String> = match json {
         Some(map) => map.into_iter().map(|(name, _)| name).collect(),
@@ -125,18 +130,17 @@ fn users_of(text: &str, site: &Site) -> BTreeSet<String> {
             lines.map(|(name, _)| name.to_owned()).collect()
         }
     };
-    let user = |name: &String| {
-        let local = name
-            .split_once('!')
-            .map_or(name.as_str(), |(_, local)| local);
-        // Not what was deleted.
-        local
-            .starts_with("user.")
-            .then(|| site.key_of_mailbox(name.as_bytes()))
+    let subject = |name: String| {
+        let key = site.key_of_mailbox(name.as_bytes());
+        // Not what was deleted: each end removes it for good when it likes.
+        let deleted = compare::is_deleted(&name, site);
+        let subject = match key.is_shared() {
+            true => Subject::Mailbox(name),
+            false => Subject::User(String::from_utf8_lossy(key.as_bytes()).into_owned()),
+        };
+        (!deleted).then_some(subject)
     };
-    let keys = names.iter().filter_map(user).filter(|key| !key.is_shared());
-    keys.map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned())
-        .collect()
+    names.into_iter().filter_map(subject).collect()
 }
 
 #[cfg(test)]
@@ -148,12 +152,19 @@ mod tests {
         let json = r#"{
             "DELETED.user.old.65000000": {"name": "DELETED.user.old.65000000"},
             "example.com!user.a": {}, "example.com!user.a.sub": {},
+            "DELETED.shared.y.65000000": {},
             "shared.x": {}, "user.a^b": {}, "user.joe": {}
         }"#;
         let lines = "user.joe\t0 default joe\tlrs\t\nuser.joe.sub\t0 default joe\tlrs\t\n";
         let site = Site::default();
-        let all = |text| users_of(text, &site).into_iter().collect::<Vec<_>>();
-        assert_eq!(all(json), ["a.b", "a@example.com", "joe"]);
+        let all = |text| {
+            let found = subjects_of(text, &site).into_iter();
+            found.map(|one| one.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            all(json),
+            ["mailbox shared.x", "a.b", "a@example.com", "joe"]
+        );
         assert_eq!(all(lines), ["joe"]);
         assert_eq!(all("{\n\n}\n").len(), 0);
     }
