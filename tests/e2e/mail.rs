@@ -150,7 +150,7 @@ pub fn three_thousand(way: Way) {
     }
     lab.settle();
     let said = lab.rolling().output();
-    let uploads = said.matches(">APPLY MESSAGE (").count();
+    let uploads = said.matches("APPLY MESSAGE (%{").count();
     assert!(uploads >= 3, "at most 1,024 in one MESSAGE, not {uploads}");
     lab.step("copy all of them");
     alice.create("INBOX.all");
