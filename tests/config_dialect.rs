@@ -30,7 +30,12 @@ fn each_side_has_its_own() {
     let there = files.parse(&there).unwrap();
     assert_eq!(there.channels[0].dialect, Dialect::Csync);
     assert_eq!(there.channels[0].replica.dialect, Dialect::Imap);
-    let warned = |what: &str| there.warnings.iter().any(|warning| warning.what.contains(what));
+    let warned = |what: &str| {
+        there
+            .warnings
+            .iter()
+            .any(|warning| warning.what.contains(what))
+    };
     assert!(!warned("implicit"));
     let master = replica("address = \"replica:143\"\ndialect = \"csync\"").replace(
         "[site]",
@@ -48,13 +53,35 @@ fn the_port_need_not_be_said() {
     let files = Files::new();
     for (lines, address, tls) in [
         ("address = \"replica\"", "replica:143", Tls::StartTls),
-        ("address = \"replica\"\ntls = \"implicit\"", "replica:993", Tls::Implicit),
-        ("address = \"replica\"\ntls = \"off\"", "replica:143", Tls::Off),
-        ("address = \"replica:1143\"\ntls = \"implicit\"", "replica:1143", Tls::Implicit),
-        ("address = \"[2001:db8::1]\"\nserver_name = \"r\"", "[2001:db8::1]:143", Tls::StartTls),
-        ("address = \"10.0.0.1\"\nserver_name = \"r\"", "10.0.0.1:143", Tls::StartTls),
+        (
+            "address = \"replica\"\ntls = \"implicit\"",
+            "replica:993",
+            Tls::Implicit,
+        ),
+        (
+            "address = \"replica\"\ntls = \"off\"",
+            "replica:143",
+            Tls::Off,
+        ),
+        (
+            "address = \"replica:1143\"\ntls = \"implicit\"",
+            "replica:1143",
+            Tls::Implicit,
+        ),
+        (
+            "address = \"[2001:db8::1]\"\nserver_name = \"r\"",
+            "[2001:db8::1]:143",
+            Tls::StartTls,
+        ),
+        (
+            "address = \"10.0.0.1\"\nserver_name = \"r\"",
+            "10.0.0.1:143",
+            Tls::StartTls,
+        ),
     ] {
-        let config = files.parse(&replica(&format!("{lines}\ndialect = \"imap\""))).unwrap();
+        let config = files
+            .parse(&replica(&format!("{lines}\ndialect = \"imap\"")))
+            .unwrap();
         let replica = &config.channels[0].replica;
         assert_eq!((&*replica.address.to_string(), replica.tls), (address, tls));
     }
@@ -73,7 +100,11 @@ fn the_port_need_not_be_said() {
 #[test]
 fn mistakes() {
     let channel = "#transparent = false";
-    refused(channel, "dialect = \"smtp\"", &["`smtp` is no dialect: write \"csync\" or \"imap\""]);
+    refused(
+        channel,
+        "dialect = \"smtp\"",
+        &["`smtp` is no dialect: write \"csync\" or \"imap\""],
+    );
     let socket = errors(
         &SIMPLE.replace(
             "listen = [\"127.0.0.1:2005\"]",
@@ -88,8 +119,14 @@ fn mistakes() {
     assert!(!socket.contains('\n'), "{socket}");
     let no_login = SIMPLE.replace("2005\"\n[site]", "143\"\ndialect = \"imap\"\n[site]");
     let no_login = errors(&no_login);
-    assert!(no_login.contains("line 6: an imapd tells what it offers"), "{no_login}");
-    assert!(no_login.contains("set username and password_file"), "{no_login}");
+    assert!(
+        no_login.contains("line 6: an imapd tells what it offers"),
+        "{no_login}"
+    );
+    assert!(
+        no_login.contains("set username and password_file"),
+        "{no_login}"
+    );
     let unix = errors(&replica("address = \"unix:/run/imap\"\ndialect = \"imap\""));
     assert!(unix.contains("IMAP needs a login"), "{unix}");
 }
@@ -118,12 +155,18 @@ fn a_certificate_is_a_login() {
 
 #[test]
 fn terminate_knows_csync_alone() {
-    let text = "[terminate]\nlisten = [\"*:2005\"]\nserver = \"127.0.0.1:143\"\ndialect = \"imap\"\n";
+    let text =
+        "[terminate]\nlisten = [\"*:2005\"]\nserver = \"127.0.0.1:143\"\ndialect = \"imap\"\n";
     let errors = Terminate::parse(Path::new("syncmux.toml"), text).unwrap_err();
     let all: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
     let said = all.iter().find(|line| line.contains("line 4")).unwrap();
     assert!(said.contains("imapd has TLS of its own"), "{said}");
     let text = text.replace("imap\"", "csync\"");
     let errors = Terminate::parse(Path::new("syncmux.toml"), &text).unwrap_err();
-    assert!(errors.0.iter().all(|error| !error.to_string().contains("dialect")));
+    assert!(
+        errors
+            .0
+            .iter()
+            .all(|error| !error.to_string().contains("dialect"))
+    );
 }

@@ -42,7 +42,9 @@ fn with_header(bytes: &[u8]) -> Vec<u8> {
 /// Once as csync, once as IMAP.
 fn in_both(captures: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let csync = captures.iter().map(|bytes| with_header(bytes));
-    let imap = captures.iter().filter(|bytes| memchr::memmem::find(bytes, b"S0 ").is_some());
+    let imap = captures
+        .iter()
+        .filter(|bytes| memchr::memmem::find(bytes, b"S0 ").is_some());
     let imap = imap.map(|bytes| [&[5, 0, 1, 7], &bytes[..]].concat());
     csync.chain(imap).collect()
 }

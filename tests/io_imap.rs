@@ -70,7 +70,10 @@ async fn before_login_a_listener_answers_as_imapd() {
                 "i ID (\"name\" \"mail client\")\r\n",
                 "* ID (\"name\" \"syncmux\")\r\ni OK Completed\r\n",
             ),
-            ("i ID NIL\r\n", "* ID (\"name\" \"syncmux\")\r\ni OK Completed\r\n"),
+            (
+                "i ID NIL\r\n",
+                "* ID (\"name\" \"syncmux\")\r\ni OK Completed\r\n",
+            ),
             ("n NOOP\r\n", "n OK Noop completed\r\n"),
             ("a SELECT INBOX\r\n", &please),
             ("a SYNCGET USER joe\r\n", &please),
@@ -93,7 +96,10 @@ async fn before_login_a_listener_answers_as_imapd() {
                 "A01 NO authentication failure\r\n",
             ),
             // A csync client that has been sent to the wrong port.
-            ("AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n", "AUTHENTICATE BAD "),
+            (
+                "AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n",
+                "AUTHENTICATE BAD ",
+            ),
         ],
     )
     .await;
@@ -147,7 +153,10 @@ async fn a_session_gets_its_tags_back() {
         &[
             ("C01 CAPABILITY\r\n", &capabilities),
             ("N01 NOOP\r\n", "N01 OK Noop completed\r\n"),
-            ("i ID NIL\r\n", "* ID (\"name\" \"syncmux\")\r\ni OK Completed\r\n"),
+            (
+                "i ID NIL\r\n",
+                "* ID (\"name\" \"syncmux\")\r\ni OK Completed\r\n",
+            ),
             (
                 "Z01 COMPRESS DEFLATE\r\n",
                 "Z01 NO compression is not offered here\r\n",
@@ -160,7 +169,10 @@ async fn a_session_gets_its_tags_back() {
                 "s SYNCAPPLY MAILBOX )\r\n",
                 "s BAD Replication parse failure in Syncapply\r\n",
             ),
-            ("A01 AUTHENTICATE PLAIN x\r\n", "A01 BAD Already authenticated\r\n"),
+            (
+                "A01 AUTHENTICATE PLAIN x\r\n",
+                "A01 BAD Already authenticated\r\n",
+            ),
         ],
     )
     .await;
@@ -179,9 +191,7 @@ async fn a_session_gets_its_tags_back() {
 async fn a_drain_says_bye_as_the_client_understands_it() {
     let bye = || Body::from("BYE syncmux is shutting down\r\n");
     let said = |tag: &str| {
-        format!(
-            "* BYE \"syncmux is shutting down\"\r\n{tag} BYE syncmux is shutting down\r\n"
-        )
+        format!("* BYE \"syncmux is shutting down\"\r\n{tag} BYE syncmux is shutting down\r\n")
     };
     // Before its first command.
     let mut site = setup().start().await;
@@ -198,6 +208,18 @@ async fn a_drain_says_bye_as_the_client_understands_it() {
     site.registry.end(session, bye());
     client.expect(&said("S42")).await;
     assert_eq!(client.rest().await, b"");
+    // In the middle of one.
+    let (mut client, session) = logged_in(&mut site).await;
+    client
+        .send(b"S6 SYNCRESTART\r\nS7 SYNCGET USER {100+}\r\njo")
+        .await;
+    site.command().await;
+    site.registry.answer(session, "OK Restarting\r\n".into());
+    client.expect("S6 OK Restarting\r\n").await;
+    // What has come is read before the end is told.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    site.registry.end(session, bye());
+    client.expect(&said("S7")).await;
     // In one.
     let (mut client, session) = logged_in(&mut site).await;
     client.send(b"S7 SYNCGET USER joe\r\n").await;
@@ -211,7 +233,9 @@ async fn a_drain_says_bye_as_the_client_understands_it() {
 async fn what_cannot_be_followed_ends_with_bye() {
     let mut site = setup().start().await;
     let (mut client, session) = logged_in(&mut site).await;
-    client.send(b"S0 SYNCGET MAILBOXES ((((((((((((((((((((((((").await;
+    client
+        .send(b"S0 SYNCGET MAILBOXES ((((((((((((((((((((((((")
+        .await;
     assert!(client.line().await.starts_with("* BYE "));
     assert_eq!(client.rest().await, b"");
     site.closed(session).await;
@@ -302,7 +326,9 @@ impl Lane {
         let credentials = Some(Credentials::new("repl", "replpw"));
         let mut pool = pool();
         let names = capabilities.iter().copied();
-        pool.capabilities = names.map(|name| Bytes::from_static(name.as_bytes())).collect();
+        pool.capabilities = names
+            .map(|name| Bytes::from_static(name.as_bytes()))
+            .collect();
         let handle = lane::open(LANE, pool, replica, credentials, sender);
         Self { handle, events }
     }
@@ -365,7 +391,8 @@ impl Imapd {
         let mut peer = fake.accept().await;
         peer.send(GREETING.as_bytes()).await;
         peer.send(b"* OK [ALERT] down for repair at ten\r\n").await;
-        peer.expect("S0 AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n").await;
+        peer.expect("S0 AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n")
+            .await;
         peer
     }
 }
@@ -391,7 +418,8 @@ async fn commands_are_tagged_and_answers_read_in_order() {
     let mut lane = opened(async |mut peer| {
         peer.expect("S0 SYNCGET USER a\r\nS1 SYNCGET USER b\r\nS2 SYNCRESTART\r\nS3 NOOP\r\n")
             .await;
-        let answer = b"* OK [ALERT] soon\r\n* MAILBOX %(UNIQUEID 1 MBOXNAME user.a X {3}\r\na\r\n)\r\n\
+        let answer =
+            b"* OK [ALERT] soon\r\n* MAILBOX %(UNIQUEID 1 MBOXNAME user.a X {3}\r\na\r\n)\r\n\
                        S0 OK one\r\n* NO [ALERT] later\r\nS1 NO IMAP_MAILBOX_LOCKED two\r\n\
                        S2 OK Restarting\r\nS3 OK Completed\r\n* OK still here\r\n";
         for byte in answer {
@@ -402,7 +430,12 @@ async fn commands_are_tagged_and_answers_read_in_order() {
             .await;
     })
     .await;
-    for command in ["GET USER a\r\n", "GET USER b\r\n", "RESTART\r\n", "NOOP\r\n"] {
+    for command in [
+        "GET USER a\r\n",
+        "GET USER b\r\n",
+        "RESTART\r\n",
+        "NOOP\r\n",
+    ] {
         lane.handle.send(command.into());
     }
     let first = lane.reply().await;
@@ -435,7 +468,10 @@ async fn a_lane_is_set_up_as_its_pool_wants() {
         .await;
     peer.send(b"S2 OK Restarting\r\n* ENABLED (SIEVE-MAILBOX)\r\nS3 OK success\r\n")
         .await;
-    assert_eq!(lane.opened().await, Some(vec![Bytes::from("SIEVE-MAILBOX")]));
+    assert_eq!(
+        lane.opened().await,
+        Some(vec![Bytes::from("SIEVE-MAILBOX")])
+    );
 }
 
 #[tokio::test]
@@ -447,7 +483,8 @@ async fn compression_where_it_is_wanted_and_offered() {
     };
     let mut lane = Lane::open(settings, &[]);
     let mut peer = Imapd::greet(&fake).await;
-    peer.send(format!("S0 OK {ADMIN} Success\r\n").as_bytes()).await;
+    peer.send(format!("S0 OK {ADMIN} Success\r\n").as_bytes())
+        .await;
     peer.expect("S1 COMPRESS DEFLATE\r\n").await;
     peer.send(b"S1 NO not today\r\n").await;
     peer.expect("S2 SYNCRESTART\r\n").await;
@@ -458,7 +495,11 @@ async fn compression_where_it_is_wanted_and_offered() {
 #[tokio::test]
 async fn who_is_not_let_in_is_told_why() {
     for (said, then, why) in [
-        ("S0 NO authentication failure\r\n", None, "refuses the login of \"repl\""),
+        (
+            "S0 NO authentication failure\r\n",
+            None,
+            "refuses the login of \"repl\"",
+        ),
         (
             "S0 OK [CAPABILITY IMAP4rev1 ACL] Success\r\n",
             None,
@@ -488,7 +529,10 @@ async fn who_is_not_let_in_is_told_why() {
     for (greeting, why) in [
         ("* BYE the sky falls\r\n", "the sky falls"),
         ("* PREAUTH hello\r\n", "is it an imapd?"),
-        ("* SASL PLAIN\r\n* OK replica Cyrus sync server\r\n", "is it an imapd?"),
+        (
+            "* SASL PLAIN\r\n* OK replica Cyrus sync server\r\n",
+            "is it an imapd?",
+        ),
         ("220 mail.example.com ESMTP\r\n", "not an imapd"),
         (
             "* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] ready\r\n",
@@ -539,7 +583,11 @@ async fn a_wrong_word_breaks_a_lane() {
             true,
             "BYE going",
         ),
-        ("* BYE Fatal error: assertion failed\r\n", false, "assertion failed"),
+        (
+            "* BYE Fatal error: assertion failed\r\n",
+            false,
+            "assertion failed",
+        ),
         ("* BYE [TOOBIG] Literal too long\r\n", false, "TOOBIG"),
         ("S0 BYE going\r\n", true, "BYE going"),
         ("S0 O", false, "middle"),
@@ -552,7 +600,10 @@ async fn a_wrong_word_breaks_a_lane() {
         .await;
         lane.handle.send("GET USER a\r\n".into());
         let (told, was_orderly) = lane.lost().await;
-        assert!(told.contains(why) && orderly == was_orderly, "{said}: {told}");
+        assert!(
+            told.contains(why) && orderly == was_orderly,
+            "{said}: {told}"
+        );
     }
     // An answer to what was not asked, under the tag that will come.
     for said in ["S0 OK success\r\n", "* SEEN %(USERID joe UNIQUEID a)\r\n"] {
@@ -628,7 +679,8 @@ async fn the_greeting_for_clients_is_learnt_by_a_login() {
     let server = async {
         let mut peer = Imapd::greet(&fake).await;
         assert!(known.borrow().is_none());
-        peer.send(format!("S0 OK {ADMIN} Success\r\n").as_bytes()).await;
+        peer.send(format!("S0 OK {ADMIN} Success\r\n").as_bytes())
+            .await;
         peer.expect("S1 LOGOUT\r\n").await;
     };
     let (probed, ()) = tokio::join!(replica.probe_greeting(Some(&credentials)), server);
@@ -662,7 +714,8 @@ async fn passwords_are_checked_at_imapd() {
     client.expect(&banner(BEFORE)).await;
     client.send(LOGIN).await;
     let mut peer = Imapd::greet(&fake).await;
-    peer.send(b"S0 OK [CAPABILITY X-REPLICATION] Success\r\n").await;
+    peer.send(b"S0 OK [CAPABILITY X-REPLICATION] Success\r\n")
+        .await;
     peer.expect("S1 SYNCRESTART\r\n").await;
     peer.send(b"S1 BAD Unrecognized command\r\n").await;
     client.expect("A01 NO authentication failure\r\n").await;

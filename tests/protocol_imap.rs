@@ -155,7 +155,10 @@ fn what_imapd_answers_is_what_a_client_is_answered() {
 fn greeting(first: &Bytes, login: &[u8]) -> Greeting {
     let mut greeting = Greeting::default();
     let line = line(first);
-    assert!(greeting.read_imap(&line).unwrap(), "it tells of capabilities");
+    assert!(
+        greeting.read_imap(&line).unwrap(),
+        "it tells of capabilities"
+    );
     assert_eq!(greeting.mechanisms, ["PLAIN"]);
     assert!(!greeting.replication && greeting.capabilities.is_empty());
     assert!(greeting.read_code(login));
@@ -193,9 +196,19 @@ fn capabilities_in_whatever_way_they_come() {
     );
     // A csync client is told the same in its own way.
     let csync = greeting.render(&["PLAIN"], false);
-    assert_eq!(csync, "* SASL PLAIN\r\n* REPLICATION-ARCHIVE\r\n* OK box ready\r\n");
-    for plain in ["* OK ready\r\n", "* OK [ALERT] no\r\n", "* OK [CAPABILITY x\r\n"] {
-        assert_eq!(Greeting::default().read_imap(&line(plain.as_bytes())), Ok(false));
+    assert_eq!(
+        csync,
+        "* SASL PLAIN\r\n* REPLICATION-ARCHIVE\r\n* OK box ready\r\n"
+    );
+    for plain in [
+        "* OK ready\r\n",
+        "* OK [ALERT] no\r\n",
+        "* OK [CAPABILITY x\r\n",
+    ] {
+        assert_eq!(
+            Greeting::default().read_imap(&line(plain.as_bytes())),
+            Ok(false)
+        );
     }
     for wrong in [
         "* PREAUTH ready\r\n",
@@ -204,7 +217,12 @@ fn capabilities_in_whatever_way_they_come() {
         "* OK a\x07b\r\n",
         "+ \r\n",
     ] {
-        assert!(Greeting::default().read_imap(&line(wrong.as_bytes())).is_err(), "{wrong}");
+        assert!(
+            Greeting::default()
+                .read_imap(&line(wrong.as_bytes()))
+                .is_err(),
+            "{wrong}"
+        );
     }
 }
 
@@ -226,7 +244,12 @@ fn what_is_not_understood_is_answered_and_read_over() {
         ("a GET USER joe\r\n", "a", stranger, unknown),
         ("a EXIT\r\n", "a", stranger, unknown),
         ("a SYNCGET USER joe\r\n", "a", stranger, ""),
-        ("a LOGIN joe pw\r\n", "a", "NO this is syncmux", "BAD Already logged in"),
+        (
+            "a LOGIN joe pw\r\n",
+            "a",
+            "NO this is syncmux",
+            "BAD Already logged in",
+        ),
         (
             "a LOGOUT now\r\n",
             "a",
@@ -293,7 +316,10 @@ fn what_is_understood() {
 #[test]
 fn commands_in_literals_stay_there() {
     let inner = "x\r\nb SYNCAPPLY UNUSER joe\r\n";
-    let said = format!("a SYNCGET USER {{{}+}}\r\n{inner}\r\nc NOOP\r\n", inner.len());
+    let said = format!(
+        "a SYNCGET USER {{{}+}}\r\n{inner}\r\nc NOOP\r\n",
+        inner.len()
+    );
     for seed in 0..60 {
         let all = read(&Bytes::from(said.clone()), seed, true).unwrap();
         assert_eq!(all.len(), 2);
@@ -328,7 +354,10 @@ fn huge_lines_end_the_connection() {
             assert!(failed.why.contains("too long"), "{begin} {failed}");
             let said = Dialect::Imap.refusal(&failed.answer);
             let said = text(&said);
-            assert!(said.starts_with("* BYE ") && said.ends_with("\r\n"), "{said}");
+            assert!(
+                said.starts_with("* BYE ") && said.ends_with("\r\n"),
+                "{said}"
+            );
         }
     }
     // Before a login there are no literals.
@@ -394,7 +423,10 @@ fn a_replica_answers_in_order() {
         ("S1 HELLO\r\n", "no status behind the tag"),
         ("S1 ok\r\n", "no status behind the tag"),
         ("S1  OK\r\n", "no status behind the tag"),
-        ("S11111111111111111111111111 OK\r\n", "the first word is too long"),
+        (
+            "S11111111111111111111111111 OK\r\n",
+            "the first word is too long",
+        ),
     ] {
         let failed = after(rest).unwrap_err();
         assert!(failed.why.contains(why), "{rest}: {failed}");
@@ -406,7 +438,9 @@ fn a_replica_answers_in_order() {
         inner.len()
     ));
     let lines = lines.unwrap();
-    assert!(matches!(&lines[1], Line::Untagged(line) if line.mailbox.as_deref() == Some(inner.as_bytes())));
+    assert!(
+        matches!(&lines[1], Line::Untagged(line) if line.mailbox.as_deref() == Some(inner.as_bytes()))
+    );
     assert!(matches!(&lines[2], Line::Status(status) if status.text == "yes"));
 }
 
@@ -417,7 +451,10 @@ fn ends_that_are_no_goodbye() {
         ("* BYE LOGOUT received\r\n", false),
         ("* BYE [ALERT] going down\r\n", false),
         ("* BYE idle for too long\r\n", false),
-        ("* BYE Fatal error: Internal error: assertion failed\r\n", true),
+        (
+            "* BYE Fatal error: Internal error: assertion failed\r\n",
+            true,
+        ),
         ("* BYE [TOOBIG] Word too long\r\n", true),
     ] {
         match line(said.as_bytes()) {

@@ -82,7 +82,8 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
             Listen::Unix(path) => (path.display().to_string(), None),
         };
         let here = now("sync_host").is_some_and(|host| {
-            let port = now("sync_port").unwrap_or_else(|| super::cyrus::service(channel.dialect).to_owned());
+            let port = now("sync_port")
+                .unwrap_or_else(|| super::cyrus::service(channel.dialect).to_owned());
             let all = channel.listen.iter().chain(&channel.strict_listen);
             all.into_iter()
                 .any(|listen| super::cyrus::leads_to(&host, &port, listen))

@@ -285,7 +285,8 @@ impl Conversation {
     /// Writes the last line: `BYE why`, or `OK Finished` to somebody who wants to go.
     pub(super) async fn last_words(&mut self, words: &str) -> Result<(), Ended> {
         let tag = self.reader.tag();
-        let body = match (self.is_in, self.asked) {
+        let asked = self.asked || self.reader.is_tagged();
+        let body = match (self.is_in, asked) {
             // Who leaves before the login is answered as well.
             (_, true) if words.starts_with("OK ") => self.dialect.last_words(words, tag),
             (false, _) => self.dialect.refusal(words),
@@ -418,8 +419,7 @@ mod tests {
         let (here, there) = tokio::io::duplex(1 << 20);
         let writer = spill.writer();
         let meter = Meter::new("", "client");
-        let conversation =
-            Conversation::new(
+        let conversation = Conversation::new(
             Box::new(here),
             Dialect::Csync,
             &limits,

@@ -44,7 +44,10 @@ pub(super) async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectEr
 }
 
 /// CAPABILITY, in IMAP.
-pub(super) async fn ask_capabilities(wire: &mut Wire, greeting: &mut Greeting) -> Result<(), ConnectError> {
+pub(super) async fn ask_capabilities(
+    wire: &mut Wire,
+    greeting: &mut Greeting,
+) -> Result<(), ConnectError> {
     wire.command(b"CAPABILITY\r\n").await?;
     loop {
         match wire.line().await? {

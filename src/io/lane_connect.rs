@@ -17,8 +17,8 @@ use super::certificates::{Look, Reloaded};
 use super::credentials::{Credentials, LoginCheck};
 use super::dial::{self, Own};
 use super::handshake::{
-    ask_capabilities, compress, harmless, leave, read_greeting, read_harmless, set_up, shown, starttls,
-    unexpected,
+    ask_capabilities, compress, harmless, leave, read_greeting, read_harmless, set_up, shown,
+    starttls, unexpected,
 };
 use super::sasl::{self, Exchange};
 use super::spill::Spill;

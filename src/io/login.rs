@@ -212,7 +212,9 @@ impl Login<'_> {
             Dialect::Imap => format!("[CAPABILITY {}] ", offers(self.context)),
         };
         client
-            .say(&format!("OK {capabilities}Success ({protection} protection)"))
+            .say(&format!(
+                "OK {capabilities}Success ({protection} protection)"
+            ))
             .await?;
         if !self.context.client.lanes_as_client {
             return Ok(Identity::Configured);
@@ -268,7 +270,9 @@ pub(super) async fn tell_capabilities(
 
 /// ID, in IMAP.
 pub(super) async fn identify(client: &mut Conversation) -> Result<(), Ended> {
-    client.answer(&"* ID (\"name\" \"syncmux\")\r\n".into()).await?;
+    client
+        .answer(&"* ID (\"name\" \"syncmux\")\r\n".into())
+        .await?;
     client.say("OK Completed").await
 }
 

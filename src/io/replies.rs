@@ -7,7 +7,9 @@ use super::memory::Share;
 use super::spill::SpillWriter;
 use super::wire::is_remark;
 use crate::protocol::reply_reader::Line;
-use crate::protocol::{Body, Dialect, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
+use crate::protocol::{
+    Body, Dialect, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged,
+};
 
 /// What a line costs beside its bytes.
 const LINE: u64 = 256;

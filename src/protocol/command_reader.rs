@@ -167,6 +167,12 @@ impl CommandReader {
         &self.tag
     }
 
+    /// Whether [`Self::tag`] is that of a command that has begun and is not complete.
+    #[must_use]
+    pub fn is_tagged(&self) -> bool {
+        !matches!(self.state, State::Tag)
+    }
+
     /// Whether the client has logged in: before, only short lines without literals are read, and
     /// GET, APPLY and RESTORE are refused. To be called between two commands.
     pub fn set_authenticated(&mut self, authenticated: bool) {

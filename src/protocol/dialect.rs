@@ -227,7 +227,10 @@ mod tests {
     #[test]
     fn last_words() {
         let said = |words| text(&Dialect::Imap.last_words(words, b"S4"));
-        assert_eq!(said("BYE going down"), "* BYE \"going down\"\r\nS4 BYE going down\r\n");
+        assert_eq!(
+            said("BYE going down"),
+            "* BYE \"going down\"\r\nS4 BYE going down\r\n"
+        );
         assert_eq!(
             said("OK Finished"),
             "* BYE LOGOUT received\r\nS4 OK Completed\r\n"

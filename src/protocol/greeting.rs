@@ -214,7 +214,10 @@ fn code(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
         return (None, text);
     }
     match memchr::memchr(b']', text) {
-        Some(end) => (Some(&text[BEGIN.len()..end]), text[end + 1..].trim_ascii_start()),
+        Some(end) => (
+            Some(&text[BEGIN.len()..end]),
+            text[end + 1..].trim_ascii_start(),
+        ),
         None => (None, text),
     }
 }

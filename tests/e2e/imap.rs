@@ -139,17 +139,26 @@ fn strangers_are_told_where_they_are() {
     let address = lab.mux().listen.clone();
     let mut talk = Talk::to(&address);
     let greeting = talk.line();
-    assert!(greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "), "{greeting}");
+    assert!(
+        greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "),
+        "{greeting}"
+    );
     assert!(greeting.contains("LOGINDISABLED"), "{greeting}");
     let answer = talk.say(&format!("a LOGIN {REPL} {PASSWORD}"));
-    assert!(answer.contains("replication between Cyrus servers only"), "{answer}");
+    assert!(
+        answer.contains("replication between Cyrus servers only"),
+        "{answer}"
+    );
     let answer = talk.say("b SELECT INBOX");
     assert!(answer.starts_with("b BAD Please login first"), "{answer}");
     let answer = talk.say(&format!("c AUTHENTICATE PLAIN {}", plain(REPL, "wrong")));
     assert!(answer.starts_with("c NO "), "{answer}");
     let answer = talk.say(&format!("d AUTHENTICATE PLAIN {}", plain(REPL, PASSWORD)));
     assert!(answer.starts_with("d OK [CAPABILITY "), "{answer}");
-    assert!(answer.contains(" X-REPLICATION X-SIEVE-MAILBOX"), "{answer}");
+    assert!(
+        answer.contains(" X-REPLICATION X-SIEVE-MAILBOX"),
+        "{answer}"
+    );
     let answer = talk.say("e SELECT INBOX");
     assert!(answer.starts_with("e BAD Unrecognized command"), "{answer}");
     let answer = talk.say("f SYNCGET USER nobody");
@@ -207,9 +216,19 @@ fn a_replica_that_does_not_serve_is_refused_in_words() {
 #[test]
 fn check_knows_what_the_client_must_try() {
     for (client_imap, conf, code, says) in [
-        (true, "sync_try_imap: no\n", 64, "it would never get in; set sync_try_imap: yes"),
+        (
+            true,
+            "sync_try_imap: no\n",
+            64,
+            "it would never get in; set sync_try_imap: yes",
+        ),
         (true, "", 0, "lets repl in"),
-        (false, "", 0, "sync_try_imap is on, so the client asks for IMAP first"),
+        (
+            false,
+            "",
+            0,
+            "sync_try_imap is on, so the client asks for IMAP first",
+        ),
         (false, "sync_try_imap: no\n", 0, "lets repl in"),
     ] {
         speak(Spoken {
@@ -225,11 +244,19 @@ fn check_knows_what_the_client_must_try() {
     }
 }
 
-/// verify asks both ends by IMAP, where that is all there is.
+/// verify asks both ends by IMAP, where that is all there is. Each has a message of the day, which
+/// imapd says behind its greeting: nobody's answer.
 #[test]
 fn verify_by_imap() {
     speak(both());
     let mut lab = Setup::new(Way::FanOut).start();
+    for end in [&lab.master, &lab.replica] {
+        process::folder(&end.path("conf/msg"));
+        process::write(&end.path("conf/msg/motd"), "down for repair at ten\n");
+    }
+    let mut stranger = Talk::to(&lab.replica.imap.address());
+    stranger.line();
+    assert_eq!(stranger.line(), "* OK [ALERT] down for repair at ten\r\n");
     let mut options = lab.mux_options();
     let password = lab.path("master-password");
     process::write(&password, format!("{PASSWORD}\n"));

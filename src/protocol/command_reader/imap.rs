@@ -18,7 +18,8 @@ const LOGIN: &str = "NO this is syncmux, for replication between Cyrus servers o
                      mail server's own port";
 
 const UNKNOWN: &str = "BAD Unrecognized command: this is syncmux, for replication only";
-const NO_LOGIN: &str = "BAD Please login first, by AUTHENTICATE: this is syncmux, for replication only";
+const NO_LOGIN: &str =
+    "BAD Please login first, by AUTHENTICATE: this is syncmux, for replication only";
 
 impl CommandReader {
     /// The tag is complete; `end`, the next byte of `input`, ended it.

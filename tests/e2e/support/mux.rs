@@ -15,6 +15,7 @@ use super::wait_for;
 
 /// How the lanes are secured.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "STARTTLS is called so")]
 pub enum Tls {
     Off,
     StartTls { ca: PathBuf, server_name: String },
