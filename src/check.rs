@@ -4,8 +4,9 @@
 use std::fmt;
 
 use crate::cli::Exit;
-use crate::config::{Address, Channel, Config, Place, Problem};
+use crate::config::{Address, Channel, Config, Place, Problem, Replica};
 use crate::core::event::Mode;
+use crate::protocol::Dialect;
 
 pub mod connect;
 mod cyrus;
@@ -76,7 +77,7 @@ where
                 }
             }
             Err(NotConnected::Unreachable(why)) => {
-                report.add(Severity::Unreachable, not_reached(&replica.address, &why))
+                report.add(Severity::Unreachable, not_reached(replica, &why))
             }
             Err(NotConnected::Refused(why)) => {
                 report.error(format!("replica {}: {why}", replica.address));
@@ -142,17 +143,27 @@ pub fn refusals(config: &Config) -> Vec<Problem> {
     fan_out.filter_map(cached).collect()
 }
 
+/// What is to run there.
+pub(crate) fn server(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Csync => "sync_server",
+        Dialect::Imap => "imapd",
+    }
+}
+
 /// A lane's own words begin with the address, which stands there already.
-fn not_reached(address: &Address, why: &str) -> String {
+fn not_reached(replica: &Replica, why: &str) -> String {
+    let address = &replica.address;
     let why = why
         .strip_prefix(&address.to_string())
         .map_or(why, |rest| rest.trim_start_matches([':', ' ']));
     let why = why.split(" (os error ").next().unwrap_or(why);
     let hint = match address {
-        _ if why.ends_with('?') => "",
-        Address::Unix(_) => "; see that sync_server runs and listens there",
+        _ if why.ends_with('?') => String::new(),
+        Address::Unix(_) => "; see that sync_server runs and listens there".to_owned(),
         Address::Tcp { .. } => {
-            "; see that sync_server runs there and that no firewall is in between"
+            let server = server(replica.dialect);
+            format!("; see that {server} runs there and that no firewall is in between")
         }
     };
     format!("replica {address} can't be reached: {why}{hint}")

@@ -257,7 +257,9 @@ async fn start(
     )
     .map_err(|error| setup(&error))?;
     let learner = Arc::clone(&replica);
-    tokio::spawn(async move { learner.learn_greeting().await });
+    let login = channel.replica.login.as_ref();
+    let login = login.and_then(settings::credentials);
+    tokio::spawn(async move { learner.learn_greeting(login).await });
     let registry = Arc::new(SessionRegistry::default());
     let credentials = Arc::new(CredentialStore::default());
     let client = settings::client(config, channel).map_err(|error| setup(&error))?;

@@ -14,7 +14,7 @@ use crate::io::registry::{ClientSettings, ListenerSettings, SessionLimits};
 use crate::io::sync_directory::RunLookup;
 use crate::io::tls::{self, ClientFiles, ServerFiles, TlsError};
 use crate::io::transparent::Target;
-use crate::protocol::ReaderLimits;
+use crate::protocol::{Dialect, ReaderLimits};
 
 /// Where something is, as those who connect there want to know it.
 #[must_use]
@@ -36,6 +36,7 @@ pub fn replica(channel: &Channel, limits: &Limits) -> ReplicaSettings {
     ReplicaSettings {
         channel: channel.name.clone(),
         address: address(&replica.address),
+        dialect: replica.dialect,
         tls: match replica.tls {
             Tls::Off => TlsMode::Off,
             Tls::StartTls => TlsMode::Starttls,
@@ -74,7 +75,7 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
     let strict = channel
         .strict_listen
         .iter()
-        .map(|listen| listener(listen, Mode::Strict));
+        .map(|listen| listener(listen, Mode::Strict, channel.dialect));
     own.chain(strict).collect()
 }
 
@@ -101,11 +102,11 @@ fn rolling(channel: &Channel, listen: &Listen, run: Option<&RunLookup>) -> Liste
             let run = run.clone();
             Arc::new(move || run.current()) as _
         }),
-        ..listener(listen, channel.mode)
+        ..listener(listen, channel.mode, channel.dialect)
     }
 }
 
-fn listener(listen: &Listen, mode: Mode) -> ListenerSettings {
+fn listener(listen: &Listen, mode: Mode, dialect: Dialect) -> ListenerSettings {
     ListenerSettings {
         address: match listen {
             Listen::Tcp(address) => address::Address::Tcp {
@@ -114,6 +115,7 @@ fn listener(listen: &Listen, mode: Mode) -> ListenerSettings {
             },
             Listen::Unix(path) => address::Address::Unix(path.clone()),
         },
+        dialect,
         mode,
         rolling: false,
         run: None,

@@ -39,6 +39,16 @@ fn with_header(bytes: &[u8]) -> Vec<u8> {
     [&[1, 0, 1, 7], bytes].concat()
 }
 
+/// Once as csync, once as IMAP.
+fn in_both(captures: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let csync = captures.iter().map(|bytes| with_header(bytes));
+    let imap = captures
+        .iter()
+        .filter(|bytes| memchr::memmem::find(bytes, b"S0 ").is_some());
+    let imap = imap.map(|bytes| [&[5, 0, 1, 7], &bytes[..]].concat());
+    csync.chain(imap).collect()
+}
+
 /// What stands in for a conversation: for most targets a direction of a capture.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let captures = files(&root().join("tests/captures"));
@@ -50,8 +60,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             .collect::<Vec<_>>()
     };
     match target {
-        "commands" => of("c2s").iter().map(|bytes| with_header(bytes)).collect(),
-        "replies" => of("s2c").iter().map(|bytes| with_header(bytes)).collect(),
+        "commands" => in_both(&of("c2s")),
+        "replies" => in_both(&of("s2c")),
         "session" => sessions(&of("c2s"), &of("s2c")),
         "names" => [
             "joe\nsub.folder\nvirtdomains: userid\ndefaultdomain: example.com\n",

@@ -266,6 +266,7 @@ async fn unix_sockets_know_who_is_there() {
     client.expect("BAD Already authenticated\r\n").await;
     // A socket in use is left alone.
     let other = ListenerSettings {
+        dialect: syncmux::protocol::Dialect::Csync,
         address: Address::Unix(path.clone()),
         mode: Mode::Strict,
         rolling: false,

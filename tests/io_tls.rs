@@ -194,7 +194,7 @@ async fn a_session_does_not_outlive_the_replicas_certificate() {
         peer.send(io_fake::GREETING.as_bytes()).await;
         peer.rest().await;
     };
-    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     probed.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     let server = async {
@@ -203,7 +203,7 @@ async fn a_session_does_not_outlive_the_replicas_certificate() {
         assert_eq!(stream.get_ref().1.handshake_kind(), resumed);
         assert_eq!(Peer(Box::new(stream)).rest().await, b"");
     };
-    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     let error = probed.unwrap_err().to_string();
     assert!(error.contains("certificate has expired"), "{error}");
     // A replica that has renewed it is not held to the old one.
@@ -213,7 +213,7 @@ async fn a_session_does_not_outlive_the_replicas_certificate() {
         peer.send(io_fake::GREETING.as_bytes()).await;
         peer.rest().await;
     };
-    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     probed.unwrap();
 }
 
@@ -228,7 +228,7 @@ async fn a_replica_without_starttls_gets_no_login() {
         peer.send(io_fake::GREETING.as_bytes()).await;
         assert_eq!(peer.rest().await, b"");
     };
-    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     let error = probed.unwrap_err();
     assert!(
         error.to_string().contains("does not offer STARTTLS"),
@@ -249,7 +249,7 @@ async fn plain_bytes_behind_starttls_are_not_taken_for_the_replica() {
             .await;
         assert_eq!(peer.rest().await, b"");
     };
-    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     let error = probed.unwrap_err();
     assert!(error.to_string().contains("in the clear"), "{error}");
 }
@@ -265,7 +265,7 @@ async fn what_is_not_tls_is_said_to_be_so() {
         peer.send(io_fake::GREETING.as_bytes()).await;
         peer.rest().await;
     };
-    let (probed, ()) = tokio::join!(replica.probe_greeting(), server);
+    let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     let error = probed.unwrap_err();
     assert!(error.to_string().contains("is not TLS"), "{error}");
 }
@@ -281,7 +281,7 @@ async fn a_replica_that_was_never_there_is_away() {
     let replica = Replica::new(settings, spill(1 << 20)).unwrap();
     assert!(replica.never_seen().is_none(), "nobody has asked yet");
     let learner = Arc::clone(&replica);
-    tokio::spawn(async move { learner.learn_greeting().await });
+    tokio::spawn(async move { learner.learn_greeting(None).await });
     let told = async {
         while replica.never_seen().is_none() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

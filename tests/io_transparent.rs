@@ -49,7 +49,7 @@ async fn a_loop_is_cut() {
         let address = format!("{host}:{port}").parse().unwrap();
         let replica = Replica::new(settings(&address), spill(1)).unwrap();
         for _ in 0..20 {
-            let error = replica.probe_greeting().await.unwrap_err().to_string();
+            let error = replica.probe_greeting(None).await.unwrap_err().to_string();
             assert!(error.contains("BYE a loop"), "{error}");
         }
         // Others are not taken for it.

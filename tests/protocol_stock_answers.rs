@@ -24,7 +24,7 @@ fn ours(input: &[u8]) -> (Option<Vec<String>>, bool) {
             Kind::Restart => "OK Restarting".into(),
             Kind::Exit => "OK Finished".into(),
             // No TLS was configured there, and a csync server knows no IMAP.
-            Kind::Starttls | Kind::ImapProbe { .. } => {
+            Kind::Starttls | Kind::ImapProbe { .. } | Kind::Capability | Kind::Id => {
                 "BAD IMAP_PROTOCOL_ERROR Unrecognized command".into()
             }
             _ => "carried".into(),

@@ -29,12 +29,13 @@ pub async fn connect(channel: Channel, limits: Limits) -> Result<String, NotConn
         ConnectError::Unreachable { why } => NotConnected::Unreachable(why),
         other => refused(&other),
     };
-    let greeting = replica.probe_greeting().await.map_err(failed)?;
+    let credentials = login.and_then(settings::credentials);
+    let greeting = replica.probe_greeting(credentials.as_ref()).await;
+    let greeting = greeting.map_err(failed)?;
     let name = greeting.text.escape_ascii();
     if login.is_none() && channel.replica.identity.is_none() && !is_unix {
         return Ok(format!("\"{name}\" answers"));
     }
-    let credentials = login.and_then(settings::credentials);
     replica
         .check_login(credentials.as_ref())
         .await

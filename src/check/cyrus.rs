@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Report;
 use crate::config::{Address, Channel, Config, ImapdConf, Listen, is_on, is_same_host};
 use crate::core::event::Mode;
+use crate::protocol::Dialect;
 
 /// Looks at the options that concern this channel.
 pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf: &ImapdConf) {
@@ -20,11 +21,16 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
     }
     destination(report, config, channel, conf);
     // The default is yes from Cyrus 3.0 on.
-    if option("sync_try_imap").is_none_or(is_on) {
-        report.warning(format!(
+    match (channel.dialect, option("sync_try_imap").is_none_or(is_on)) {
+        (Dialect::Csync, true) => report.warning(format!(
             "{shown}: sync_try_imap is on, so the client asks for IMAP first: one question more \
              for each connection, set sync_try_imap: no"
-        ));
+        )),
+        (Dialect::Imap, false) => report.error(format!(
+            "{shown}: sync_try_imap is off, so the client speaks csync, and the channel's dialect \
+             is \"imap\": it would never get in; set sync_try_imap: yes, or remove dialect"
+        )),
+        (Dialect::Csync, false) | (Dialect::Imap, true) => {}
     }
     if option("sync_compress").is_some_and(is_on) {
         report.warning(format!(
@@ -76,7 +82,7 @@ fn right_now(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
     let Some(host) = option("sync_host") else {
         return;
     };
-    let port = option("sync_port").unwrap_or("csync");
+    let port = option("sync_port").unwrap_or(service(channel.dialect));
     let here = channel
         .listen
         .iter()
@@ -165,7 +171,7 @@ fn destination(report: &mut Report, config: &Config, channel: &Channel, conf: &I
             "{shown}: sync_host is not set; the client is to connect to {ours}"
         ));
     };
-    let port = option("sync_port").unwrap_or("csync");
+    let port = option("sync_port").unwrap_or(service(channel.dialect));
     if channel.transparent && is_replica(host, port, replica) {
         return report.fine(format!(
             "{shown}: sync_host and sync_port name the replica; the redirect rules must bring the \
@@ -201,6 +207,14 @@ fn destination(report: &mut Report, config: &Config, channel: &Channel, conf: &I
             "{shown}: sync_host is {host} and sync_port {port}, but syncmux listens on {ours}: \
              unless the connection is redirected, the client goes past it"
         ));
+    }
+}
+
+/// Where the client goes without `sync_port` (`sync_connect` in `sync_support.c`): by IMAP first.
+pub(super) fn service(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Csync => "csync",
+        Dialect::Imap => "imap",
     }
 }
 
@@ -243,10 +257,11 @@ fn host_and_port<'a>(host: &'a str, port: &'a str) -> (&'a str, Option<u16>) {
         Some((name, port)) if !port.contains(':') => (name, port),
         _ => (host, port),
     };
-    let port = if port == "csync" {
-        Some(2005)
-    } else {
-        port.parse().ok()
+    let port = match port {
+        "csync" => Some(2005),
+        "imap" => Some(143),
+        "imaps" => Some(993),
+        number => number.parse().ok(),
     };
     (host, port)
 }
@@ -288,6 +303,7 @@ mod tests {
         let leads = |host, port, to| Listen::parse(to).is_ok_and(|to| leads_to(host, port, &to));
         assert!(leads("127.0.0.1", "2005", "127.0.0.1:2005"));
         assert!(leads("localhost", "csync", "127.0.0.1:2005"));
+        assert!(leads("localhost", service(Dialect::Imap), "127.0.0.1:143"));
         assert!(leads("localhost:2006", "csync", "127.0.0.1:2006"));
         assert!(leads("syncmux.example.com", "2005", "*:2005"));
         assert!(leads("/run/syncmux", "csync", "unix:/run/syncmux"));

@@ -3,6 +3,7 @@
 use super::Paste;
 use crate::config::{Channel, Config, ImapdConf, Listen, Passwords, is_on};
 use crate::core::event::Mode;
+use crate::protocol::Dialect;
 
 /// For imapd.conf: what is not set, or not as it must be.
 pub(super) fn imapd_conf(config: &Config) -> Option<Paste> {
@@ -81,7 +82,8 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
             Listen::Unix(path) => (path.display().to_string(), None),
         };
         let here = now("sync_host").is_some_and(|host| {
-            let port = now("sync_port").unwrap_or_else(|| "csync".to_owned());
+            let port = now("sync_port")
+                .unwrap_or_else(|| super::cyrus::service(channel.dialect).to_owned());
             let all = channel.listen.iter().chain(&channel.strict_listen);
             all.into_iter()
                 .any(|listen| super::cyrus::leads_to(&host, &port, listen))
@@ -99,7 +101,10 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
         }
     }
     let off = |name| now(name).is_some_and(|value| !is_on(&value));
-    want("sync_try_imap", "no", off("sync_try_imap"));
+    match channel.dialect {
+        Dialect::Csync => want("sync_try_imap", "no", off("sync_try_imap")),
+        Dialect::Imap => want("sync_try_imap", "yes", !off("sync_try_imap")),
+    }
     let unset_or_off = now("sync_compress").is_none_or(|value| !is_on(&value));
     want("sync_compress", "no", unset_or_off);
     // The client must wait longer than syncmux waits for the replica.

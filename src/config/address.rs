@@ -83,8 +83,19 @@ impl Listen {
 impl Address {
     /// Reads an address.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_with(text, None)
+    }
+
+    /// Reads an address; with a default port it need not have one.
+    pub fn parse_with(text: &str, port: Option<u16>) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             return socket_path(path).map(Address::Unix);
+        }
+        let bare = !text.contains(':') || text.ends_with(']');
+        if let Some(port) = port
+            && bare
+        {
+            return Self::parse_with(&format!("{text}:{port}"), None);
         }
         let wrong = || {
             format!(

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use super::build::{At, Build};
 use super::client_command;
+use super::dialect;
 use super::error::{Place, words};
 use super::transparent::{self, Taken};
 use super::{
@@ -105,6 +106,9 @@ fn channel(
         listeners.push(taken);
         passwords_protected(build, at, client);
     }
+    let spoken = keys.dialect.map(|key| build.at(key));
+    let spoken = dialect::of(build, spoken.as_ref());
+    dialect::listeners(build, spoken, listen.iter().chain(&strict_listen));
     let directory = build.pick(
         keys.sync_directory,
         flags.sync_directory.as_ref(),
@@ -153,6 +157,7 @@ fn channel(
         listen: values(listen),
         strict_listen: values(strict_listen),
         client_command,
+        dialect: spoken,
         transparent: transparent.is_some(),
         master,
         replica,
@@ -317,8 +322,11 @@ fn replica(
         build.fail(&Place::Missing, what);
         return None;
     };
-    let address = build.checked(Address::parse(&at.value), &at.place);
     let tls = build.pick(keys.tls, flags.replica_tls.as_ref(), "--replica-tls");
+    let dialect_key = keys.dialect.map(|key| build.at(key));
+    let dialect = dialect::of(build, dialect_key.as_ref());
+    let port = dialect::port(dialect, tls.as_ref().map(|at| &at.value[..]));
+    let address = build.checked(Address::parse_with(&at.value, port), &at.place);
     let tls = tls_of(build, tls, address.as_ref());
     let ca_file = build.pick(keys.ca_file, flags.ca_file.as_ref(), "--ca-file");
     if let Some(at) = &ca_file {
@@ -358,6 +366,9 @@ fn replica(
         identity.is_some(),
     );
     let address = address?;
+    let has_login = login.is_some() || identity.is_some();
+    let found = (&address, &at.place);
+    dialect::replica(build, dialect_key.as_ref(), found, tls, has_login);
     if tls == Tls::Off && !address.is_local() {
         let what = format!("mail and passwords go to {address} in the clear: tls is \"off\"");
         build.warn(&at.place, what);
@@ -365,6 +376,7 @@ fn replica(
     let compress = keys.compress.is_some_and(Spanned::into_inner);
     Some(Replica {
         address,
+        dialect,
         tls,
         ca_file,
         server_name,

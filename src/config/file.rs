@@ -27,6 +27,7 @@ pub(super) struct File {
 pub(super) struct Terminate {
     pub(super) listen: Vec<Spanned<String>>,
     pub(super) server: Key<String>,
+    pub(super) dialect: Key<String>,
     pub(super) cert_file: Key<PathBuf>,
     pub(super) key_file: Key<PathBuf>,
     pub(super) client_ca_file: Key<PathBuf>,
@@ -48,6 +49,7 @@ pub(super) struct Channel {
     pub(super) strict_listen: Vec<Spanned<String>>,
     pub(super) client_command: Key<Vec<String>>,
     pub(super) transparent: Key<bool>,
+    pub(super) dialect: Key<String>,
     pub(super) replica: Replica,
     pub(super) master: Option<Replica>,
 }
@@ -56,6 +58,7 @@ pub(super) struct Channel {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Replica {
     pub(super) address: Key<String>,
+    pub(super) dialect: Key<String>,
     pub(super) tls: Key<String>,
     pub(super) ca_file: Key<PathBuf>,
     pub(super) server_name: Key<String>,

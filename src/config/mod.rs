@@ -10,6 +10,7 @@ mod admin;
 mod build;
 mod channel;
 mod client_command;
+mod dialect;
 mod error;
 mod file;
 mod flags;
@@ -36,7 +37,7 @@ pub use secret::Password;
 pub use terminate::{Begin, Terminate};
 
 use crate::core::event::Mode;
-use crate::protocol::Site;
+use crate::protocol::{Dialect, Site};
 
 /// Everything that `run` needs to know.
 #[derive(Clone, Debug)]
@@ -74,6 +75,8 @@ pub struct Channel {
     pub strict_listen: Vec<Listen>,
     /// Program and arguments of the rolling client that syncmux itself starts; may be empty.
     pub client_command: Vec<String>,
+    /// What is spoken with clients.
+    pub dialect: Dialect,
     /// Connections that the kernel redirects to `listen` are recognised.
     pub transparent: bool,
     /// Where it goes.
@@ -87,6 +90,8 @@ pub struct Channel {
 pub struct Replica {
     /// Where it is.
     pub address: Address,
+    /// What is spoken there.
+    pub dialect: Dialect,
     /// How the connection is protected.
     pub tls: Tls,
     /// Whom to trust; `None` is the system's roots.

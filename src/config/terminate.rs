@@ -145,6 +145,8 @@ fn terminate(
         client_ca_file.is_some(),
         names.as_ref(),
     );
+    let dialect = keys.dialect.map(|key| build.at(key));
+    super::dialect::terminated(build, dialect.as_ref());
     let begins = [
         ("both", Begin::Both(WAIT)),
         ("implicit", Begin::Implicit),

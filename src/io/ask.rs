@@ -12,7 +12,7 @@ use super::replies::{Broken, Replies};
 use super::spill::write_body;
 use super::stream::{self, BoxStream};
 use crate::core::event::{Identity, Pool};
-use crate::protocol::{Body, Reply, print};
+use crate::protocol::{Body, Dialect, Reply, print};
 
 /// Bytes of one answer in memory; what is beyond spills.
 const REPLY: u64 = 16 << 20;
@@ -24,6 +24,9 @@ pub struct Asker {
     buffer: BytesMut,
     input: Bytes,
     timeout: Duration,
+    dialect: Dialect,
+    /// Commands so far.
+    sent: u64,
 }
 
 impl Asker {
@@ -44,10 +47,12 @@ impl Asker {
         let connected = server.connect(&pool, credentials).await?;
         Ok(Asker {
             stream: connected.stream,
-            replies: Replies::new(REPLY, server.spill.writer()),
+            replies: Replies::new(REPLY, server.spill.writer(), server.settings.dialect),
             buffer: BytesMut::new(),
             input: connected.received,
             timeout,
+            dialect: server.settings.dialect,
+            sent: 0,
         })
     }
 
@@ -67,8 +72,7 @@ impl Asker {
     }
 
     async fn exchange(&mut self, command: &Body) -> Result<Reply, ConnectError> {
-        write_body(&mut self.stream, command).await?;
-        self.stream.flush().await?;
+        self.send(command.clone()).await?;
         loop {
             match self.replies.feed(&mut self.input) {
                 Ok(Some(reply)) => return Ok(reply),
@@ -88,10 +92,17 @@ impl Asker {
         }
     }
 
+    async fn send(&mut self, command: Body) -> std::io::Result<()> {
+        let request = self.dialect.request(self.sent, command);
+        self.sent += 1;
+        write_body(&mut self.stream, &request).await?;
+        self.stream.flush().await
+    }
+
     /// Says goodbye.
     pub async fn leave(mut self) {
         let goodbye = async {
-            self.stream.write_all(print::EXIT.as_bytes()).await?;
+            self.send(print::EXIT.into()).await?;
             self.stream.shutdown().await
         };
         let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;

@@ -14,7 +14,10 @@ use super::registry::SessionLimits;
 use super::spill::{Spill, SpillError, SpillWriter, Writing};
 use super::stream::{self, BoxStream, Meter};
 use crate::protocol::command::Secret;
-use crate::protocol::{Apply, Body, Command, CommandReader, Fatal, Kind, ReaderLimits, Spilled};
+use crate::protocol::dialect::next_tag;
+use crate::protocol::{
+    Apply, Body, Command, CommandReader, Dialect, Fatal, Kind, ReaderLimits, Spilled,
+};
 
 /// How much is read at once, and how much of what comes too early is kept.
 const READ_BUFFER: usize = 64 * 1024;
@@ -34,7 +37,12 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// One client's connection.
 pub(super) struct Conversation {
     stream: BoxStream,
+    dialect: Dialect,
     reader: CommandReader,
+    /// The last command has no answer yet.
+    asked: bool,
+    /// The client is waited for: it has logged in.
+    is_in: bool,
     /// Filled from the stream; split off into `input`.
     buffer: BytesMut,
     input: Bytes,
@@ -83,6 +91,7 @@ pub(super) enum When {
 impl Conversation {
     pub(super) fn new(
         stream: BoxStream,
+        dialect: Dialect,
         limits: &SessionLimits,
         spill: SpillWriter,
         memory: Arc<MemoryGauge>,
@@ -90,7 +99,10 @@ impl Conversation {
     ) -> Self {
         Self {
             stream,
-            reader: CommandReader::new(limits.reader.clone()),
+            dialect,
+            reader: CommandReader::new(limits.reader.clone()).speaking(dialect),
+            asked: false,
+            is_in: false,
             buffer: BytesMut::with_capacity(READ_BUFFER),
             input: Bytes::new(),
             spill,
@@ -108,6 +120,11 @@ impl Conversation {
     /// From now on commands are read; before, short lines.
     pub(super) fn logged_in(&mut self) {
         self.reader.set_authenticated(true);
+        self.is_in = true;
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// The next command. May be dropped half-way when the connection is given up.
@@ -122,6 +139,7 @@ impl Conversation {
                     },
                 };
                 self.hold(command.memory(), command.listed())?;
+                self.asked = true;
                 return Ok(command);
             }
             self.hold_unfinished()?;
@@ -224,7 +242,8 @@ impl Conversation {
 
     /// Writes a replica's answer, which may be large. The client may read it as slowly as it likes:
     /// meanwhile it is on disk, or counted where the disk takes no more.
-    pub(super) async fn pass_on(&mut self, mut body: Body) -> Result<(), Ended> {
+    pub(super) async fn pass_on(&mut self, body: Body) -> Result<(), Ended> {
+        let mut body = self.dialect.answer(self.reader.tag(), body);
         let mut share = self.spill.answers();
         if body.memory() > self.command_memory {
             let spill = &mut self.spill;
@@ -237,10 +256,11 @@ impl Conversation {
                 }
             }
         }
+        self.asked = false;
         self.answer(&body).await
     }
 
-    /// Writes an answer, all of it. The limit is for progress, not for the whole.
+    /// Writes bytes of an answer, all of it. The limit is for progress, not for the whole.
     pub(super) async fn answer(&mut self, body: &Body) -> Result<(), Ended> {
         self.meter.written.increment(body.len());
         let mut writing = Writing::new(body);
@@ -249,9 +269,37 @@ impl Conversation {
         within(self.write_timeout, self.stream.flush()).await
     }
 
-    /// Writes one line.
+    /// Writes the line that ends an answer.
     pub(super) async fn say(&mut self, line: &str) -> Result<(), Ended> {
-        self.answer(&Body::from(format!("{line}\r\n"))).await
+        let line = Body::from(format!("{line}\r\n"));
+        let line = self.dialect.answer(self.reader.tag(), line);
+        self.asked = false;
+        self.answer(&line).await
+    }
+
+    /// Asks for the next line of a SASL exchange.
+    pub(super) async fn ask_on(&mut self) -> Result<(), Ended> {
+        self.answer(&"+ \r\n".into()).await
+    }
+
+    /// Writes the last line: `BYE why`, or `OK Finished` to somebody who wants to go.
+    pub(super) async fn last_words(&mut self, words: &str) -> Result<(), Ended> {
+        let tag = self.reader.tag();
+        let asked = self.asked || self.reader.is_tagged();
+        let body = match (self.is_in, asked) {
+            // Who leaves before the login is answered as well.
+            (_, true) if words.starts_with("OK ") => self.dialect.last_words(words, tag),
+            (false, _) => self.dialect.refusal(words),
+            (true, true) => self.dialect.last_words(words, tag),
+            (true, false) => self.dialect.last_words(words, &next_tag(tag)),
+        };
+        self.answer(&body).await
+    }
+
+    /// Writes the last line to a client that cannot be followed.
+    pub(super) async fn give_up(&mut self, fatal: &Fatal) -> Result<(), Ended> {
+        let body = self.dialect.refusal(&fatal.answer);
+        self.answer(&body).await
     }
 
     /// Resolves when the client is gone. Meanwhile it may send ahead, what the buffer takes; that
@@ -279,7 +327,7 @@ impl Conversation {
     ) -> Result<(), Ended> {
         self.input = Bytes::new();
         self.buffer.clear();
-        self.reader = CommandReader::new(limits.clone());
+        self.reader = CommandReader::new(limits.clone()).speaking(self.dialect);
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let stream = acceptor.accept(plain).await.map_err(Ended::Broken)?;
         self.stream = Box::new(stream);
@@ -371,8 +419,14 @@ mod tests {
         let (here, there) = tokio::io::duplex(1 << 20);
         let writer = spill.writer();
         let meter = Meter::new("", "client");
-        let conversation =
-            Conversation::new(Box::new(here), &limits, writer, Arc::clone(memory), meter);
+        let conversation = Conversation::new(
+            Box::new(here),
+            Dialect::Csync,
+            &limits,
+            writer,
+            Arc::clone(memory),
+            meter,
+        );
         (conversation, Box::new(there))
     }
 

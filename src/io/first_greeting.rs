@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::credentials::Credentials;
 use super::lane_connect::Replica;
 use super::stream;
 
@@ -11,10 +12,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Replica {
     /// Tries until the greeting is known, with growing pauses; clients can be greeted from then on.
-    pub async fn learn_greeting(&self) {
+    /// An imapd tells what there is to be known only after a login with `credentials`.
+    pub async fn learn_greeting(&self, credentials: Option<Credentials>) {
         let mut pause = FIRST_PAUSE;
         while self.greeting.borrow().is_none() {
-            let Err(error) = self.probe_greeting().await else {
+            let Err(error) = self.probe_greeting(credentials.as_ref()).await else {
                 return;
             };
             stream::count_failure(&self.settings.channel, "replica", error.kind());

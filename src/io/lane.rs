@@ -267,6 +267,8 @@ impl Lane {
         write: &mut WriteHalf<BoxStream>,
         mut queue: UnboundedReceiver<Request>,
     ) -> std::io::Result<()> {
+        let dialect = self.replica.settings.dialect;
+        let mut sent = 0;
         let mut gathered = Body::new();
         let mut exit = false;
         while !exit {
@@ -282,13 +284,15 @@ impl Lane {
                     }
                 }
             };
-            match request {
-                Request::Send(body) => gathered.append(body),
+            let command = match request {
+                Request::Send(body) => body,
                 Request::Exit => {
-                    gathered.append(print::EXIT.into());
                     exit = true;
+                    print::EXIT.into()
                 }
-            }
+            };
+            gathered.append(dialect.request(sent, command));
+            sent += 1;
             if gathered.len() >= WRITE_AT_ONCE {
                 self.write_gathered(write, &mut gathered).await?;
             }
@@ -310,7 +314,8 @@ impl Lane {
 
     async fn read_replies(&self, read: &mut ReadHalf<BoxStream>, received: Bytes) -> Loss {
         let settings = &self.replica.settings;
-        let mut replies = Replies::new(settings.reply_memory, self.replica.spill.writer());
+        let spill = self.replica.spill.writer();
+        let mut replies = Replies::new(settings.reply_memory, spill, settings.dialect);
         let mut buffer = BytesMut::with_capacity(READ_BUFFER);
         let mut input = received;
         loop {
@@ -366,7 +371,7 @@ impl Lane {
                 let lane = self.lane;
                 self.tell(Event::LaneReply { lane, reply });
             } else if !self.exiting() {
-                let line = super::lane_connect::shown(&reply.status.line());
+                let line = super::handshake::shown(&reply.status.line());
                 return Err(broken(format!(
                     "the replica says {line} without being asked"
                 )));

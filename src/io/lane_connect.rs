@@ -1,5 +1,5 @@
-//! The way to a replica that is ready for commands: connect, TLS, greeting, login, compression,
-//! and what the pool of the lane asks for.
+//! The way to a replica that is ready for commands: connect, TLS, greeting, login, and what comes
+//! behind it (`handshake.rs`).
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -15,20 +14,20 @@ use tokio_rustls::TlsConnector;
 
 use super::address::Address;
 use super::certificates::{Look, Reloaded};
-use super::compress::Deflated;
 use super::credentials::{Credentials, LoginCheck};
 use super::dial::{self, Own};
+use super::handshake::{
+    ask_capabilities, compress, harmless, leave, read_greeting, read_harmless, set_up, shown,
+    starttls, unexpected,
+};
 use super::sasl::{self, Exchange};
 use super::spill::Spill;
 use super::stream::{self, BoxStream, Meter};
 use super::tls::{self, ClientFiles, TlsError};
-use super::wire::Wire;
+use super::wire::{Wire, server};
 use crate::core::event::Pool;
 use crate::protocol::reply_reader::Line;
-use crate::protocol::{Greeting, StatusKind, print};
-
-/// More lines than any `sync_server` says before `* OK`.
-const GREETING_LINES: usize = 64;
+use crate::protocol::{Dialect, Greeting, StatusKind};
 
 /// How lanes are encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +47,8 @@ pub struct ReplicaSettings {
     pub channel: String,
     /// Where it is.
     pub address: Address,
+    /// What is spoken there.
+    pub dialect: Dialect,
     /// How lanes are encrypted; a UNIX socket never is.
     pub tls: TlsMode,
     /// Certificate authorities and client certificate.
@@ -157,7 +158,7 @@ impl ConnectError {
         Self::Protocol { why: why.into() }
     }
 
-    fn tls(why: impl Into<String>) -> Self {
+    pub(super) fn tls(why: impl Into<String>) -> Self {
         Self::Tls { why: why.into() }
     }
 }
@@ -202,9 +203,24 @@ impl Replica {
         self.greeting.subscribe()
     }
 
-    /// Connects, does TLS, reads the greeting and goes away again.
-    pub async fn probe_greeting(&self) -> Result<Arc<Greeting>, ConnectError> {
-        let (wire, greeting) = self.within_login_time(self.reach()).await?;
+    /// Connects, does TLS, reads the greeting and goes away again. An imapd tells what it offers to
+    /// a replication client only after a login with `credentials`.
+    pub async fn probe_greeting(
+        &self,
+        credentials: Option<&Credentials>,
+    ) -> Result<Arc<Greeting>, ConnectError> {
+        let probe = async {
+            let (mut wire, greeting) = self.reach().await?;
+            match self.settings.dialect {
+                Dialect::Csync => Ok((wire, greeting)),
+                Dialect::Imap => {
+                    let mechanism = self.settings.mechanism.as_deref();
+                    let login = self.login(&mut wire, &greeting, mechanism, credentials);
+                    login.await.map(|greeting| (wire, greeting))
+                }
+            }
+        };
+        let (wire, greeting) = self.within_login_time(probe).await?;
         leave(wire).await;
         Ok(greeting)
     }
@@ -256,8 +272,9 @@ impl Replica {
             let (mut wire, greeting) = self.reach().await?;
             self.login(&mut wire, &greeting, mechanism, credentials)
                 .await?;
-            wire.send(b"NOOP\r\n").await?;
-            read_noop(&mut wire).await?;
+            let who = credentials.map(|given| &given.username[..]);
+            wire.command(harmless(wire.dialect)).await?;
+            read_harmless(&mut wire, who).await?;
             Ok(wire)
         };
         leave(self.within_login_time(login).await?).await;
@@ -273,12 +290,14 @@ impl Replica {
         let connect = async {
             let (mut wire, greeting) = self.reach().await?;
             let mechanism = self.settings.mechanism.as_deref();
-            self.login(&mut wire, &greeting, mechanism, credentials)
+            let greeting = self
+                .login(&mut wire, &greeting, mechanism, credentials)
                 .await?;
             if self.settings.compress && greeting.compress {
                 wire = compress(wire).await?;
             }
-            let enabled = set_up(&mut wire, pool).await?;
+            let who = credentials.map(|given| &given.username[..]);
+            let enabled = set_up(&mut wire, pool, who).await?;
             let (stream, received) = wire.into_parts();
             Ok(Connected {
                 stream,
@@ -297,9 +316,10 @@ impl Replica {
         let limit = self.settings.connect_timeout + self.settings.login_timeout;
         timeout(limit, work).await.unwrap_or_else(|_| {
             Err(ConnectError::unreachable(format!(
-                "{} accepts connections but was not ready within {} seconds: is it a sync_server?",
+                "{} accepts connections but was not ready within {} seconds: is it {}?",
                 self.settings.address,
-                self.settings.login_timeout.as_secs()
+                self.settings.login_timeout.as_secs(),
+                server(self.settings.dialect)
             )))
         })
     }
@@ -317,18 +337,27 @@ impl Replica {
                 ))
             })?
             .map_err(|error| ConnectError::unreachable(format!("{address}: {error}")))?;
-        let mut wire = Wire::new(stream);
-        let Some(tls) = &self.tls else {
-            let greeting = self.publish(read_greeting(&mut wire).await?);
-            return Ok((wire, greeting));
-        };
-        if self.settings.tls == TlsMode::Starttls {
-            let greeting = read_greeting(&mut wire).await?;
-            starttls(&mut wire, &greeting).await?;
+        let dialect = self.settings.dialect;
+        let mut wire = Wire::new(stream, dialect);
+        let mut greeting = None;
+        if let Some(tls) = &self.tls {
+            if self.settings.tls == TlsMode::Starttls {
+                let first = read_greeting(&mut wire).await?;
+                starttls(&mut wire, &first).await?;
+                // A sync_server greets again, and imapd is asked: of what it said in the clear, which
+                // may be anybody's, only words for people are kept.
+                greeting = (dialect == Dialect::Imap).then_some(first);
+            }
+            wire = Wire::new(self.handshake(tls, wire).await?, dialect);
         }
-        wire = Wire::new(self.handshake(tls, wire).await?);
-        let greeting = self.publish(read_greeting(&mut wire).await?);
-        Ok((wire, greeting))
+        let greeting = match greeting {
+            Some(mut greeting) => {
+                ask_capabilities(&mut wire, &mut greeting).await?;
+                greeting
+            }
+            None => read_greeting(&mut wire).await?,
+        };
+        Ok((wire, self.publish(greeting)))
     }
 
     async fn dial(&self) -> std::io::Result<(BoxStream, Option<Own>)> {
@@ -371,8 +400,12 @@ impl Replica {
         }
     }
 
+    /// Clients are told of it, once it tells what is offered to them.
     fn publish(&self, greeting: Greeting) -> Arc<Greeting> {
         let greeting = Arc::new(greeting);
+        if self.settings.dialect == Dialect::Imap && !greeting.replication {
+            return greeting;
+        }
         self.greeting.send_if_modified(|known| {
             let news = known.as_ref() != Some(&greeting);
             if news {
@@ -389,9 +422,9 @@ impl Replica {
         greeting: &Greeting,
         mechanism: Option<&str>,
         credentials: Option<&Credentials>,
-    ) -> Result<(), ConnectError> {
+    ) -> Result<Arc<Greeting>, ConnectError> {
         if matches!(self.settings.address, Address::Unix(_)) {
-            return Ok(());
+            return Ok(Arc::new(greeting.clone()));
         }
         let no_way = |error: sasl::SaslError| ConnectError::Mechanism {
             why: error.to_string(),
@@ -399,9 +432,9 @@ impl Replica {
         let mechanism =
             sasl::choose(&greeting.mechanisms, mechanism, credentials.is_some()).map_err(no_way)?;
         let mut exchange = Exchange::start(mechanism, credentials.cloned()).map_err(no_way)?;
-        wire.send(exchange.command().map_err(no_way)?.as_bytes())
+        wire.command(exchange.command().map_err(no_way)?.as_bytes())
             .await?;
-        loop {
+        let status = loop {
             match wire.line().await? {
                 Line::Continuation(challenge) => {
                     let answer = exchange
@@ -410,9 +443,10 @@ impl Replica {
                     wire.send(answer.as_bytes()).await?;
                 }
                 Line::Status(status) if status.kind == StatusKind::Ok => {
-                    return exchange
+                    exchange
                         .succeed()
-                        .map_err(|error| ConnectError::login(error.to_string()));
+                        .map_err(|error| ConnectError::login(error.to_string()))?;
+                    break status;
                 }
                 Line::Status(status) if status.kind != StatusKind::Bye => {
                     let who = credentials.map(|given| format!(" of {:?}", given.username));
@@ -422,156 +456,24 @@ impl Replica {
                         shown(&status.line())
                     )));
                 }
-                line => return Err(unexpected("AUTHENTICATE", &line)),
+                line => return Err(unexpected("AUTHENTICATE", &line, wire.dialect)),
             }
+        };
+        let mut greeting = greeting.clone();
+        if self.settings.dialect == Dialect::Csync {
+            return Ok(Arc::new(greeting));
         }
-    }
-}
-
-/// More words than any answer to APPLY CAPABILITIES has.
-const ENABLED_WORDS: usize = 1000;
-
-pub(super) async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectError> {
-    let mut greeting = Greeting::default();
-    for _ in 0..GREETING_LINES {
-        let line = wire.line().await?;
-        match greeting.read(&line) {
-            Ok(true) => return Ok(greeting),
-            Ok(false) => {}
-            Err(_) => return Err(unexpected("a new connection", &line)),
+        if !greeting.read_code(&status.text) {
+            ask_capabilities(wire, &mut greeting).await?;
         }
-    }
-    Err(ConnectError::protocol(
-        "the replica's greeting does not end: is it a sync_server?",
-    ))
-}
-
-async fn starttls(wire: &mut Wire, greeting: &Greeting) -> Result<(), ConnectError> {
-    if !greeting.starttls {
-        return Err(ConnectError::tls(
-            "the replica does not offer STARTTLS: set tls_server_cert and tls_server_key in its \
-             imapd.conf, or write tls = \"off\" here if the way to it is safe",
-        ));
-    }
-    wire.send(b"STARTTLS\r\n").await?;
-    let line = wire.line().await?;
-    if is_ok(&line) {
-        return Ok(());
-    }
-    Err(ConnectError::tls(format!(
-        "the replica refuses STARTTLS: {}",
-        show(&line)
-    )))
-}
-
-async fn compress(mut wire: Wire) -> Result<Wire, ConnectError> {
-    wire.send(b"COMPRESS DEFLATE\r\n").await?;
-    let line = wire.line().await?;
-    if !is_ok(&line) {
-        tracing::info!(answer = %show(&line), "the replica refuses COMPRESS; going on without");
-        return Ok(wire);
-    }
-    let (stream, received) = wire.into_parts();
-    Ok(Wire::new(Box::new(Deflated::new(stream, &received))))
-}
-
-/// Sends what the pool asks for in one burst; FORCE is the core's, whose client must have the
-/// replica's own answer. The NOOP shows at once, and by its name, what would
-/// else be a NO to every command: a login that is not an administrator's.
-async fn set_up(wire: &mut Wire, pool: &Pool) -> Result<Option<Vec<Bytes>>, ConnectError> {
-    let mut burst = b"NOOP\r\n".to_vec();
-    if !pool.capabilities.is_empty() {
-        let names = pool.capabilities.iter().map(|name| &name[..]);
-        let command = print::capabilities(names).to_vec();
-        burst.extend_from_slice(&command.unwrap_or_default());
-    }
-    wire.send(&burst).await?;
-    read_noop(wire).await?;
-    let mut enabled = Some(Vec::new());
-    if !pool.capabilities.is_empty() {
-        enabled = read_enabled(wire).await?;
-    }
-    Ok(enabled)
-}
-
-async fn read_noop(wire: &mut Wire) -> Result<(), ConnectError> {
-    match wire.line().await? {
-        line if is_ok(&line) => Ok(()),
-        Line::Status(status) if status.kind == StatusKind::No => Err(ConnectError::login(format!(
-            "the replica lets the user in but does not serve it: {}. Is it among admins in \
-                 the replica's imapd.conf?",
-            shown(&status.line())
-        ))),
-        line => Err(unexpected("NOOP", &line)),
-    }
-}
-
-/// The answer to APPLY CAPABILITIES; `None` where the replica does not know it (3.2).
-pub(super) async fn read_enabled(wire: &mut Wire) -> Result<Option<Vec<Bytes>>, ConnectError> {
-    let mut enabled = Vec::new();
-    loop {
-        match wire.line().await? {
-            Line::Untagged(line) if &line.kind[..] == b"ENABLED" => {
-                enabled.extend(line.words);
-                if enabled.len() > ENABLED_WORDS {
-                    let why = "the replica enables more than was ever asked for";
-                    return Err(ConnectError::protocol(why));
-                }
-            }
-            Line::Status(status) => match status.kind {
-                StatusKind::Ok => return Ok(Some(enabled)),
-                StatusKind::No | StatusKind::Bad => return Ok(None),
-                StatusKind::Bye => {
-                    return Err(unexpected("APPLY CAPABILITIES", &Line::Status(status)));
-                }
-            },
-            line => return Err(unexpected("APPLY CAPABILITIES", &line)),
+        if greeting.replication {
+            return Ok(self.publish(greeting));
         }
+        Err(ConnectError::protocol(
+            "the replica lets us in by IMAP but offers no X-REPLICATION: it is no Cyrus of 3.0 or \
+             later, or its imapd.conf has it in suppress_capabilities, or what answers is a proxy",
+        ))
     }
-}
-
-/// Says EXIT and does not wait for what comes.
-pub(super) async fn leave(mut wire: Wire) {
-    let goodbye = async {
-        wire.send(b"EXIT\r\n").await?;
-        let (mut stream, _) = wire.into_parts();
-        stream.shutdown().await.map_err(ConnectError::from)
-    };
-    let _ = timeout(Duration::from_secs(1), goodbye).await;
-}
-
-fn is_ok(line: &Line) -> bool {
-    matches!(line, Line::Status(status) if status.kind == StatusKind::Ok)
-}
-
-fn unexpected(to: &str, line: &Line) -> ConnectError {
-    let what = show(line);
-    let leaving = match line {
-        Line::Status(status) => status.kind == StatusKind::Bye,
-        Line::Untagged(untagged) => &untagged.kind[..] == b"FATAL",
-        Line::Continuation(_) => false,
-    };
-    if leaving {
-        return ConnectError::unreachable(format!("the replica answers {to} with {what}"));
-    }
-    ConnectError::protocol(format!(
-        "the replica answers {to} with {what}: is it a sync_server?"
-    ))
-}
-
-fn show(line: &Line) -> String {
-    match line {
-        Line::Untagged(untagged) => shown(&untagged.raw.to_vec().unwrap_or_default()),
-        Line::Status(status) => shown(&status.line()),
-        Line::Continuation(_) => "\"+\"".to_owned(),
-    }
-}
-
-/// A line for the log: short, and with nothing in it that a terminal would obey.
-pub(super) fn shown(line: &[u8]) -> String {
-    let line = line.trim_ascii_end();
-    let line = &line[..line.len().min(200)];
-    format!("\"{}\"", line.escape_ascii())
 }
 
 impl From<std::io::Error> for ConnectError {

@@ -16,7 +16,7 @@ use super::registry::{Peer, SessionContext};
 use super::stream;
 use crate::core::event::Identity;
 use crate::protocol::command::Secret;
-use crate::protocol::{Body, Greeting, Kind};
+use crate::protocol::{Body, Dialect, Greeting, Kind};
 
 /// The client gives up after 10 seconds (`client_timeout`): every answer comes before that.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(9);
@@ -47,7 +47,10 @@ impl Login<'_> {
             return Ok(Identity::Configured);
         }
         loop {
-            client.answer(&self.banner(&greeting)).await?;
+            // In IMAP nobody is greeted again behind STARTTLS.
+            if client.dialect() == Dialect::Csync || !self.encrypted {
+                client.answer(&self.banner(client, &greeting)).await?;
+            }
             if let Some(identity) = self.commands(client).await? {
                 return Ok(identity);
             }
@@ -65,9 +68,25 @@ impl Login<'_> {
         Err(Ended::Here("the replica is away"))
     }
 
-    fn banner(&self, greeting: &Greeting) -> Body {
-        let mechanisms: &[&str] = if self.may_login() { &["PLAIN"] } else { &[] };
-        greeting.render(mechanisms, self.may_starttls()).into()
+    fn banner(&self, client: &Conversation, greeting: &Greeting) -> Body {
+        match client.dialect() {
+            Dialect::Csync => greeting
+                .render(self.mechanisms(), self.may_starttls())
+                .into(),
+            Dialect::Imap => {
+                let capabilities = self.capabilities();
+                format!("* OK [CAPABILITY {capabilities}] {SERVER_READY}\r\n").into()
+            }
+        }
+    }
+
+    fn mechanisms(&self) -> &[&str] {
+        if self.may_login() { &["PLAIN"] } else { &[] }
+    }
+
+    /// In IMAP.
+    fn capabilities(&self) -> String {
+        Greeting::imap_before_login(self.mechanisms(), self.may_starttls())
     }
 
     fn may_starttls(&self) -> bool {
@@ -93,8 +112,13 @@ impl Login<'_> {
                         return Ok(None);
                     }
                 }
+                Kind::Capability => {
+                    let capabilities = self.capabilities();
+                    tell_capabilities(client, &capabilities).await?;
+                }
+                Kind::Id => identify(client).await?,
                 Kind::Exit => {
-                    client.say("OK Finished").await?;
+                    client.last_words("OK Finished").await?;
                     return Err(Ended::Told("it said EXIT"));
                 }
                 other => client.say(&stranger_answer(&other)).await?,
@@ -137,7 +161,7 @@ impl Login<'_> {
         let response = match initial {
             Some(initial) => initial,
             None => {
-                client.say("+ ").await?;
+                client.ask_on().await?;
                 client.line().await?
             }
         };
@@ -183,8 +207,14 @@ impl Login<'_> {
         given: &Credentials,
     ) -> Result<Identity, Ended> {
         let protection = if self.encrypted { "tls" } else { "no" };
+        let capabilities = match client.dialect() {
+            Dialect::Csync => String::new(),
+            Dialect::Imap => format!("[CAPABILITY {}] ", offers(self.context)),
+        };
         client
-            .say(&format!("OK Success ({protection} protection)"))
+            .say(&format!(
+                "OK {capabilities}Success ({protection} protection)"
+            ))
             .await?;
         if !self.context.client.lanes_as_client {
             return Ok(Identity::Configured);
@@ -216,6 +246,34 @@ impl Login<'_> {
         }
         Err(Ended::Here("too many failed logins"))
     }
+}
+
+/// The greeting in IMAP; the stock client looks for the last two words (`ask_capability` in
+/// `backend.c`).
+const SERVER_READY: &str = "syncmux, for replication only, server ready";
+
+/// The capabilities in IMAP of a session.
+pub(super) fn offers(context: &SessionContext) -> String {
+    let known = context.greeting.borrow().clone();
+    known.unwrap_or_default().imap_after_login()
+}
+
+/// CAPABILITY, in IMAP.
+pub(super) async fn tell_capabilities(
+    client: &mut Conversation,
+    capabilities: &str,
+) -> Result<(), Ended> {
+    let line = format!("* CAPABILITY {capabilities}\r\n");
+    client.answer(&line.into()).await?;
+    client.say("OK Completed").await
+}
+
+/// ID, in IMAP.
+pub(super) async fn identify(client: &mut Conversation) -> Result<(), Ended> {
+    client
+        .answer(&"* ID (\"name\" \"syncmux\")\r\n".into())
+        .await?;
+    client.say("OK Completed").await
 }
 
 /// The answer to somebody who has not logged in, to all but AUTHENTICATE, STARTTLS and EXIT.

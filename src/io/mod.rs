@@ -14,6 +14,7 @@ pub mod credentials;
 pub mod dial;
 pub mod directory_watch;
 mod first_greeting;
+mod handshake;
 pub mod journal;
 pub mod lane;
 pub mod lane_connect;

@@ -18,7 +18,7 @@ use super::memory::MemoryGauge;
 use super::spill::Spill;
 use super::stream::Meter;
 use crate::core::event::{Event, Mode, RunId, SessionId};
-use crate::protocol::{Body, Greeting, ReaderLimits};
+use crate::protocol::{Body, Dialect, Greeting, ReaderLimits};
 
 /// Looks up the inode of `log-run`.
 pub type RunLookup = Arc<dyn Fn() -> Option<RunId> + Send + Sync>;
@@ -28,6 +28,8 @@ pub type RunLookup = Arc<dyn Fn() -> Option<RunId> + Send + Sync>;
 pub struct ListenerSettings {
     /// Where to listen.
     pub address: Address,
+    /// What is spoken there.
+    pub dialect: Dialect,
     /// How its sessions are answered.
     pub mode: Mode,
     /// The rolling client's: its questions may be answered from known state.

@@ -2,11 +2,14 @@
 
 use bytes::Bytes;
 
-use super::lane_connect::shown;
+use super::handshake::shown;
 use super::memory::Share;
 use super::spill::SpillWriter;
+use super::wire::is_remark;
 use crate::protocol::reply_reader::Line;
-use crate::protocol::{Body, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged};
+use crate::protocol::{
+    Body, Dialect, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged,
+};
 
 /// What a line costs beside its bytes.
 const LINE: u64 = 256;
@@ -21,6 +24,7 @@ const MOST: u64 = 64;
 /// Gathers untagged lines and the status line that ends them.
 pub(super) struct Replies {
     reader: ReplyReader,
+    dialect: Dialect,
     untagged: Vec<Untagged>,
     /// Bytes of `untagged` in memory.
     held: u64,
@@ -45,9 +49,10 @@ pub(super) enum Broken {
 
 impl Replies {
     /// Holds about `memory` bytes of one reply; what is beyond goes to `spill`.
-    pub(super) fn new(memory: u64, spill: SpillWriter) -> Self {
+    pub(super) fn new(memory: u64, spill: SpillWriter, dialect: Dialect) -> Self {
         Self {
-            reader: ReplyReader::new(ReaderLimits::default()),
+            reader: ReplyReader::new(ReaderLimits::default()).speaking(dialect),
+            dialect,
             untagged: Vec::new(),
             held: 0,
             memory,
@@ -70,6 +75,18 @@ impl Replies {
                     self.spill_line();
                     self.check()?;
                     return Ok(None);
+                }
+                Some(Line::Untagged(line)) if is_remark(self.dialect, &line) => {
+                    let said = line.raw.to_vec().unwrap_or_default();
+                    tracing::info!(said = shown(&said), "the replica remarks");
+                }
+                // It has not understood what the next tag was: there will be no answer.
+                Some(Line::Untagged(line))
+                    if self.dialect == Dialect::Imap && &line.kind[..] == b"BAD" =>
+                {
+                    let said = line.raw.to_vec().unwrap_or_default();
+                    let why = format!("the replica says {}", shown(&said));
+                    return Err(Broken::Garbage(why));
                 }
                 Some(Line::Untagged(line)) => {
                     self.keep(line);
@@ -207,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_more_lines_than_memory_takes_is_not_read_on() {
-        let mut replies = Replies::new(MEMORY, spill(1 << 20).writer());
+        let mut replies = Replies::new(MEMORY, spill(1 << 20).writer(), Dialect::Csync);
         let mut most = 0;
         let broken = (0..10_000).map(|_| feed(&mut replies, LINE)).find(|done| {
             most += 1;
@@ -222,7 +239,7 @@ mod tests {
         let spill = spill(1 << 20);
         let mut others = spill.writer().answers();
         others.set(u64::from(u32::MAX));
-        let mut replies = Replies::new(MEMORY, spill.writer());
+        let mut replies = Replies::new(MEMORY, spill.writer(), Dialect::Csync);
         // What any answer may take does not depend on others.
         assert!(feed(&mut replies, LINE).unwrap().is_none());
         let broken = (0..100).map(|_| feed(&mut replies, LINE));
@@ -230,7 +247,7 @@ mod tests {
         drop(replies);
         // With the end of an answer, or of its lane, its part of that memory is free again.
         others.set(1);
-        let mut replies = Replies::new(MEMORY, spill.writer());
+        let mut replies = Replies::new(MEMORY, spill.writer(), Dialect::Csync);
         for _ in 0..20 {
             for _ in 0..20 {
                 assert!(feed(&mut replies, LINE).unwrap().is_none());
@@ -246,7 +263,7 @@ mod tests {
         let header = b"* MESSAGE %{default 0101010101010101010101010101010101010101 50000000}\r\n";
         for (room, most) in [(1 << 30, 1000), (0, MEMORY * MOST / 512)] {
             let spill = spill(room);
-            let mut replies = Replies::new(MEMORY, spill.writer());
+            let mut replies = Replies::new(MEMORY, spill.writer(), Dialect::Csync);
             assert!(feed(&mut replies, header).unwrap().is_none());
             let mut pieces = 0;
             let broken = (0..1000).map(|_| feed(&mut replies, &[b'x'; 512]));

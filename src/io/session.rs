@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::conversation::{Conversation, Ended};
-use super::login::{Login, UNKNOWN, connection_answer};
+use super::login::{Login, UNKNOWN, connection_answer, identify, offers, tell_capabilities};
 use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutput};
 use super::stream::{self, BoxStream};
 use crate::core::event::{Event, Identity, SessionId};
@@ -25,6 +25,7 @@ pub(super) async fn serve(
 ) {
     let mut client = Conversation::new(
         stream,
+        listener.dialect,
         &context.limits,
         context.spill.writer(),
         Arc::clone(&context.memory),
@@ -125,11 +126,11 @@ async fn farewell(mut client: Conversation, ended: &Ended) {
         // Not even a word for those who make way: there may be very many of them.
         Ended::Broken(_) | Ended::Closed(_) | Ended::Crowded => return,
         Ended::Fatal(fatal) => {
-            let _ = client.say(&fatal.answer).await;
+            let _ = client.give_up(fatal).await;
         }
         Ended::Told(_) => {}
         Ended::Here(why) => {
-            let _ = client.say(&format!("BYE {why}")).await;
+            let _ = client.last_words(&format!("BYE {why}")).await;
         }
     }
     client.close().await;
@@ -177,6 +178,11 @@ impl Session<'_> {
                 sleep(NO_ROOM_PAUSE).await;
                 self.client.say(&answer).await
             }
+            Kind::Capability => {
+                let offers = offers(self.context);
+                tell_capabilities(&mut self.client, &offers).await
+            }
+            Kind::Id => identify(&mut self.client).await,
             Kind::Noop | Kind::Compress { .. } | Kind::ImapProbe { .. } | Kind::Bad { .. } => {
                 self.client.say(&connection_answer(&command.kind)).await
             }
@@ -209,7 +215,10 @@ impl Session<'_> {
             Some(SessionOutput::Answer(body)) => self.client.pass_on(body).await,
             Some(SessionOutput::End(body)) => {
                 self.told = true;
-                self.client.answer(&body).await?;
+                // It is a line, and short.
+                let words = body.to_vec().unwrap_or_default();
+                let words = String::from_utf8_lossy(&words);
+                self.client.last_words(words.trim_ascii_end()).await?;
                 Err(Ended::Told("told to by the scheduler"))
             }
             None => Err(Ended::Here("the program is ending")),
@@ -233,6 +242,8 @@ fn word(kind: &Kind) -> &'static str {
         Kind::Starttls => "STARTTLS",
         Kind::Compress { .. } => "COMPRESS",
         Kind::ImapProbe { .. } => "an IMAP probe",
+        Kind::Capability => "CAPABILITY",
+        Kind::Id => "ID",
         Kind::Bad { .. } => "a malformed command",
     }
 }

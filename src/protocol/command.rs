@@ -61,10 +61,14 @@ pub enum Kind {
         /// The tag to answer with.
         tag: Bytes,
     },
+    /// `tag CAPABILITY`, in IMAP alone.
+    Capability,
+    /// `tag ID ...`, in IMAP alone.
+    Id,
     /// Malformed, but its end is known: it has been read over and is answered with this line
     /// (no CRLF), which is what a stock `sync_server` says.
     Bad {
-        /// The answer, `BAD ...` or `NO ...`.
+        /// The answer, `BAD ...` or `NO ...`, without a tag.
         answer: String,
     },
 }

@@ -1,5 +1,8 @@
 //! Reads a client's commands (`cmdloop` in Cyrus's `sync_server.c`), incrementally: a command is
-//! typed while its bytes arrive and never stands in memory as a tree.
+//! typed while its bytes arrive and never stands in memory as a tree. In IMAP (`cmdloop` in
+//! `imapd.c`) a command has a tag before it, and other names: see `imap.rs`.
+
+mod imap;
 
 use std::io;
 
@@ -7,6 +10,7 @@ use bytes::{Buf, Bytes};
 use zeroize::Zeroize;
 
 use super::command::{Command, Kind, Secret};
+use super::dialect::Dialect;
 use super::eat::{Eater, Stuck};
 use super::facts::{Bounds, Facts, Family};
 use super::fatal::Fatal;
@@ -71,6 +75,8 @@ impl ReaderLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Simple {
     Authenticate,
+    /// In IMAP alone.
+    Capability,
     Compress,
     Exit,
     Noop,
@@ -80,7 +86,9 @@ enum Simple {
 
 #[derive(Debug)]
 enum State {
-    /// The first word.
+    /// The tag, in IMAP.
+    Tag,
+    /// The first word, or that behind the tag.
     Word,
     /// The value after GET, APPLY, RESTORE.
     Value(Family),
@@ -92,13 +100,16 @@ enum State {
     Probe(usize, &'static str),
     /// The end of such a line, after a CR where the flag says so.
     ProbeEnd(bool, &'static str),
-    /// The rest of a bad line.
-    Eat(String),
+    /// The rest of a line that is not read, and what it is then: bad, for the most part.
+    Eat(Kind),
 }
 
 /// Reads commands from the bytes of a client. See the module.
 pub struct CommandReader {
     limits: ReaderLimits,
+    dialect: Dialect,
+    /// In IMAP: of the command that is being read, or was read last.
+    tag: Vec<u8>,
     authenticated: bool,
     state: State,
     /// The word or argument that is being read.
@@ -121,10 +132,12 @@ const UNKNOWN: &str = "BAD IMAP_PROTOCOL_ERROR Unrecognized command";
 const NO_LOGIN: &str = "NO Please authenticate first";
 
 impl CommandReader {
-    /// A reader for a client that has not logged in.
+    /// A reader for a client that has not logged in, and speaks csync.
     #[must_use]
     pub fn new(limits: ReaderLimits) -> Self {
         CommandReader {
+            dialect: Dialect::Csync,
+            tag: Vec::new(),
             authenticated: false,
             state: State::Word,
             word: Vec::new(),
@@ -138,6 +151,26 @@ impl CommandReader {
             dead: None,
             limits,
         }
+    }
+
+    /// The same for a client that speaks this dialect; to be called before anything is read.
+    #[must_use]
+    pub fn speaking(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self.state = self.start();
+        self
+    }
+
+    /// The tag of the last command, in IMAP; `*` where it had none that can be repeated.
+    #[must_use]
+    pub fn tag(&self) -> &[u8] {
+        &self.tag
+    }
+
+    /// Whether [`Self::tag`] is that of a command that has begun and is not complete.
+    #[must_use]
+    pub fn is_tagged(&self) -> bool {
+        !matches!(self.state, State::Tag)
     }
 
     /// Whether the client has logged in: before, only short lines without literals are read, and
@@ -206,7 +239,11 @@ impl CommandReader {
     /// Whether a command has begun and is not complete.
     #[must_use]
     pub fn mid_command(&self) -> bool {
-        !matches!(self.state, State::Word) || !self.word.is_empty() || !self.line.is_empty()
+        let at_start = match self.dialect {
+            Dialect::Csync => matches!(self.state, State::Word),
+            Dialect::Imap => matches!(self.state, State::Tag),
+        };
+        !at_start || !self.word.is_empty() || !self.line.is_empty()
     }
 
     /// As much of [`Self::held`] as [`Self::spill`] moves out of memory.
@@ -234,11 +271,20 @@ impl CommandReader {
 
     fn step(&mut self, input: &mut Bytes) -> Result<Option<Kind>, Fatal> {
         match &self.state {
+            State::Tag => {
+                let Some(end) = self.word(input)? else {
+                    return Ok(None);
+                };
+                self.tag_done(end, input);
+            }
             State::Word => {
                 let Some(end) = self.word(input)? else {
                     return Ok(None);
                 };
-                self.word_done(end, input);
+                match self.dialect {
+                    Dialect::Csync => self.word_done(end, input),
+                    Dialect::Imap => self.imap_word_done(end, input),
+                }
             }
             State::Value(family) => {
                 let family = *family;
@@ -386,6 +432,10 @@ impl CommandReader {
                 return;
             }
         };
+        self.begin_simple(simple, end, input);
+    }
+
+    fn begin_simple(&mut self, simple: Simple, end: u8, input: &mut Bytes) {
         match simple {
             Simple::Authenticate | Simple::Compress if end == b' ' => {
                 input.advance(1);
@@ -408,7 +458,12 @@ impl CommandReader {
             return;
         }
         self.facts.begin(family);
-        self.facts.raw.push_slice(&self.word);
+        // A replica gets it as csync has it.
+        let sync = match self.dialect {
+            Dialect::Csync => 0,
+            Dialect::Imap => imap::SYNC.len(),
+        };
+        self.facts.raw.push_slice(&self.word[sync..]);
         self.facts.raw.push_slice(&input.split_to(1));
         self.len += 1;
         self.scanner.restart(false);
@@ -421,10 +476,13 @@ impl CommandReader {
             Ok(Progress::Done) => Ok(Some(verbs::kind(family, &mut self.facts))),
             Err(Trouble::Malformed) => {
                 self.facts.begin(family);
-                let verb = self.verb.to_ascii_uppercase();
-                self.eat(format!(
-                    "BAD IMAP_PROTOCOL_ERROR Failed to parse {verb} line"
-                ));
+                self.eat(match self.dialect {
+                    Dialect::Csync => {
+                        let verb = self.verb.to_ascii_uppercase();
+                        format!("BAD IMAP_PROTOCOL_ERROR Failed to parse {verb} line")
+                    }
+                    Dialect::Imap => format!("BAD Replication parse failure in {}", self.verb),
+                });
                 Ok(None)
             }
             Err(trouble) => {
@@ -435,8 +493,13 @@ impl CommandReader {
     }
 
     fn eat(&mut self, answer: impl Into<String>) {
+        let answer = answer.into();
+        self.eat_as(Kind::Bad { answer });
+    }
+
+    fn eat_as(&mut self, kind: Kind) {
         self.eater.restart();
-        self.state = State::Eat(answer.into());
+        self.state = State::Eat(kind);
     }
 
     fn eat_on(&mut self, input: &mut Bytes) -> Result<Option<Kind>, Fatal> {
@@ -448,10 +511,10 @@ impl CommandReader {
         let why = match self.eater.feed(input, limit, literals) {
             Ok(false) => return Ok(None),
             Ok(true) => {
-                let State::Eat(answer) = std::mem::replace(&mut self.state, State::Word) else {
+                let State::Eat(kind) = std::mem::replace(&mut self.state, State::Word) else {
                     return Ok(None);
                 };
-                return Ok(Some(Kind::Bad { answer }));
+                return Ok(Some(kind));
             }
             Err(Stuck::File) => "a message in a command that can't be read",
             Err(Stuck::Literal) => "a literal before the login",
@@ -471,6 +534,7 @@ impl CommandReader {
                     .to_ascii_uppercase(),
                 initial: arguments.next().map(Secret),
             },
+            Simple::Capability => Kind::Capability,
             Simple::Compress => Kind::Compress {
                 algorithm: arguments.next().unwrap_or_default().into(),
             },
@@ -497,16 +561,25 @@ impl CommandReader {
                 line.finish()
             }
             // Secrets do not travel, nor does what is answered here.
-            Kind::Authenticate { .. } | Kind::ImapProbe { .. } | Kind::Bad { .. } => {
-                Default::default()
-            }
+            Kind::Authenticate { .. }
+            | Kind::ImapProbe { .. }
+            | Kind::Capability
+            | Kind::Id
+            | Kind::Bad { .. } => Default::default(),
         };
         self.facts.begin(Family::Get);
-        self.state = State::Word;
+        self.state = self.start();
         self.word.clear();
         self.arguments.clear();
         self.len = 0;
         Command { kind, raw }
+    }
+
+    fn start(&self) -> State {
+        match self.dialect {
+            Dialect::Csync => State::Word,
+            Dialect::Imap => State::Tag,
+        }
     }
 
     /// What is being read, for [`Fatal`]; never a secret.

@@ -1,10 +1,12 @@
-//! The csync wire: bytes to commands and replies and back. No sockets, no clock, no disk.
+//! The csync wire, and the same in IMAP: bytes to commands and replies and back. No sockets, no
+//! clock, no disk.
 //!
 //! Nothing in here knows about sessions, lanes or the scheduler; `core` and `io` import it.
 
 pub mod body;
 pub mod command;
 pub mod command_reader;
+pub mod dialect;
 pub mod dlist;
 mod eat;
 mod facts;
@@ -23,6 +25,7 @@ mod verbs;
 pub use body::{Body, Piece, Spilled};
 pub use command::{Apply, Command, File, Get, Guid, Kind};
 pub use command_reader::{CommandReader, ReaderLimits};
+pub use dialect::Dialect;
 pub use fatal::Fatal;
 pub use gather::Write;
 pub use greeting::Greeting;

@@ -3,12 +3,16 @@
 //!
 //! Lines of the known kinds and everything that begins like a dlist are scanned as one; other
 //! untagged lines (the banner, `* Fatal error: ...`) are free text up to the line's end.
+//!
+//! In IMAP a status has the tag of its command before it, and `* BYE Fatal error: ...` (`fatal` in
+//! `imapd.c`) is what csync's `* Fatal error: ...` is: an end in the middle of something.
 
 use std::io;
 
 use bytes::{Buf, Bytes};
 
 use super::command_reader::ReaderLimits;
+use super::dialect::Dialect;
 use super::facts::{Facts, Family, Field};
 use super::fatal::Fatal;
 use super::gather::Write;
@@ -30,6 +34,8 @@ pub enum Line {
 enum State {
     /// The first word of a line.
     Word,
+    /// The word behind a tag.
+    Tagged,
     /// The word after `* `.
     Kind,
     /// Behind the space after a kind that is not known: what comes next decides.
@@ -48,6 +54,9 @@ enum State {
 #[derive(Debug)]
 pub struct ReplyReader {
     limits: ReaderLimits,
+    dialect: Dialect,
+    /// In IMAP: so many statuses have come.
+    answered: u64,
     state: State,
     /// Text that is being read: the first word, the kind, or the rest of a line.
     text: Vec<u8>,
@@ -84,11 +93,13 @@ const FREE: [&[u8]; 8] = [
 ];
 
 impl ReplyReader {
-    /// A reader for a new connection. Of the limits those for messages on their way to a replica
+    /// A reader for a new connection, in csync. Of the limits those for messages on their way to a replica
     /// (`files`) do not apply.
     #[must_use]
     pub fn new(limits: ReaderLimits) -> Self {
         ReplyReader {
+            dialect: Dialect::Csync,
+            answered: 0,
             state: State::Word,
             text: Vec::new(),
             scanner: Scanner::new(LiteralForm::Plain, limits.scan()),
@@ -96,6 +107,15 @@ impl ReplyReader {
             dead: None,
             limits,
         }
+    }
+
+    /// The same for a connection that speaks this dialect; to be called before anything is read. In
+    /// IMAP commands are counted from here, as [`Dialect::prefix`] writes them, and a status with
+    /// another tag than the next is an error.
+    #[must_use]
+    pub fn speaking(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
     }
 
     /// Reads on, taking bytes from the front of `input`. Returns a line as soon as one is
@@ -161,9 +181,11 @@ impl ReplyReader {
     fn step(&mut self, input: &mut Bytes) -> Result<Option<Line>, Fatal> {
         match self.state {
             State::Word => {
-                let Some(end) = self.word(input, 16)? else {
+                // A tag is the longest: S and 20 digits.
+                let Some(end) = self.word(input, 24)? else {
                     return Ok(None);
                 };
+                let is_imap = self.dialect == Dialect::Imap;
                 let status = match &self.text[..] {
                     b"*" if end == b' ' => {
                         input.advance(1);
@@ -172,10 +194,16 @@ impl ReplyReader {
                         return Ok(None);
                     }
                     b"+" => State::Continuation,
-                    b"OK" => State::Text(StatusKind::Ok),
-                    b"NO" => State::Text(StatusKind::No),
-                    b"BAD" => State::Text(StatusKind::Bad),
-                    b"BYE" => State::Text(StatusKind::Bye),
+                    tag if is_imap && end == b' ' => {
+                        let wanted = format!("S{}", self.answered);
+                        if tag != wanted.as_bytes() {
+                            let tag = tag.escape_ascii();
+                            let why = format!("{tag} where {wanted} was to be answered");
+                            return Err(self.fatal(&why));
+                        }
+                        State::Tagged
+                    }
+                    word if !is_imap && let Some(kind) = status(word) => State::Text(kind),
                     _ => return Err(self.fatal("neither an untagged line nor a status")),
                 };
                 if end == b' ' {
@@ -183,6 +211,20 @@ impl ReplyReader {
                 }
                 self.text.clear();
                 self.state = status;
+            }
+            State::Tagged => {
+                let Some(end) = self.word(input, 24)? else {
+                    return Ok(None);
+                };
+                let Some(kind) = status(&self.text) else {
+                    return Err(self.fatal("no status behind the tag"));
+                };
+                if end == b' ' {
+                    input.advance(1);
+                }
+                self.answered += 1;
+                self.text.clear();
+                self.state = State::Text(kind);
             }
             State::Kind => {
                 let Some(end) = self.word(input, 1024)? else {
@@ -208,7 +250,13 @@ impl ReplyReader {
             },
             State::Free => {
                 if let Some(line) = self.rest(input)? {
-                    if self.facts.verb == b"BYE"[..] {
+                    let is_bye = self.facts.verb == b"BYE"[..];
+                    if is_bye && self.dialect == Dialect::Imap && is_fatal(&line) {
+                        let mut untagged = self.untagged();
+                        untagged.kind = Bytes::from_static(b"FATAL");
+                        return Ok(Some(Line::Untagged(untagged)));
+                    }
+                    if is_bye {
                         let status = Status {
                             kind: StatusKind::Bye,
                             text: line,
@@ -324,4 +372,20 @@ impl ReplyReader {
             _ => "an answer".into(),
         }
     }
+}
+
+fn status(word: &[u8]) -> Option<StatusKind> {
+    Some(match word {
+        b"OK" => StatusKind::Ok,
+        b"NO" => StatusKind::No,
+        b"BAD" => StatusKind::Bad,
+        b"BYE" => StatusKind::Bye,
+        _ => return None,
+    })
+}
+
+/// What imapd says when it gives up: `Fatal error: why`, and from 3.10 on `[TOOBIG] why` (`fatal` in
+/// `imapd.c`). An `[ALERT]` is an ordinary end.
+fn is_fatal(bye: &[u8]) -> bool {
+    bye.starts_with(b"Fatal error") || (bye.starts_with(b"[") && !bye.starts_with(b"[ALERT]"))
 }

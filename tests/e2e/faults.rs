@@ -23,7 +23,7 @@ ways!(link_breaks: direct, strict, fan_out);
 ways!(syncmux_killed: strict, fan_out);
 ways!(syncmux_terminated: strict, fan_out);
 
-fn replica_killed(way: Way) {
+pub fn replica_killed(way: Way) {
     let mut setup = Setup::new(way);
     setup.round_trip = Duration::from_millis(20);
     let mut lab = setup.start();
@@ -149,7 +149,7 @@ fn link_breaks(way: Way) {
     lab.one_client_was_enough();
 }
 
-fn syncmux_killed(way: Way) {
+pub fn syncmux_killed(way: Way) {
     let mut setup = Setup::new(way);
     setup.round_trip = Duration::from_millis(20);
     let mut lab = setup.start();
@@ -171,7 +171,7 @@ fn syncmux_killed(way: Way) {
     }
 }
 
-fn syncmux_terminated(way: Way) {
+pub fn syncmux_terminated(way: Way) {
     let mut setup = Setup::new(way);
     setup.round_trip = Duration::from_millis(20);
     let mut lab = setup.start();
@@ -198,7 +198,7 @@ fn syncmux_terminated(way: Way) {
 }
 
 /// Cyrus's master starts another process for the next connection: only what was under way is lost.
-fn sync_servers_killed(way: Way) {
+pub fn sync_servers_killed(way: Way) {
     let mut setup = Setup::new(way);
     setup.round_trip = Duration::from_millis(10);
     let mut lab = setup.start();
@@ -213,12 +213,12 @@ fn sync_servers_killed(way: Way) {
         let killed = wait_for("a process at work", || {
             lab.rolling().keep_alive();
             let under_way = lab.relay.counters().up > before + 20_000 * (round % 3);
-            let found = lab.replica.sync_servers();
+            let found = lab.replica_at_work();
             let one = found.get(fastrand::usize(..found.len().max(1)))?;
             (under_way && kill_process(*one, Signal::KILL).is_ok()).then_some(*one)
         });
         wait_for("its end", || {
-            (!lab.replica.sync_servers().contains(&killed)).then_some(())
+            (!lab.replica_at_work().contains(&killed)).then_some(())
         });
     }
     lab.settle();
@@ -347,7 +347,7 @@ fn client_vanishes(way: Way) {
     lab.settle();
 }
 
-fn terminated_in_a_loop(way: Way) {
+pub fn terminated_in_a_loop(way: Way) {
     let mut setup = Setup::new(way);
     setup.round_trip = Duration::from_millis(10);
     let mut lab = setup.start();

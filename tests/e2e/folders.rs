@@ -74,7 +74,7 @@ fn mailboxes(way: Way) {
     lab.settle();
 }
 
-fn odd_names(way: Way) {
+pub fn odd_names(way: Way) {
     let mut lab = Setup::new(way).start();
     lab.add_user("alice");
     // The INBOX first: stock to stock, a child that comes before it is refused (protocol.md 22).

@@ -31,6 +31,7 @@ mod faults;
 mod folders;
 mod harness;
 mod healing;
+mod imap;
 mod known;
 mod lanes;
 mod mail;

@@ -39,7 +39,7 @@ fn bob_goes_on(lab: &Lab, what: &str) {
         .append("INBOX", "", &message(&format!("bob {what}"), 1000));
 }
 
-fn message_on_the_replica(way: Way) {
+pub fn message_on_the_replica(way: Way) {
     let mut lab = start(way);
     lab.step("a message there and another one here, with the same UID");
     lab.replica

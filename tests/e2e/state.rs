@@ -8,7 +8,7 @@ ways!(shared_and_seen: direct, strict, fan_out);
 ways!(quota_and_annotations: direct, strict, fan_out);
 ways!(sieve_and_subscriptions: direct, strict, fan_out);
 
-fn shared_and_seen(way: Way) {
+pub fn shared_and_seen(way: Way) {
     let mut lab = Setup::new(way).start();
     for user in ["alice", "bob"] {
         lab.add_user(user);
@@ -59,7 +59,7 @@ fn shared_and_seen(way: Way) {
     lab.settle();
 }
 
-fn quota_and_annotations(way: Way) {
+pub fn quota_and_annotations(way: Way) {
     let mut lab = Setup::new(way).start();
     lab.add_user("alice");
     let mut admin = lab.master.admin();
@@ -115,7 +115,7 @@ fn quota_and_annotations(way: Way) {
     lab.settle();
 }
 
-fn sieve_and_subscriptions(way: Way) {
+pub fn sieve_and_subscriptions(way: Way) {
     let mut lab = Setup::new(way).start();
     for user in ["alice", "bob"] {
         lab.add_user(user);

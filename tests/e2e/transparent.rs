@@ -110,6 +110,8 @@ impl Site {
             None => Tls::Off,
         };
         let mut options = MuxOptions {
+            client_imap: false,
+            replica_imap: false,
             fan_out: true,
             sync_directory: self.master.sync_directory(""),
             replica: format!("{NEAR}:{PORT}"),
@@ -129,7 +131,7 @@ impl Site {
         options.transparent = listen.iter().map(|ip| format!("{ip}:{port}")).collect();
         let tls = match tls {
             Tls::Off => "tls = \"off\"".to_owned(),
-            Tls::StartTls { ca, server_name } => format!(
+            Tls::StartTls { ca, server_name } | Tls::Implicit { ca, server_name } => format!(
                 "ca_file = \"{}\"\nserver_name = \"{server_name}\"",
                 ca.display()
             ),

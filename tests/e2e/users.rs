@@ -31,7 +31,7 @@ fn furnish(lab: &mut Lab, user: &str) {
     lab.sieve_users.insert(user.to_owned());
 }
 
-fn rename_user(way: Way) {
+pub fn rename_user(way: Way) {
     let mut lab = Setup::new(way).start();
     furnish(&mut lab, "alice");
     furnish(&mut lab, "bob");

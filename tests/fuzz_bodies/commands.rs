@@ -1,11 +1,12 @@
 //! A client's bytes: however they are cut and spilled they are read as the same commands, and
 //! no more is held than they justify.
 
-use syncmux::protocol::{Apply, Command, CommandReader, Kind};
+use syncmux::protocol::{Apply, Command, CommandReader, Dialect, Kind};
 
 use super::{SpillFile, check, limits, pieces, split};
 
 pub const LOGGED_IN: u8 = 1;
+pub const IMAP: u8 = 4;
 const SMALL: u8 = 2;
 
 pub fn run(data: &[u8]) {
@@ -27,7 +28,11 @@ pub fn run(data: &[u8]) {
 
 /// What they are read as, in words.
 pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
-    let mut reader = CommandReader::new(limits(flags & SMALL != 0));
+    let dialect = match flags & IMAP {
+        0 => Dialect::Csync,
+        _ => Dialect::Imap,
+    };
+    let mut reader = CommandReader::new(limits(flags & SMALL != 0)).speaking(dialect);
     reader.set_authenticated(flags & LOGGED_IN != 0);
     let mut file = SpillFile::default();
     let mut out = Vec::new();
@@ -36,7 +41,13 @@ pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
         fed += piece.len() as u64;
         loop {
             match reader.feed(&mut piece) {
-                Ok(Some(command)) => out.push(describe(&command, &file)),
+                Ok(Some(command)) => {
+                    let tag = reader.tag();
+                    assert!(tag.len() <= 64 && tag.iter().all(u8::is_ascii_graphic));
+                    assert_eq!(tag.is_empty(), dialect == Dialect::Csync);
+                    let tag = String::from_utf8_lossy(tag);
+                    out.push(format!("{tag} {}", describe(&command, &file)));
+                }
                 Ok(None) => break,
                 Err(fatal) => {
                     assert_eq!(reader.held(), 0, "something is held of what is given up");

@@ -3,11 +3,12 @@
 
 use bytes::Bytes;
 use syncmux::protocol::reply_reader::Line;
-use syncmux::protocol::{Greeting, ReplyReader, dlist};
+use syncmux::protocol::{Dialect, Greeting, ReplyReader, dlist};
 
 use super::{SpillFile, check, limits, pieces, split};
 
 const SMALL: u8 = 2;
+pub const IMAP: u8 = 4;
 
 pub fn run(data: &[u8]) {
     let Some((flags, seed, bytes)) = split(data) else {
@@ -49,7 +50,11 @@ fn greeting(bytes: &[u8]) -> Option<Greeting> {
 }
 
 pub fn read(bytes: &[u8], seed: u64, flags: u8, spill: bool) -> Vec<String> {
-    let mut reader = ReplyReader::new(limits(flags & SMALL != 0));
+    let dialect = match flags & IMAP {
+        0 => Dialect::Csync,
+        _ => Dialect::Imap,
+    };
+    let mut reader = ReplyReader::new(limits(flags & SMALL != 0)).speaking(dialect);
     let mut file = SpillFile::default();
     let mut out = Vec::new();
     let mut fed = 0;

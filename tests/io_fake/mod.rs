@@ -16,6 +16,7 @@ use syncmux::io::lane_connect::{ReplicaSettings, TlsMode};
 use syncmux::io::spill::Spill;
 use syncmux::io::stream::BoxStream;
 use syncmux::io::tls::ClientFiles;
+use syncmux::protocol::Dialect;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -49,6 +50,7 @@ pub fn settings(address: &SocketAddr) -> ReplicaSettings {
             host: address.ip().to_string(),
             port: address.port(),
         },
+        dialect: Dialect::Csync,
         tls: TlsMode::Off,
         files: ClientFiles::default(),
         server_name: None,

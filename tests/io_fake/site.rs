@@ -15,7 +15,7 @@ use syncmux::io::registry::{
 };
 use syncmux::io::stream::Meter;
 use syncmux::io::transparent::{Door, Target};
-use syncmux::protocol::{Command, Greeting};
+use syncmux::protocol::{Command, Dialect, Greeting};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, watch};
@@ -39,6 +39,7 @@ pub struct Site {
 pub struct Setup {
     pub limits: SessionLimits,
     pub client: ClientSettings,
+    pub dialect: Dialect,
     pub address: Address,
     pub spill: u64,
     pub passwords: Passwords,
@@ -57,6 +58,7 @@ impl Default for Setup {
                 ..SessionLimits::default()
             },
             client: ClientSettings::default(),
+            dialect: Dialect::Csync,
             address: "127.0.0.1:0".parse().unwrap(),
             spill: 1 << 30,
             passwords: Passwords::Configured(Credentials::new("repl", "replpw")),
@@ -95,6 +97,7 @@ impl Setup {
         };
         let settings = ListenerSettings {
             address: self.address.clone(),
+            dialect: self.dialect,
             mode: Mode::FanOut,
             rolling: true,
             run: Some(Arc::new(|| Some(RunId(42)))),

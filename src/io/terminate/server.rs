@@ -8,10 +8,11 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::super::address::Address;
-use super::super::lane_connect::{ConnectError, leave, read_enabled, read_greeting};
+use super::super::handshake::{leave, read_enabled, read_greeting};
+use super::super::lane_connect::ConnectError;
 use super::super::stream::{self, BoxStream};
 use super::super::wire::Wire;
-use crate::protocol::{Greeting, print};
+use crate::protocol::{Dialect, Greeting, print};
 
 /// For a connection and its greeting; both are this machine's or nearly.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -79,7 +80,7 @@ impl Server {
             let command = print::capabilities(CAPABILITIES)
                 .to_vec()
                 .unwrap_or_default();
-            wire.send(&command).await?;
+            wire.command(&command).await?;
             let enabled = timeout(LIMIT, read_enabled(&mut wire)).await;
             let enabled = enabled.map_err(|_| self.late())??;
             greeting.capabilities = enabled.unwrap_or_default();
@@ -95,7 +96,7 @@ impl Server {
 
     async fn reach(&self) -> Result<(Wire, Greeting), ConnectError> {
         let reach = async {
-            let mut wire = Wire::new(self.dial().await?);
+            let mut wire = Wire::new(self.dial().await?, Dialect::Csync);
             let greeting = read_greeting(&mut wire).await?;
             Ok::<_, ConnectError>((wire, greeting))
         };

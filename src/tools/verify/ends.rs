@@ -24,6 +24,8 @@ pub(super) struct Servers {
 
 struct Server {
     what: &'static str,
+    /// `sync_server` or `imapd`.
+    runs: &'static str,
     replica: Arc<Replica>,
     login: Option<Credentials>,
     timeout: Duration,
@@ -74,6 +76,7 @@ impl Servers {
             let replica = Replica::new(settings, Arc::clone(&spill));
             Ok(Server {
                 what,
+                runs: crate::check::server(end.dialect),
                 replica: replica.map_err(|error| Failed::usage(format!("{what}: {error}")))?,
                 login: end.login.as_ref().and_then(settings::credentials),
                 timeout: limits.answer_timeout,
@@ -96,8 +99,10 @@ impl Server {
 
     fn failed(&self, error: &ConnectError) -> Failed {
         let hint = match error {
-            ConnectError::Unreachable { .. } => "; see that sync_server runs and listens there",
-            _ => "",
+            ConnectError::Unreachable { .. } => {
+                format!("; see that {} runs and listens there", self.runs)
+            }
+            _ => String::new(),
         };
         let why = failed(self.what, error);
         Failed(why.0, format!("{}{hint}", why.1))

@@ -1,4 +1,4 @@
-//! csync spoken by hand, for what no stock client says or shows.
+//! csync (or the same in IMAP) spoken by hand, for what no stock client says or shows.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -58,15 +58,26 @@ impl Csync {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
-    /// A command and everything that is said to it.
+    /// A command and everything that is said to it. Who greets in IMAP is spoken to in IMAP; the answer
+    /// is without its tag.
     pub fn ask(&mut self, command: &str) -> String {
-        let command = format!("{command}\r\n");
+        let imap = self.greeting.starts_with("* OK [CAPABILITY ");
+        let tag = match (imap, command.starts_with("AUTHENTICATE ")) {
+            (false, _) => "",
+            (true, true) => "T1 ",
+            (true, false) => "T1 SYNC",
+        };
+        let command = format!("{tag}{command}\r\n");
         self.stream.get_mut().write_all(command.as_bytes()).unwrap();
-        self.until(|line| {
+        let tag = if imap { "T1 " } else { "" };
+        let answer = self.until(|line| {
             ["OK", "NO", "BAD", "BYE"]
                 .iter()
-                .any(|s| line.starts_with(s))
-        })
+                .any(|s| line.starts_with(&format!("{tag}{s}")))
+        });
+        let last = answer.trim_end().rfind('\n').map_or(0, |end| end + 1);
+        let (before, status) = answer.split_at(last);
+        format!("{before}{}", status.strip_prefix(tag).unwrap())
     }
 
     fn until(&mut self, is_last: impl Fn(&str) -> bool) -> String {

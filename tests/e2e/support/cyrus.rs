@@ -50,6 +50,8 @@ pub struct Instance {
     pub name: String,
     pub folder: PathBuf,
     pub imap: Port,
+    /// TLS from the first byte, where there are certificates.
+    pub imaps: Port,
     pub csync: Port,
     pub sieve: Port,
     pub virtual_domains: bool,
@@ -82,6 +84,7 @@ impl Instance {
         let mut instance = Self {
             base: String::new(),
             imap: Port::allocate(),
+            imaps: Port::allocate(),
             csync: Port::allocate(),
             sieve: Port::allocate(),
             virtual_domains: options.virtual_domains,
@@ -195,6 +198,20 @@ impl Instance {
             return Vec::new();
         };
         super::process::children(process.pid(), "sync_server")
+    }
+
+    /// Its `imapd` processes that serve this user now (`proc_register` writes that down).
+    pub fn imapds_of(&self, user: &str) -> Vec<Pid> {
+        let Some(process) = &self.process else {
+            return Vec::new();
+        };
+        let serves = |pid: &Pid| {
+            let path = self.path("proc").join(pid.as_raw_nonzero().to_string());
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.split_whitespace().any(|word| word == user)
+        };
+        let all = super::process::children(process.pid(), "imapd");
+        all.into_iter().filter(serves).collect()
     }
 
     /// From the next start on it is a replica: what was the master, after the roles have changed.
@@ -320,6 +337,14 @@ impl Instance {
             self.imap.address(),
             self.sieve.address(),
         );
+        if self.replica && options.certs.is_some() {
+            writeln!(
+                services,
+                "  imaps cmd=\"{BIN}/imapd -s -C {conf}\" listen=\"{}\" prefork=0",
+                self.imaps.address(),
+            )
+            .unwrap();
+        }
         if self.replica {
             let tls = if options.certs.is_some() {
                 self.csync_conf()

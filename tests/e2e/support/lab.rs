@@ -25,10 +25,39 @@ pub enum Way {
     FanOut,
 }
 
+/// What is spoken on each side of syncmux; stock to stock, what the client tries and the link leads
+/// to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spoken {
+    pub client_imap: bool,
+    pub replica: ReplicaPort,
+}
+
+/// The port of the replica that the link leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaPort {
+    #[default]
+    Csync,
+    /// As 143, with STARTTLS where there are certificates.
+    Imap,
+    /// As 993.
+    Imaps,
+}
+
+thread_local! {
+    static SPOKEN: std::cell::Cell<Spoken> = std::cell::Cell::default();
+}
+
+/// Every [`Setup`] that this test makes from now on has this.
+pub fn speak(spoken: Spoken) {
+    SPOKEN.set(spoken);
+}
+
 /// What is not the same for every test.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub way: Way,
+    pub spoken: Spoken,
     pub round_trip: Duration,
     pub lanes: usize,
     pub tls: bool,
@@ -58,6 +87,7 @@ impl Setup {
     pub fn new(way: Way) -> Self {
         Self {
             way,
+            spoken: SPOKEN.get(),
             round_trip: Duration::ZERO,
             lanes: 4,
             tls: true,
@@ -120,7 +150,12 @@ impl Lab {
         let mut replica = Instance::start(&at("replica"), true, &options);
         master.ready();
         replica.ready();
-        let relay = Relay::start(&replica.csync.address(), setup.round_trip);
+        let port = match setup.spoken.replica {
+            ReplicaPort::Csync => replica.csync.address(),
+            ReplicaPort::Imap => replica.imap.address(),
+            ReplicaPort::Imaps => replica.imaps.address(),
+        };
+        let relay = Relay::start(&port, setup.round_trip);
         if setup.traps {
             assert!(!setup.tls, "the link could not be read");
             relay.watch();
@@ -154,13 +189,11 @@ impl Lab {
 
     /// The configuration that this lab gives to syncmux.
     pub fn mux_options(&self) -> MuxOptions {
-        let tls = if self.setup.tls {
-            Tls::StartTls {
-                ca: self.certs.ca.clone(),
-                server_name: SERVER_NAME.to_owned(),
-            }
-        } else {
-            Tls::Off
+        let (ca, server_name) = (self.certs.ca.clone(), SERVER_NAME.to_owned());
+        let tls = match (self.setup.tls, self.setup.spoken.replica) {
+            (false, _) => Tls::Off,
+            (true, ReplicaPort::Imaps) => Tls::Implicit { ca, server_name },
+            (true, _) => Tls::StartTls { ca, server_name },
         };
         MuxOptions {
             channel: self.setup.channel.clone(),
@@ -177,6 +210,8 @@ impl Lab {
             password: right_password(),
             imapd_conf: self.master.conf(),
             unix: self.setup.unix,
+            client_imap: self.setup.spoken.client_imap,
+            replica_imap: self.setup.spoken.replica != ReplicaPort::Csync,
             transparent: Vec::new(),
             extra: self.setup.mux_extra.clone(),
             log_level: self.setup.log_level.clone(),
@@ -221,6 +256,14 @@ impl Lab {
         )
     }
 
+    /// The replica's processes that serve the link.
+    pub fn replica_at_work(&self) -> Vec<rustix::process::Pid> {
+        match self.setup.spoken.replica {
+            ReplicaPort::Csync => self.replica.sync_servers(),
+            ReplicaPort::Imap | ReplicaPort::Imaps => self.replica.imapds_of(REPL),
+        }
+    }
+
     /// The independent one: straight to the replica.
     pub fn direct_client(&self) -> Client {
         let target = if self.setup.replica_socket {
@@ -238,6 +281,18 @@ impl Lab {
         self.client_to("link", &self.relay.address(), PASSWORD, "")
     }
 
+    /// Whether clients of this target try IMAP: those of syncmux do where it listens for that, and
+    /// those of the link where that leads to imapd.
+    fn tries_imap(&self, target: &str) -> bool {
+        let link = self.relay.address() == target;
+        match &self.mux {
+            Some(mux) if mux.listen == target || mux.strict_listen == target => {
+                self.setup.spoken.client_imap
+            }
+            _ => link && self.setup.spoken.replica != ReplicaPort::Csync,
+        }
+    }
+
     /// A client of any target (`host:port` or the path of a UNIX socket).
     pub fn client_to(&self, name: &str, target: &str, password: &str, extra: &str) -> Client {
         let mut lines = if target.starts_with('/') {
@@ -250,7 +305,8 @@ impl Lab {
             )
         };
         if !extra.contains("sync_try_imap") {
-            lines.push_str("sync_try_imap: no\n");
+            let tries = if self.tries_imap(target) { "yes" } else { "no" };
+            lines.push_str(&format!("sync_try_imap: {tries}\n"));
         }
         lines.push_str(extra);
         if name == "rolling" {

@@ -15,9 +15,11 @@ use super::wait_for;
 
 /// How the lanes are secured.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "STARTTLS is called so")]
 pub enum Tls {
     Off,
     StartTls { ca: PathBuf, server_name: String },
+    Implicit { ca: PathBuf, server_name: String },
 }
 
 /// What a test sets; the rest is syncmux's default.
@@ -37,6 +39,9 @@ pub struct MuxOptions {
     pub imapd_conf: PathBuf,
     /// Listen on UNIX sockets instead of TCP.
     pub unix: bool,
+    /// Replication over IMAP: on the listeners, and on the lanes.
+    pub client_imap: bool,
+    pub replica_imap: bool,
     /// Where redirected connections come; none for a plain listener.
     pub transparent: Vec<String>,
     /// More lines for the end of the file.
@@ -133,9 +138,13 @@ impl Mux {
         } else {
             format!("{:?}\ntransparent = true", options.transparent)
         };
+        let dialect = match options.client_imap {
+            true => "dialect = \"imap\"\n",
+            false => "",
+        };
         let mut text = format!(
             "[[channel]]\nname = \"{}\"\nmode = \"{mode}\"\n\
-             sync_directory = \"{}\"\nlisten = {listen}\n\
+             sync_directory = \"{}\"\nlisten = {listen}\n{dialect}\
              strict_listen = [\"{prefix}{}\"]\n\
              [channel.replica]\naddress = \"{}\"\nusername = \"{REPL}\"\n\
              password_file = \"{}\"\nlanes = {}\ncompress = {}\n",
@@ -149,12 +158,21 @@ impl Mux {
         );
         match &options.tls {
             Tls::Off => text.push_str("tls = \"off\"\n"),
-            Tls::StartTls { ca, server_name } => writeln!(
-                text,
-                "tls = \"starttls\"\nca_file = \"{}\"\nserver_name = \"{server_name}\"",
-                ca.display()
-            )
-            .unwrap(),
+            Tls::StartTls { ca, server_name } | Tls::Implicit { ca, server_name } => {
+                let word = match options.tls {
+                    Tls::Implicit { .. } => "implicit",
+                    _ => "starttls",
+                };
+                writeln!(
+                    text,
+                    "tls = \"{word}\"\nca_file = \"{}\"\nserver_name = \"{server_name}\"",
+                    ca.display()
+                )
+                .unwrap();
+            }
+        }
+        if options.replica_imap {
+            text.push_str("dialect = \"imap\"\n");
         }
         write!(
             text,
