@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::build::{At, Build};
 use super::client_command;
 use super::error::{Place, words};
+use super::rightnow;
 use super::transparent::{self, Taken};
 use super::{
     Address, Channel, Client, Flags, Listen, Login, Mechanism, Passwords, Replica, Tls, file, pem,
@@ -71,6 +72,7 @@ fn channel(
     let transparent = transparent.filter(|at| at.value).map(|at| at.place);
     let name = name(build, keys.name, names);
     let is_deaf = [keys.listen.len(), keys.strict_listen.len()] == [0, 0]
+        && keys.rightnow_listen.is_empty()
         && [flags.listen.len(), flags.strict_listen.len()] == [0, 0];
     if is_deaf {
         let what = format!(
@@ -86,7 +88,9 @@ fn channel(
     let rolling = listen
         .iter()
         .map(|at| (at, transparent.as_ref().map(|_| number)));
-    for (at, transparent) in rolling.chain(strict_listen.iter().map(|at| (at, None))) {
+    let rightnow_listen = addresses(build, keys.rightnow_listen, &[], "");
+    let others = strict_listen.iter().chain(&rightnow_listen);
+    for (at, transparent) in rolling.chain(others.map(|at| (at, None))) {
         let taken = Taken {
             at: at.clone(),
             transparent,
@@ -120,7 +124,15 @@ fn channel(
     });
     let master = keys.master.and_then(|keys| master(build, keys, &name));
     let replica = replica(build, keys.replica, flags, &name)?;
-    let sockets = || listen.iter().chain(&strict_listen);
+    rightnow::possible(
+        build,
+        &rightnow_listen,
+        &name,
+        client,
+        &replica,
+        directory.is_some(),
+    );
+    let sockets = || listen.iter().chain(&strict_listen).chain(&rightnow_listen);
     let speaks_for_itself = matches!(replica.address, Address::Unix(_))
         || replica.identity.is_some()
         || replica.login.is_some();
@@ -152,6 +164,7 @@ fn channel(
         mode,
         listen: values(listen),
         strict_listen: values(strict_listen),
+        rightnow_listen: values(rightnow_listen),
         client_command,
         transparent: transparent.is_some(),
         master,

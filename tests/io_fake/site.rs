@@ -94,6 +94,7 @@ impl Setup {
             tasks: TaskTracker::new(),
         };
         let settings = ListenerSettings {
+            greeting_wait: None,
             address: self.address.clone(),
             mode: Mode::FanOut,
             rolling: true,
