@@ -116,6 +116,7 @@ fn channel(
     );
     let mode = build.pick(keys.mode, flags.mode.as_ref(), "--mode");
     let mode = mode_of(build, mode, directory.as_ref());
+    let has_directory = directory.is_some();
     let directory = directory.and_then(|at| sync_directory(build, at, directories));
     let client_command = keys.client_command.map(|key| build.at(key));
     let client_command = client_command.map_or_else(Vec::new, |at| {
@@ -130,7 +131,7 @@ fn channel(
         &name,
         client,
         &replica,
-        directory.is_some(),
+        has_directory,
     );
     let sockets = || listen.iter().chain(&strict_listen).chain(&rightnow_listen);
     let speaks_for_itself = matches!(replica.address, Address::Unix(_))

@@ -180,7 +180,12 @@ impl Lab {
         );
         if how.cached {
             let path = self.master.path("conf/rightnow-cache.db");
-            writeln!(lines, "imap_{channel}_sync_cache_db_path: {}", path.display()).unwrap();
+            writeln!(
+                lines,
+                "imap_{channel}_sync_cache_db_path: {}",
+                path.display()
+            )
+            .unwrap();
         }
         self.master.reconfigure(&lines);
     }
