@@ -415,18 +415,7 @@ impl Core {
             }
         }
         for id in settled.failed {
-            let session = self.sessions.get_mut(&id);
-            if let Some(session) = session.filter(|one| one.mode == Mode::RightNow)
-                && let Some(Pending::Durable {
-                    body,
-                    outcome,
-                    verb,
-                    ..
-                }) = session.pending.take()
-            {
-                // It keeps no log-run, and writes into `log` by itself what it puts off. The line
-                // is tried again here as well.
-                self.answer(id, verb, outcome, body, false);
+            if self.not_written_right_now(id) {
                 continue;
             }
             // The client keeps its log-run.

@@ -348,6 +348,26 @@ impl Core {
         }
     }
 
+    /// A line that a session waits for can't be written. Whether it is one in which somebody waits: it
+    /// keeps no log-run, and writes into `log` by itself what it puts off. The line is tried again here
+    /// as well.
+    pub(super) fn not_written_right_now(&mut self, id: SessionId) -> bool {
+        let session = self.sessions.get_mut(&id);
+        let Some(session) = session.filter(|one| one.mode == Mode::RightNow) else {
+            return false;
+        };
+        match session.pending.take() {
+            Some(Pending::Durable {
+                body,
+                outcome,
+                verb,
+                ..
+            }) => self.answer(id, verb, outcome, body, false),
+            other => session.pending = other,
+        }
+        true
+    }
+
     /// The replica refuses something in a commit. Where all of it is one user's mailboxes the
     /// client repairs that by itself at once (`do_mailboxes` in `sync_support.c` goes on to GET
     /// USER); everything else would make it forget the rest.

@@ -354,7 +354,9 @@ impl Synchronous {
                 round_trip,
                 silence,
             };
-            println!("\n{rtt} ms, {clients} IMAP clients, {appends} appends each, in ms; replica silent: {silence:?}");
+            println!(
+                "\n{rtt} ms, {clients} IMAP clients, {appends} appends each, in ms; replica silent: {silence:?}"
+            );
             println!("| | first | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |");
             for how in rightnow::How::all() {
                 let [first, p50, p99, longest] = how.run(work).summary();

@@ -45,8 +45,14 @@ impl How {
     pub fn all() -> Vec<Self> {
         let cached = [false, true];
         let direct = cached.map(|cached| How::Direct { cached });
-        let mux = cached.map(|cached| How::Mux { cached, logged: false });
-        let logged = How::Mux { cached: false, logged: true };
+        let mux = cached.map(|cached| How::Mux {
+            cached,
+            logged: false,
+        });
+        let logged = How::Mux {
+            cached: false,
+            logged: true,
+        };
         let all = [How::Not].into_iter().chain(direct).chain(mux);
         all.chain([logged]).collect()
     }
@@ -157,7 +163,11 @@ impl fmt::Display for How {
             How::Not => write!(f, "no replication"),
             How::Direct { cached } => write!(f, "stock, direct{}", cache(cached)),
             How::Mux { cached, logged } => {
-                let logged = if *logged { ", rolling client beside" } else { "" };
+                let logged = if *logged {
+                    ", rolling client beside"
+                } else {
+                    ""
+                };
                 write!(f, "syncmux{}{logged}", cache(cached))
             }
         }

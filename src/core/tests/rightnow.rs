@@ -457,12 +457,12 @@ fn a_line_under_way_is_written_again_for_a_later_commit() {
 fn a_full_disk_keeps_nobody_waiting_and_the_line_is_kept() {
     let (mut d, s) = right_now();
     d.disk_works = false;
-    d.say(s, SEEN);
+    d.say(s, &ask_for("user.a user.a.x"));
     d.pass(LIMIT);
     d.disk_fails();
     assert_eq!(d.answer(s).unwrap(), PUT_OFF);
     assert!(d.ended.is_empty());
-    assert_eq!(d.core.snapshot().owed_lines, 1);
+    assert_eq!(d.core.snapshot().owed_lines, 2);
     d.pass(Duration::from_secs(2));
     d.disk_does();
     assert_eq!(written(&d).len(), 2);

@@ -149,6 +149,14 @@ impl World {
     fn check_put_off(&mut self, asked: &str, number: u64) {
         // It is carried on where it was on a lane.
         self.orphans.push((asked.to_owned(), number));
+        // A disk that takes nothing stops nobody's work: the line is tried again.
+        if self
+            .core
+            .as_ref()
+            .is_some_and(|core| core.snapshot().not_written)
+        {
+            return;
+        }
         let mut owed: Vec<(String, Says)> = write_of(asked.as_bytes()).into_iter().collect();
         if let Kind::Get(Get::Mailboxes(names)) = parse(&Body::from(asked.to_owned())).kind {
             let master = self.master.borrow();
