@@ -13,6 +13,7 @@ mod cyrus;
 mod cyrus_conf;
 mod directory;
 mod paste;
+mod rightnow;
 pub mod terminate;
 
 /// How a finding weighs.

@@ -281,7 +281,7 @@ async fn start(
         lobby: Arc::clone(&shared.lobby),
         tasks: shared.tasks.clone(),
     });
-    for listen in settings::listeners(channel, lookup.as_ref()) {
+    for listen in settings::listeners(channel, &config.limits, lookup.as_ref()) {
         let listener = Listener::bind(listen, Arc::clone(&context))
             .await
             .map_err(|error| setup(&error))?;
@@ -300,6 +300,7 @@ async fn start(
         mode = mode_word(channel.mode),
         listen = list(&channel.listen),
         strict_listen = list(&channel.strict_listen),
+        rightnow_listen = list(&channel.rightnow_listen),
         transparent = channel.transparent,
         replica = %channel.replica.address,
         lanes = channel.replica.lanes,
@@ -408,6 +409,7 @@ fn mode_word(mode: Mode) -> &'static str {
     match mode {
         Mode::Strict => "strict",
         Mode::FanOut => "fan-out",
+        Mode::RightNow => "rightnow",
     }
 }
 

@@ -66,7 +66,11 @@ pub fn credentials(login: &Login) -> Option<Credentials> {
 
 /// The listeners that a channel has to itself; `run` is its sync directory's.
 #[must_use]
-pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSettings> {
+pub fn listeners(
+    channel: &Channel,
+    limits: &Limits,
+    run: Option<&RunLookup>,
+) -> Vec<ListenerSettings> {
     let own = channel
         .listen
         .iter()
@@ -76,7 +80,15 @@ pub fn listeners(channel: &Channel, run: Option<&RunLookup>) -> Vec<ListenerSett
         .strict_listen
         .iter()
         .map(|listen| listener(listen, Mode::Strict, channel.dialect));
-    own.chain(strict).collect()
+    let limit = limits.rightnow_answer_timeout;
+    let right_now = channel
+        .rightnow_listen
+        .iter()
+        .map(|listen| ListenerSettings {
+            greeting_wait: Some(limit),
+            ..listener(listen, Mode::RightNow, channel.dialect)
+        });
+    own.chain(strict).chain(right_now).collect()
 }
 
 /// Those to which its connections are redirected; other channels may have the same.
@@ -118,6 +130,7 @@ fn listener(listen: &Listen, mode: Mode, dialect: Dialect) -> ListenerSettings {
         dialect,
         mode,
         rolling: false,
+        greeting_wait: None,
         run: None,
     }
 }
@@ -172,6 +185,7 @@ pub fn core_limits(config: &Config, channel: &Channel) -> core::Limits {
         noted_bytes: limits.staged_memory,
         absence: limits.replica_absence,
         answer_timeout: limits.answer_timeout,
+        rightnow: (!channel.rightnow_listen.is_empty()).then_some(limits.rightnow_answer_timeout),
         drain_grace: limits.drain_grace,
         idle_lane: limits.lane_idle,
         ..core::Limits::default()

@@ -183,3 +183,53 @@ fn a_master_to_verify_against() {
     assert!(config.channels[0].replica.login.is_none());
     assert!(with("address = \"nowhere\"").is_err());
 }
+
+#[test]
+fn imapds_that_sync_their_own_commits() {
+    let files = Files::new();
+    let good = "[[channel]]\nname = \"far\"\nsync_directory = \"DIR/sync\"\n\
+                listen = [\"127.0.0.1:2005\"]\nrightnow_listen = [\"127.0.0.1:2007\"]\n\
+                [channel.replica]\naddress = \"far:2005\"\nusername = \"repl\"\n\
+                password_file = \"DIR/password\"\n\
+                [client]\nusername = \"repl\"\npassword_file = \"DIR/password\"\n";
+    let config = files.parse(good).unwrap();
+    assert_eq!(
+        config.channels[0].rightnow_listen[0].to_string(),
+        "127.0.0.1:2007"
+    );
+    let default = std::time::Duration::from_secs(5);
+    assert_eq!(config.limits.rightnow_answer_timeout, default);
+    let short = format!("{good}[limits]\nrightnow_answer_timeout = \"2s\"\n");
+    let two = std::time::Duration::from_secs(2);
+    assert_eq!(
+        files.parse(&short).unwrap().limits.rightnow_answer_timeout,
+        two
+    );
+    for (was, is, say) in [
+        ("name = \"far\"\n", "", "needs a channel with a name"),
+        (
+            "sync_directory = \"DIR/sync\"\n",
+            "",
+            "needs the folder of the channel's sync log",
+        ),
+        (
+            "[client]\nusername = \"repl\"\npassword_file = \"DIR/password\"\n",
+            "",
+            "nobody could check the passwords of the imapds",
+        ),
+        (
+            "far:2005\"\nusername = \"repl\"\npassword_file = \"DIR/password\"\n",
+            "far:2005\"\n",
+            "need a login of their own",
+        ),
+        ("127.0.0.1:2007", "127.0.0.1:2005", "clashes with"),
+    ] {
+        let said = errors(&good.replacen(was, is, 1));
+        assert!(said.contains(say), "{say:?} is not in {said}");
+    }
+    // It may be the only listener.
+    let only = good.replacen("listen = [\"127.0.0.1:2005\"]\n", "", 1);
+    assert!(files.parse(&only).is_ok());
+    let long = format!("{good}[limits]\nrightnow_answer_timeout = \"11m\"\n");
+    assert!(errors(&long).contains("rightnow_answer_timeout"));
+}

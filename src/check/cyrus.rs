@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Report;
+use super::{Report, rightnow};
 use crate::config::{Address, Channel, Config, ImapdConf, Listen, is_on, is_same_host};
 use crate::core::event::Mode;
 use crate::protocol::Dialect;
@@ -16,7 +16,7 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
         conf.channel_option(&channel.name, name)
             .map(|(value, _)| value)
     };
-    if channel.mode == Mode::FanOut {
+    if channel.mode == Mode::FanOut || !channel.rightnow_listen.is_empty() {
         logging(report, channel, conf);
     }
     destination(report, config, channel, conf);
@@ -40,7 +40,7 @@ pub(super) fn look(report: &mut Report, config: &Config, channel: &Channel, conf
         ));
     }
     credentials(report, channel, conf);
-    right_now(report, channel, conf);
+    rightnow::look(report, config, channel, conf);
     let timeout = option("sync_timeout").map_or(Some(Duration::from_secs(1_800)), duration);
     if let Some(timeout) = timeout
         && timeout <= config.limits.replica_absence
@@ -69,30 +69,6 @@ fn credentials(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
                 conf.path().display()
             ));
         }
-    }
-}
-
-/// `sync_rightnow_channel`: every imapd syncs its own commit, and is no rolling client.
-fn right_now(report: &mut Report, channel: &Channel, conf: &ImapdConf) {
-    let Some(named) = conf.option("sync_rightnow_channel") else {
-        return;
-    };
-    let named = if named == "\"\"" { "" } else { named };
-    let option = |name| conf.channel_option(named, name).map(|(value, _)| value);
-    let Some(host) = option("sync_host") else {
-        return;
-    };
-    let port = option("sync_port").unwrap_or(service(channel.dialect));
-    let here = channel
-        .listen
-        .iter()
-        .any(|listen| leads_to(host, port, listen));
-    if here && channel.mode == Mode::FanOut {
-        report.warning(format!(
-            "{}: sync_rightnow_channel sends every imapd to `listen`, which is for the rolling \
-             client: give that channel a sync_port of its own that leads to strict_listen",
-            conf.path().display()
-        ));
     }
 }
 

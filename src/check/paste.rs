@@ -74,13 +74,7 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
         }
     };
     if let Some(listen) = channel.listen.first() {
-        let (host, port) = match listen {
-            Listen::Tcp(at) if at.ip().is_unspecified() => {
-                ("127.0.0.1".to_owned(), Some(at.port().to_string()))
-            }
-            Listen::Tcp(at) => (at.ip().to_string(), Some(at.port().to_string())),
-            Listen::Unix(path) => (path.display().to_string(), None),
-        };
+        let (host, port) = host_and_port(listen);
         let here = now("sync_host").is_some_and(|host| {
             let port = now("sync_port")
                 .unwrap_or_else(|| super::cyrus::service(channel.dialect).to_owned());
@@ -90,7 +84,10 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
         });
         want("sync_host", &host, here);
         if let Some(port) = port {
-            want("sync_port", &port, here);
+            // Where imapd comes by the same channel the port is imapd's, and the client has its own.
+            if channel.rightnow_listen.is_empty() {
+                want("sync_port", &port, here);
+            }
             let name = match (&config.client.passwords, &channel.replica.login) {
                 (Passwords::Configured(login), _) | (_, Some(login)) => login.username.clone(),
                 _ => "NAME OF AN ADMINISTRATOR OF THE REPLICA".to_owned(),
@@ -100,6 +97,15 @@ fn client_lines(config: &Config, channel: &Channel, conf: Option<&ImapdConf>) ->
             want("sync_password", password, now("sync_password").is_some());
         }
     }
+    if let (Some(listen), Some(client)) = (channel.rightnow_listen.first(), channel.listen.first())
+    {
+        lines.extend(rightnow_lines(channel, conf, listen, client));
+    }
+    let mut want = |name: &str, value: &str, is_right: bool| {
+        if !is_right {
+            lines.push(format!("{prefix}{name}: {value}"));
+        }
+    };
     let off = |name| now(name).is_some_and(|value| !is_on(&value));
     match channel.dialect {
         Dialect::Csync => want("sync_try_imap", "no", off("sync_try_imap")),
@@ -141,6 +147,53 @@ pub(super) fn quoted(name: &str) -> &str {
     if name.is_empty() { "\"\"" } else { name }
 }
 
+fn host_and_port(listen: &Listen) -> (String, Option<String>) {
+    match listen {
+        Listen::Tcp(at) if at.ip().is_unspecified() => {
+            ("127.0.0.1".to_owned(), Some(at.port().to_string()))
+        }
+        Listen::Tcp(at) => (at.ip().to_string(), Some(at.port().to_string())),
+        Listen::Unix(path) => (path.display().to_string(), None),
+    }
+}
+
+/// For imapds that sync their own commits: one host for both, of which their locks are made, and a
+/// port each.
+fn rightnow_lines(
+    channel: &Channel,
+    conf: Option<&ImapdConf>,
+    listen: &Listen,
+    client: &Listen,
+) -> Vec<String> {
+    let name = &channel.name;
+    let now = |service: &str, option: &str| {
+        let found = conf?.service_option(service, name, option);
+        found.map(|(value, _)| value.to_owned())
+    };
+    let mut lines = Vec::new();
+    let channel_now = conf.and_then(|conf| conf.option("sync_rightnow_channel"));
+    if channel_now != Some(name) {
+        lines.push(format!("sync_rightnow_channel: {name}"));
+    }
+    for (service, key, to) in [
+        ("imap", format!("{name}_sync_port"), listen),
+        (
+            "sync_client",
+            format!("sync_client_{name}_sync_port"),
+            client,
+        ),
+    ] {
+        let host = now(service, "sync_host").unwrap_or_default();
+        let port = now(service, "sync_port").unwrap_or_else(|| "csync".to_owned());
+        if !super::cyrus::leads_to(&host, &port, to)
+            && let (_, Some(port)) = host_and_port(to)
+        {
+            lines.push(format!("{key}: {port}"));
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -162,6 +215,35 @@ mod tests {
         let paste = imapd_conf(&config).unwrap();
         let lines = paste.lines.into_iter();
         lines.filter(|line| line.starts_with("sync_log")).collect()
+    }
+
+    #[test]
+    fn imapd_and_the_rolling_client_have_a_port_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = folder.path().display();
+        let text = format!(
+            "[[channel]]\nname = \"far\"\nlisten = [\"127.0.0.1:2005\"]\n\
+             rightnow_listen = [\"127.0.0.1:2007\"]\nsync_directory = \"{shown}\"\n\
+             [channel.replica]\naddress = \"unix:/run/replica\"\n\
+             [client]\nusername = \"repl\"\npassword_file = \"{shown}/password\"\n\
+             [site]\nimapd_conf = \"{shown}/imapd.conf\"\n"
+        );
+        fs::write(folder.path().join("password"), "secret\n").unwrap();
+        let lines = |says: &str| {
+            fs::write(folder.path().join("imapd.conf"), says).unwrap();
+            let config = Config::parse(Path::new("syncmux.toml"), &text).unwrap();
+            let lines = imapd_conf(&config).map_or_else(Vec::new, |paste| paste.lines);
+            let about = |line: &String| line.contains("port") || line.contains("rightnow");
+            lines.into_iter().filter(about).collect::<Vec<_>>()
+        };
+        let all = [
+            "sync_rightnow_channel: far",
+            "far_sync_port: 2007",
+            "sync_client_far_sync_port: 2005",
+        ];
+        assert_eq!(lines("a: b\n"), all);
+        let done = format!("{}\nfar_sync_host: 127.0.0.1\n", all.join("\n"));
+        assert_eq!(lines(&done), [""; 0]);
     }
 
     /// Nobody would take the default channel's log, which would only grow.

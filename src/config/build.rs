@@ -500,6 +500,14 @@ impl<'a> Build<'a> {
                 1_799,
                 sane.answer_timeout,
             ),
+            // A user waits for it.
+            rightnow_answer_timeout: time(
+                self,
+                keys.rightnow_answer_timeout,
+                "rightnow_answer_timeout",
+                600,
+                sane.rightnow_answer_timeout,
+            ),
             replica_absence: time(
                 self,
                 keys.replica_absence,

@@ -9,6 +9,7 @@ use super::build::{At, Build};
 use super::client_command;
 use super::dialect;
 use super::error::{Place, words};
+use super::rightnow;
 use super::transparent::{self, Taken};
 use super::{
     Address, Channel, Client, Flags, Listen, Login, Mechanism, Passwords, Replica, Tls, file, pem,
@@ -72,6 +73,7 @@ fn channel(
     let transparent = transparent.filter(|at| at.value).map(|at| at.place);
     let name = name(build, keys.name, names);
     let is_deaf = [keys.listen.len(), keys.strict_listen.len()] == [0, 0]
+        && keys.rightnow_listen.is_empty()
         && [flags.listen.len(), flags.strict_listen.len()] == [0, 0];
     if is_deaf {
         let what = format!(
@@ -87,7 +89,9 @@ fn channel(
     let rolling = listen
         .iter()
         .map(|at| (at, transparent.as_ref().map(|_| number)));
-    for (at, transparent) in rolling.chain(strict_listen.iter().map(|at| (at, None))) {
+    let rightnow_listen = addresses(build, keys.rightnow_listen, &[], "");
+    let others = strict_listen.iter().chain(&rightnow_listen);
+    for (at, transparent) in rolling.chain(others.map(|at| (at, None))) {
         let taken = Taken {
             at: at.clone(),
             transparent,
@@ -116,6 +120,7 @@ fn channel(
     );
     let mode = build.pick(keys.mode, flags.mode.as_ref(), "--mode");
     let mode = mode_of(build, mode, directory.as_ref());
+    let has_directory = directory.is_some();
     let directory = directory.and_then(|at| sync_directory(build, at, directories));
     let client_command = keys.client_command.map(|key| build.at(key));
     let client_command = client_command.map_or_else(Vec::new, |at| {
@@ -124,7 +129,15 @@ fn channel(
     });
     let master = keys.master.and_then(|keys| master(build, keys, &name));
     let replica = replica(build, keys.replica, flags, &name)?;
-    let sockets = || listen.iter().chain(&strict_listen);
+    rightnow::possible(
+        build,
+        &rightnow_listen,
+        &name,
+        client,
+        &replica,
+        has_directory,
+    );
+    let sockets = || listen.iter().chain(&strict_listen).chain(&rightnow_listen);
     let speaks_for_itself = matches!(replica.address, Address::Unix(_))
         || replica.identity.is_some()
         || replica.login.is_some();
@@ -156,6 +169,7 @@ fn channel(
         mode,
         listen: values(listen),
         strict_listen: values(strict_listen),
+        rightnow_listen: values(rightnow_listen),
         client_command,
         dialect: spoken,
         transparent: transparent.is_some(),

@@ -40,14 +40,29 @@ impl ImapdConf {
     /// `sync_support.c`).
     #[must_use]
     pub fn channel_option(&self, channel: &str, name: &str) -> Option<(&str, &Place)> {
-        let own = (!channel.is_empty())
-            .then(|| {
-                self.options
-                    .get(&format!("{channel}_{name}").to_ascii_lowercase())
-            })
-            .flatten();
-        own.or_else(|| self.find(name))
-            .map(|(value, place)| (value.as_str(), place))
+        self.service_option("sync_client", channel, name)
+    }
+
+    /// The same as a service of `cyrus.conf` sees it, such as `imap`: `SERVICE_CHANNEL_name` goes
+    /// before `CHANNEL_name` (`config_getoverflowstring` in Cyrus's `libconfig.c`), `SERVICE_name`
+    /// before the plain one.
+    #[must_use]
+    pub fn service_option(
+        &self,
+        service: &str,
+        channel: &str,
+        name: &str,
+    ) -> Option<(&str, &Place)> {
+        let plain = [format!("{service}_{name}"), name.to_owned()];
+        let own = [
+            format!("{service}_{channel}_{name}"),
+            format!("{channel}_{name}"),
+        ];
+        let own = own.into_iter().filter(|_| !channel.is_empty());
+        let found = own
+            .chain(plain)
+            .find_map(|key| self.options.get(&key.to_ascii_lowercase()));
+        found.map(|(value, place)| (value.as_str(), place))
     }
 
     /// A switch, or `absent` where it is not set.
@@ -134,7 +149,8 @@ mod tests {
         let path = dir.path().join("imapd.conf");
         let text = format!(
             "# comment\nSync_Host:  replica  \nunixhierarchysep: no\nadmins: a \\\n  b\n\
-             @include: {}\nsync_client_sync_port: 2006\nsync_port: 2005\n",
+             @include: {}\nsync_client_sync_port: 2006\nsync_port: 2005\n\
+             near_sync_port: 2007\nsync_client_near_sync_port: 2008\n",
             more.display()
         );
         std::fs::write(&path, text).unwrap();
@@ -147,6 +163,10 @@ mod tests {
             "replica"
         );
         assert_eq!(conf.option("sync_port"), Some("2006"));
+        // One channel, two listeners: imapd's and the rolling client's.
+        let port = |service| conf.service_option(service, "near", "sync_port").unwrap().0;
+        assert_eq!((port("imap"), port("sync_client")), ("2007", "2008"));
+        assert_eq!(conf.channel_option("near", "sync_port").unwrap().0, "2008");
         assert_eq!(conf.option("admins"), Some("a   b"));
         assert!(!conf.switch("unixhierarchysep", true));
         assert!(conf.switch("sync_try_imap", true));

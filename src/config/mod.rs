@@ -17,6 +17,7 @@ mod flags;
 mod imapd_conf;
 mod log;
 mod pem;
+mod rightnow;
 mod secret;
 mod terminate;
 mod transparent;
@@ -73,6 +74,9 @@ pub struct Channel {
     pub listen: Vec<Listen>,
     /// Always strict.
     pub strict_listen: Vec<Listen>,
+    /// For imapds that sync their own commits (`sync_rightnow_channel`): strict, with a limit on
+    /// the wait.
+    pub rightnow_listen: Vec<Listen>,
     /// Program and arguments of the rolling client that syncmux itself starts; may be empty.
     pub client_command: Vec<String>,
     /// What is spoken with clients.
@@ -191,6 +195,8 @@ pub struct Limits {
     pub login_time: Duration,
     /// How long the replica may take to answer one command.
     pub answer_timeout: Duration,
+    /// How long an imapd on `rightnow_listen` waits for one commit.
+    pub rightnow_answer_timeout: Duration,
     /// How long the replica may be away before the clients are sent away; under 30 minutes.
     pub replica_absence: Duration,
     /// After how long an unused lane is closed.
@@ -232,6 +238,7 @@ impl Default for Limits {
             message_size: 1 << 30,
             login_time: Duration::from_secs(60),
             answer_timeout: Duration::from_secs(20 * 60),
+            rightnow_answer_timeout: Duration::from_secs(5),
             replica_absence: Duration::from_secs(20 * 60),
             lane_idle: Duration::from_secs(5 * 60),
             drain_grace: Duration::from_secs(20),

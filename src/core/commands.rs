@@ -41,6 +41,7 @@ impl Core {
     /// The client is gone: what it sent and was not answered is nobody's any more, unless it is
     /// on a lane already.
     pub(super) fn session_closed(&mut self, id: SessionId) {
+        self.commit_ends(id);
         self.group_ended(id);
         self.acted(id, false);
         let Some(mut session) = self.sessions.remove(&id) else {
@@ -92,7 +93,8 @@ impl Core {
         session.arrived = now;
         session.under_run = run.is_some();
         let (mode, rolling) = (session.mode, session.rolling);
-        if self.draining.is_some() {
+        let in_the_middle = session.in_the_middle();
+        if self.draining.is_some() && !in_the_middle {
             return self.end_session(id, BYE.into());
         }
         if mode == Mode::FanOut || (rolling && self.setup.sync_log) {
@@ -114,7 +116,13 @@ impl Core {
             self.watch_log();
         }
         self.note_less();
-        if let Some(plan) = Plan::of(&command, &self.setup.site) {
+        if let Some(mut plan) = Plan::of(&command, &self.setup.site) {
+            if mode == Mode::RightNow {
+                let Some(wanted) = self.in_commit(id, &command.kind, plan) else {
+                    return;
+                };
+                plan = wanted;
+            }
             return self.submit(id, command, plan, run);
         }
         match command.kind {
@@ -123,6 +131,7 @@ impl Core {
                 self.unstage(id);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.group = Group::default();
+                    session.group_is_over();
                 }
                 self.answer(id, "RESTART", "ok", "OK Restarting\r\n".into(), false);
             }
@@ -167,6 +176,10 @@ impl Core {
             Kind::Apply(Apply::Capabilities(mut names)) => {
                 names.sort_unstable();
                 names.dedup();
+                if self.goes_without(id, &names) {
+                    let no = "NO The replica is away\r\n";
+                    return self.answer(id, "APPLY CAPABILITIES", "no", no.into(), false);
+                }
                 self.change_pool(id, Pending::Enabled, |pool| pool.capabilities = names);
             }
             Kind::Apply(Apply::Force) => {
@@ -476,6 +489,7 @@ impl Core {
             subjects: plan.subjects.clone(),
             asks: plan.asks.clone(),
             acked,
+            left: None,
             arrived: self.now,
             state: State::Waiting,
             tries: 0,
@@ -509,6 +523,10 @@ impl Core {
         session.pending = None;
         session.ahead_since = None;
         let took = self.now.saturating_sub(session.arrived);
+        let right_now = session.mode == Mode::RightNow;
+        if self.wait_no_more(id) && right_now {
+            self.note(Note::Waited { took });
+        }
         self.note(Note::Answered {
             verb,
             answer,
@@ -516,7 +534,8 @@ impl Core {
             early,
         });
         self.act(Action::Answer { session: id, body });
-        if self.draining.is_some() {
+        let in_the_middle = self.sessions.get(&id).is_some_and(Session::in_the_middle);
+        if self.draining.is_some() && !in_the_middle {
             self.end_session(id, BYE.into());
         }
     }
@@ -569,7 +588,7 @@ impl Core {
 }
 
 impl Asked {
-    fn of(kind: &Kind) -> Self {
+    pub(super) fn of(kind: &Kind) -> Self {
         match kind {
             Kind::Get(Get::Mailboxes(names)) => Asked::Mailboxes(AskedMailboxes {
                 names: names.clone(),

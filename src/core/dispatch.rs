@@ -12,6 +12,7 @@ use super::job::{Job, State};
 use super::lanes::{State as LaneState, What};
 use super::limits::pause;
 use super::queue::JobId;
+use super::rightnow::Silence;
 use super::session::Pending;
 use crate::protocol::print;
 
@@ -88,6 +89,8 @@ impl Core {
                 .is_some_and(|state| state.wanted);
             if wanted && self.lanes.of(&pool).next().is_none() {
                 self.open_lane(&pool, 0);
+            } else if wanted {
+                self.probe(&pool);
             }
         }
     }
@@ -344,6 +347,7 @@ impl Core {
             let output = burst::own(lane, What::Force, print::FORCE.into(), self.now);
             self.send(id, output);
         }
+        self.silence = Silence::heard(self.now);
         self.lanes.refusals = 0;
         self.lanes.retry_at = None;
         self.lanes.more_refusals = 0;

@@ -54,6 +54,8 @@ pub enum Mode {
     Strict,
     /// Covered writes are acknowledged at once.
     FanOut,
+    /// As strict, but somebody waits: no longer than a limit (`sync_rightnow_channel`).
+    RightNow,
 }
 
 /// Something happened.
@@ -306,6 +308,22 @@ pub enum Note {
     },
     /// The replica is back.
     ReplicaBack,
+    /// Something in a commit was not waited for to the end (`sync_rightnow_channel`): its lines go
+    /// into the sync log.
+    PutOff {
+        /// `GET MAILBOXES`, `APPLY MAILBOX` ...
+        verb: &'static str,
+        /// "limit": the wait was over; "away": the replica is known to be; "lost": the connection
+        /// was; "refused" by the replica; "ended": the session did; "stopping": syncmux is.
+        why: &'static str,
+        /// How many.
+        lines: usize,
+    },
+    /// A command of a commit was answered by the replica, or given up, after this time.
+    Waited {
+        /// From its arrival.
+        took: Duration,
+    },
     /// A unit was confirmed or refused after this time.
     UnitDone {
         /// From its arrival to the replica's answer.

@@ -30,6 +30,8 @@ pub(super) struct Job {
     /// The names of a GET MAILBOXES, whose answer tells of them.
     pub(super) asks: Vec<Bytes>,
     pub(super) acked: Option<Acked>,
+    /// Nobody waits for it any more: its answer is nobody's.
+    pub(super) left: Option<Left>,
     pub(super) arrived: Duration,
     pub(super) state: State,
     /// How many lanes were lost under it.
@@ -49,6 +51,13 @@ pub(super) struct Acked {
     pub(super) line: Line,
     pub(super) subject: Subject,
     pub(super) key: UserKey,
+}
+
+/// A command that was given up while it was on a lane.
+#[derive(Clone, Debug)]
+pub(super) struct Left {
+    /// The line that brings it back.
+    pub(super) line: Option<Line>,
 }
 
 /// Where a job is.

@@ -36,6 +36,10 @@ pub(super) struct Ledger {
     logged: BTreeSet<LineId>,
     subjects: HashMap<Subject, Probation>,
     writing: Option<(BatchId, Vec<LineId>)>,
+    /// Lines that are Cyrus's own as soon as they stand in `log`, and who waits for that.
+    plain: BTreeMap<Line, Vec<SessionId>>,
+    /// Those of them that are on their way there.
+    plain_writing: BTreeMap<Line, Vec<SessionId>>,
     storing: Option<(BatchId, Vec<LineId>)>,
     /// The owed file does not hold what it should.
     dirty: bool,
@@ -154,7 +158,7 @@ impl Ledger {
 
     /// How many lines are not done with.
     pub(super) fn len(&self) -> usize {
-        self.lines.len()
+        self.lines.len() + self.plain.len() + self.plain_writing.len()
     }
 
     /// Whether this is one of them.
@@ -170,7 +174,8 @@ impl Ledger {
 
     /// Whether every line stands on disk in a place of its own.
     pub(super) fn all_durable(&self) -> bool {
-        self.lines.values().all(Owed::durable)
+        let plain = self.plain.is_empty() && self.plain_writing.is_empty();
+        plain && self.lines.values().all(Owed::durable)
     }
 
     /// Puts a subject on probation; `refused` counts a refusal. Returns its probation and whether
@@ -261,13 +266,22 @@ impl Ledger {
         self.dirty = true;
     }
 
+    /// Appends a line to `log`, as Cyrus itself would have done: nobody is on probation for it, and
+    /// it is done with when it stands there. `waiting` is a session whose answer must not go out
+    /// before that.
+    pub(super) fn append(&mut self, line: Line, waiting: Option<SessionId>) {
+        // One that is on its way may have been taken by the client before this change was made.
+        self.plain.entry(line).or_default().extend(waiting);
+    }
+
     /// What to write now. One batch of each kind is under way at a time.
     pub(super) fn next_batch(&mut self, now: Duration) -> Option<Batch> {
         if self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
         self.retry_at = None;
-        if self.writing.is_none() && self.due.first().is_some_and(|(due, _)| *due <= now) {
+        let is_due = self.due.first().is_some_and(|(due, _)| *due <= now);
+        if self.writing.is_none() && (is_due || !self.plain.is_empty()) {
             let batch = self.batch_id();
             let mut ids = Vec::new();
             while let Some((due, id)) = self.due.pop_first() {
@@ -285,6 +299,8 @@ impl Ledger {
                     lines.push(owed.line.clone());
                 }
             }
+            self.plain_writing = std::mem::take(&mut self.plain);
+            lines.extend(self.plain_writing.keys().cloned());
             self.writing = Some((batch, ids));
             return Some(Batch::Log(batch, lines));
         }
@@ -323,6 +339,9 @@ impl Ledger {
         let Some((_, ids)) = self.writing.take_if(|(id, _)| *id == batch) else {
             return settled;
         };
+        settled.written += self.plain_writing.len();
+        let waited = std::mem::take(&mut self.plain_writing);
+        settled.durable.extend(waited.into_values().flatten());
         for id in ids {
             settled.written += 1;
             let Some(owed) = self.lines.get_mut(&id) else {
@@ -363,6 +382,14 @@ impl Ledger {
     pub(super) fn disk_failed(&mut self, batch: BatchId, now: Duration) -> Settled {
         let mut settled = Settled::default();
         let written = self.writing.take_if(|(id, _)| *id == batch);
+        if written.is_some() {
+            for (line, waited) in std::mem::take(&mut self.plain_writing) {
+                self.plain.entry(line).or_default().extend(waited);
+            }
+        }
+        for waited in self.plain.values_mut() {
+            settled.failed.append(waited);
+        }
         for id in written.into_iter().flat_map(|(_, ids)| ids) {
             // What was owed again meanwhile waits already.
             if let Some(owed) = self.lines.get_mut(&id)

@@ -40,6 +40,9 @@ pub struct Limits {
     pub absence: Duration,
     /// How long one answer of the replica may take before the lane counts as lost.
     pub answer_timeout: Duration,
+    /// How long somebody waits for one commit (`sync_rightnow_channel`); `None` where the channel
+    /// has no listener for that.
+    pub rightnow: Option<Duration>,
     /// How long units may go on after a drain began.
     pub drain_grace: Duration,
     /// An idle lane is pinged after this time.
@@ -94,6 +97,7 @@ impl Default for Limits {
             lane_staged_messages: 1024,
             absence: Duration::from_secs(20 * 60),
             answer_timeout: Duration::from_secs(15 * 60),
+            rightnow: None,
             drain_grace: Duration::from_secs(20),
             ping: Duration::from_secs(5 * 60),
             idle_lane: Duration::from_secs(10 * 60),

@@ -24,7 +24,8 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id) else {
             return false;
         };
-        let wanted = job.acked.is_some() || self.sessions.contains_key(&job.session);
+        let waited_for = job.left.is_none() && self.sessions.contains_key(&job.session);
+        let wanted = job.acked.is_some() || waited_for;
         // What is carried without being understood concerns nobody in particular: it is not known
         // that it may be repeated.
         let known = !job.subjects.is_empty();

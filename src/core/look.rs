@@ -134,6 +134,7 @@ impl Core {
                 session: id.0,
                 rolling: session.rolling,
                 mode: match session.mode {
+                    Mode::RightNow => "rightnow",
                     Mode::FanOut if !session.has_cache => "fan-out",
                     _ => "strict",
                 },

@@ -30,6 +30,7 @@ mod plan;
 mod policy;
 mod queue;
 mod recall;
+mod rightnow;
 mod runs;
 mod session;
 mod staging;
@@ -55,6 +56,7 @@ use self::ledger::Ledger;
 pub use self::limits::Limits;
 pub use self::look::{LaneShown, QueuedUser, SessionShown};
 use self::queue::{JobId, Queue};
+use self::rightnow::Silence;
 use self::runs::Runs;
 use self::session::Session;
 pub use self::status::{OnProbation, Snapshot};
@@ -110,6 +112,10 @@ pub struct Core {
     partial_bytes: u64,
     /// Sessions that began to wait for what was asked ahead, and when.
     impatient: VecDeque<(Duration, SessionId)>,
+    /// Sessions that wait for the replica no longer than until then.
+    patient: BTreeSet<(Duration, SessionId)>,
+    /// What is known of a replica that does not answer.
+    silence: Silence,
     /// Sessions whose acknowledgement waits for room, in order.
     room: VecDeque<SessionId>,
     /// Early acknowledgement is suspended.
@@ -149,6 +155,8 @@ impl Core {
             noting: BTreeSet::new(),
             partial_bytes: 0,
             impatient: VecDeque::new(),
+            patient: BTreeSet::new(),
+            silence: Silence::default(),
             room: VecDeque::new(),
             not_covered: false,
             not_written: false,
@@ -179,6 +187,7 @@ impl Core {
                 run,
             } => {
                 self.command(session, command, run);
+                self.be_patient(session);
                 self.count_noted(session);
             }
             Event::SessionClosed { session } => self.session_closed(session),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::burst::{self, Progress};
-use super::event::{Action, LaneId, Note, SessionId};
+use super::event::{Action, LaneId, Mode, Note, SessionId};
 use super::job::{Acked, Job, State, Work};
 use super::lanes::{State as LaneState, What};
 use super::ledger::Settled;
@@ -15,6 +15,7 @@ use super::mailboxes::merge;
 use super::plan::Subject;
 use super::policy::{self, Answer};
 use super::queue::JobId;
+use super::rightnow::Silence;
 use super::session::{Asked, Pending, Session, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Reply, Status, StatusKind, UserKey};
@@ -39,6 +40,7 @@ impl Core {
             .job
             .and_then(|job| Some((job, self.jobs.get_mut(&job)?)));
         let closing = lane.state == LaneState::Closing;
+        self.silence = Silence::heard(self.now);
         match (job, &sent.what) {
             // What follows would not go out: `LaneLost` gives the job to another lane.
             (Some(_), What::Reserve { .. } | What::Message { .. }) if closing => {}
@@ -200,6 +202,9 @@ impl Core {
 
     /// One answer for a session's command.
     fn part_done(&mut self, job: &Job, reply: Reply) {
+        if job.left.is_some() {
+            return;
+        }
         let Some(session) = self.sessions.get_mut(&job.session) else {
             return;
         };
@@ -259,6 +264,9 @@ impl Core {
             }
             let outcome = outcome(&reply.status);
             return self.answer(id, plan.verb, outcome, body_of(reply), false);
+        }
+        if session.mode == Mode::RightNow {
+            return self.refused_right_now(id, &plan, &command, reply);
         }
         if !session.fans_out() {
             let outcome = outcome(&reply.status);
@@ -407,6 +415,9 @@ impl Core {
             }
         }
         for id in settled.failed {
+            if self.not_written_right_now(id) {
+                continue;
+            }
             // The client keeps its log-run.
             self.end_session(id, "BYE The sync directory can't be written\r\n".into());
         }
@@ -456,10 +467,16 @@ impl Core {
             return;
         };
         job.tries += 1;
-        if job.acked.is_none() && !self.sessions.contains_key(&job.session) {
+        let waited_for = job.left.is_none() && self.sessions.contains_key(&job.session);
+        if job.acked.is_none() && !waited_for {
             // Nobody waits for it any more.
+            let sent = job.work.committed();
             self.forget_failed(id);
-            self.drop_job(id);
+            let job = self.drop_job(id).filter(|_| sent);
+            if let Some((left, subjects)) = job.and_then(|job| Some((job.left?, job.subjects))) {
+                let words = format!("the connection to the replica was lost: {why}");
+                self.left_and_lost(&left, &subjects, &words);
+            }
             return;
         }
         let again = job.tries < self.setup.limits.read_tries;
@@ -484,6 +501,12 @@ impl Core {
             return;
         }
         let (session, read) = (job.session, job.read);
+        let mode = self.sessions.get(&session).map(|one| one.mode);
+        if mode == Some(Mode::RightNow) {
+            self.forget_failed(id);
+            self.drop_job(id);
+            return self.lost_right_now(session, &words);
+        }
         let strict = self
             .sessions
             .get(&session)

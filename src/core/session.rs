@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 use super::event::{Identity, Mode, Pool, RunId};
 use super::known::{Doubt, State};
 use super::plan::{Plan, Subject};
+use super::rightnow::Commit;
 use super::staging::Staging;
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Command, Reply, Site, UserKey};
@@ -25,6 +26,8 @@ pub(super) struct Session {
     pub(super) pool: Pool,
     pub(super) staging: Staging,
     pub(super) group: Group,
+    /// Where somebody waits: how long by now.
+    pub(super) commit: Commit,
     pub(super) pending: Option<Pending>,
     /// What the client writes to by what it was told from known state, and what a refusal may make
     /// it forget. Only in strict mode, where it gets the replica's own answer.
@@ -228,6 +231,7 @@ impl Session {
             },
             staging: Staging::default(),
             group: Group::default(),
+            commit: Commit::default(),
             pending: None,
             acting: Vec::new(),
             ahead_since: None,

@@ -167,7 +167,7 @@ impl Core {
         let idle: Vec<_> = self
             .sessions
             .iter()
-            .filter(|(_, session)| session.pending.is_none())
+            .filter(|(_, session)| session.pending.is_none() && !session.in_the_middle())
             .map(|(id, _)| *id)
             .collect();
         for id in idle {
@@ -219,7 +219,7 @@ impl Core {
         let pending = self
             .sessions
             .values()
-            .any(|session| session.pending.is_some());
+            .any(|session| session.pending.is_some() || session.in_the_middle());
         // Where the disk takes nothing, the links and the client's log-run hold what is owed.
         let written = self.ledger.all_durable() || (until <= self.now && self.ledger.disk_fails());
         let checked = !self.known.holds_runs();

@@ -26,6 +26,7 @@ impl Core {
         self.locked_again();
         self.ask_for_real();
         self.give_up_waiting();
+        self.lose_patience();
     }
 
     /// Lanes for which there may be something to do by now: after most events none.
@@ -169,6 +170,7 @@ impl Core {
             more,
             self.tired_at(),
             self.impatient.front().map(|(since, _)| *since + PATIENCE),
+            self.patient.first().map(|(until, _)| *until),
             self.known.doubts_rest.filter(|_| self.known.doubts() > 0),
             self.ledger.deadline(),
             self.locked.first().map(|(until, _)| *until),

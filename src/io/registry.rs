@@ -34,6 +34,9 @@ pub struct ListenerSettings {
     pub mode: Mode,
     /// The rolling client's: its questions may be answered from known state.
     pub rolling: bool,
+    /// Its clients are greeted after this time even where the replica's greeting is not known:
+    /// what they have to say is written into the sync log then.
+    pub greeting_wait: Option<Duration>,
     /// For fan-out listeners.
     pub run: Option<RunLookup>,
 }

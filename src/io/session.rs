@@ -31,7 +31,7 @@ pub(super) async fn serve(
         Arc::clone(&context.memory),
         context.meter.clone(),
     );
-    let (identity, _permit) = match let_in(&mut client, &peer, &context).await {
+    let (identity, _permit) = match let_in(&mut client, &peer, &context, &listener).await {
         Ok(admitted) => admitted,
         Err(Ended::Crowded) => return tracing::debug!(%peer, "made way before its login"),
         Err(ended) => {
@@ -88,6 +88,7 @@ async fn let_in(
     client: &mut Conversation,
     peer: &Peer,
     context: &SessionContext,
+    listener: &ListenerSettings,
 ) -> Result<(Identity, OwnedSemaphorePermit), Ended> {
     let permit = || {
         let permit = Arc::clone(&context.permits).try_acquire_owned();
@@ -100,6 +101,7 @@ async fn let_in(
     let login = Login {
         context,
         peer,
+        greeting_wait: listener.greeting_wait,
         encrypted: false,
         failures: 0,
     };

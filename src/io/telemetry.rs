@@ -73,6 +73,11 @@ pub mod metric {
     pub const UNIT_SECONDS: &str = "syncmux_unit_seconds";
     /// From a command's arrival to its answer, by `channel` and `early`.
     pub const ACKNOWLEDGEMENT_SECONDS: &str = "syncmux_acknowledgement_seconds";
+    /// How long a command of a commit waited for the replica (`rightnow_listen`), by `channel`.
+    pub const RIGHTNOW_SECONDS: &str = "syncmux_rightnow_wait_seconds";
+    /// Commands of commits that were put off: their lines went into the sync log, by `channel` and
+    /// `why` (limit, away, lost, refused, ended, stopping).
+    pub const RIGHTNOW_PUT_OFF: &str = "syncmux_rightnow_put_off_total";
     /// Failures by `channel`, `side` (client, replica, disk) and `kind`: of a client cache, and what
     /// ends a session; of the replica refused, in_doubt, away, and what ends a lane; of the disk
     /// not_covered, not_written, no_room.
@@ -253,6 +258,15 @@ fn describe() {
         ACKNOWLEDGEMENT_SECONDS,
         Unit::Seconds,
         "From a command's arrival to its answer"
+    );
+    describe_histogram!(
+        RIGHTNOW_SECONDS,
+        Unit::Seconds,
+        "How long a command of a commit waited for the replica"
+    );
+    describe_counter!(
+        RIGHTNOW_PUT_OFF,
+        "Commands of commits that were put off, by reason"
     );
     describe_counter!(FAILURES, "Failures by kind");
     describe_counter!(HEALING_LINES, "Lines written into the sync log to heal");

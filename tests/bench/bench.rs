@@ -9,6 +9,7 @@ mod contender;
 mod lag;
 mod measure;
 mod report;
+mod rightnow;
 mod termination;
 
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ enum Command {
     Lag(Lag),
     Beside(Beside),
     Terminate(Termination),
+    Rightnow(Synchronous),
 }
 
 /// The stock client alone beside syncmux, once each, and proof that both ends agree.
@@ -130,6 +132,23 @@ struct Termination {
     repeats: usize,
 }
 
+/// How long an IMAP client waits for APPEND where imapd syncs its own commits; and where the replica
+/// is silent for a while.
+#[derive(Args)]
+struct Synchronous {
+    #[arg(long, value_delimiter = ',', default_value = "20,100")]
+    rtt: Vec<f64>,
+    /// IMAP clients at once.
+    #[arg(long, default_value_t = 8)]
+    clients: usize,
+    /// Appends of each.
+    #[arg(long, default_value_t = 40)]
+    appends: usize,
+    /// Seconds for which the replica is stopped in the middle of the last table.
+    #[arg(long, default_value_t = 20.0)]
+    silence: f64,
+}
+
 /// Fails the run where a ratio to the stock client alone is smaller.
 #[derive(Args, Clone, Copy, Default)]
 struct Expect {
@@ -173,6 +192,7 @@ fn main() -> ExitCode {
         Command::Lag(lag) => lag.run(),
         Command::Beside(beside) => beside.run(),
         Command::Terminate(termination) => termination.run(),
+        Command::Rightnow(synchronous) => synchronous.run(),
     };
     if ok {
         ExitCode::SUCCESS
@@ -315,6 +335,35 @@ impl Matrix {
         let differences = bench.differences();
         println!("\n{} differences between both ends", differences.len());
         ok && differences.is_empty()
+    }
+}
+
+impl Synchronous {
+    fn run(self) -> bool {
+        let Synchronous {
+            clients, appends, ..
+        } = self;
+        let silence = Duration::from_secs_f64(self.silence);
+        let quiet = self.rtt.iter().map(|rtt| (*rtt, None));
+        let silent = self.rtt.first().map(|rtt| (*rtt, Some(silence)));
+        for (rtt, silence) in quiet.chain(silent) {
+            let round_trip = milliseconds(rtt);
+            let work = rightnow::Work {
+                clients,
+                appends,
+                round_trip,
+                silence,
+            };
+            println!(
+                "\n{rtt} ms, {clients} IMAP clients, {appends} appends each, in ms; replica silent: {silence:?}"
+            );
+            println!("| | first | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |");
+            for how in rightnow::How::all() {
+                let [first, p50, p99, longest] = how.run(work).summary();
+                println!("| {how} | {first:.1} | {p50:.1} | {p99:.1} | {longest:.0} |");
+            }
+        }
+        true
     }
 }
 

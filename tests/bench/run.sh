@@ -7,6 +7,7 @@
 #                      [--charts FOLDER] [--expect-fan-out X] [--expect-strict X]
 #   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
 #   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
+#   tests/bench/run.sh rightnow [--rtt 20,100] [--clients 8] [--appends 40] [--silence 20]
 #   tests/bench/run.sh terminate [--megabytes 2000] [--repeats 3]
 #   tests/bench/run.sh cost [literals | small USERS ROUNDS]
 set -eu
@@ -18,7 +19,7 @@ cost)
     shift
     exec "$examples/cost" "$@"
     ;;
-lag | beside) ;;
+lag | beside | rightnow) ;;
 terminate)
     command -v stunnel4 >/dev/null || {
         apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y stunnel4

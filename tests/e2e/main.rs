@@ -36,6 +36,7 @@ mod known;
 mod lanes;
 mod mail;
 mod modes;
+mod rightnow;
 mod runbooks;
 mod sites;
 mod soak;

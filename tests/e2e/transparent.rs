@@ -122,6 +122,7 @@ impl Site {
             password: right_password(),
             imapd_conf: self.conf(),
             unix: false,
+            rightnow: None,
             transparent: Vec::new(),
             extra: String::new(),
             log_level: "info".to_owned(),

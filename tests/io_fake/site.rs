@@ -96,6 +96,7 @@ impl Setup {
             tasks: TaskTracker::new(),
         };
         let settings = ListenerSettings {
+            greeting_wait: None,
             address: self.address.clone(),
             dialect: self.dialect,
             mode: Mode::FanOut,

@@ -19,6 +19,8 @@ pub(crate) struct Master {
     pub(crate) seen: BTreeMap<(String, String), u64>,
     pub(crate) disk: SharedDisk,
     pub(crate) tag: u64,
+    /// Nobody changes anything any more but what is logged.
+    pub(crate) rests: bool,
 }
 
 /// One side of a connection.
@@ -44,6 +46,8 @@ pub(crate) struct Client {
     pub(crate) fan_out: bool,
     /// Asks for capabilities.
     pub(crate) capable: bool,
+    /// Imapds wait for its locks, so it is told LOCKED where the replica is silent.
+    pub(crate) hurried: bool,
 }
 
 const CAPABILITIES: &str = "APPLY CAPABILITIES (SIEVE-MAILBOX)\r\n";
@@ -203,6 +207,59 @@ impl Client {
         }
     }
 
+    /// An imapd, one change after the other: what it changes is not logged but sent at once
+    /// (`sync_checkpoint`). However that ends, its user is told OK and nothing is remembered; only
+    /// after LOCKED the rest of the commit goes on. (It also writes what is LOCKED into `log` by
+    /// itself, and does not look whether that worked: it is left out here.)
+    pub(crate) async fn commit(self) {
+        loop {
+            self.pause().await;
+            if self.master.borrow().rests {
+                continue;
+            }
+            if !self.wire.borrow().connected {
+                self.wire.borrow_mut().answers.clear();
+                self.wire.borrow_mut().connect = true;
+                self.wait(|wire| wire.connected).await;
+                if self.capable {
+                    let _ = self.ask(CAPABILITIES.into()).await;
+                }
+            }
+            let tag = self.tag();
+            let mut names: BTreeSet<String> = BTreeSet::new();
+            {
+                let mut master = self.master.borrow_mut();
+                let user = format!("user.u{}", tag % 5);
+                let all = [user.clone(), format!("{user}.sub"), "shared.a".to_owned()];
+                let some = match tag % 4 {
+                    0 => &all[2..],
+                    1 => &all[..2],
+                    _ => &all[..1],
+                };
+                for name in some {
+                    *master.mailboxes.entry(name.clone()).or_default() += 1;
+                    names.insert(name.clone());
+                }
+                let pair = (format!("u{}", tag % 5), "id.shared.a".to_owned());
+                *master.seen.entry(pair).or_default() += 1;
+            }
+            let user = format!("u{}", tag % 5);
+            let mut whole = false;
+            match self.mailboxes(&names).await {
+                Ok(()) | Err(Error::Locked) => {}
+                Err(Error::Closed) => continue,
+                Err(_) if names.contains("shared.a") => continue,
+                Err(_) => whole = true,
+            }
+            let _ = self.ask("RESTART\r\n".into()).await;
+            let _ = self.seen(&user, "id.shared.a").await;
+            if whole {
+                let _ = self.user(&user).await;
+                let _ = self.ask("RESTART\r\n".into()).await;
+            }
+        }
+    }
+
     async fn work(&self, lines: &[Item]) -> Result<(), Error> {
         let mut groups: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut users = BTreeSet::new();
@@ -259,6 +316,9 @@ impl Client {
         last?;
         for (user, id) in seens {
             match self.seen(&user, &id).await {
+                Err(Error::Locked) if self.hurried => {
+                    self.defer(&format!("SEEN {user} {id}"));
+                }
                 Err(Error::Locked) if self.named => panic!("LOCKED to SEEN sticks"),
                 Err(Error::Closed) => return Err(Error::Closed),
                 Err(_) => drop(users.insert(user)),
@@ -268,6 +328,7 @@ impl Client {
         for name in unmailboxes {
             match self.ask(format!("APPLY UNMAILBOX {name}\r\n")).await {
                 Ok(_) | Err(Error::Nonexistent) => {}
+                Err(Error::Locked) if self.hurried => self.defer(&format!("UNMAILBOX {name}")),
                 Err(Error::Locked) => panic!("LOCKED to UNMAILBOX sticks"),
                 Err(error) => return Err(error),
             }

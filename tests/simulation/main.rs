@@ -75,6 +75,7 @@ fn seeds() {
             all.known_checks > 0 && all.read_ahead > 0 && all.users_ahead > 0 && all.must_heal > 0
         );
         assert!(all.power_losses > 0 && all.starts_cut > 0 && all.disk_faults > 0);
+        assert!(all.put_off > 0 && all.not_waited > 0 && all.owed_right_now > 0);
         assert!(all.drains > 0 && all.vanished > 0 && all.barriers > 0 && all.locked > 0);
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct World {
     linked: BTreeSet<RunId>,
     /// Somebody else on the replica takes locks.
     locks: bool,
+    /// The replica does nothing for a long time.
+    hangs: bool,
     /// How far `log` has been read ahead, where that is wanted.
     looked: Option<LookedAt>,
     /// What was changed behind everybody's back, and not looked at since by the rolling client.
@@ -89,7 +91,11 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let named = random.bool();
+        // Every other channel with a name has imapds that sync their own commits.
+        let right_now = named && random.bool();
+        let patience = Duration::from_millis(random.u64(20..3000));
         let limits = Limits {
+            rightnow: right_now.then_some(patience),
             lanes: random.usize(1..5),
             unconfirmed_users: random.usize(1..8),
             queued_bytes: random.u64(100..5000),
@@ -122,7 +128,10 @@ impl World {
             ..Master::default()
         }));
         let mut endpoints = Vec::new();
-        for (rolls, mode) in [(true, mode), (false, Mode::Strict)] {
+        let imapds = if right_now { 2 } else { 0 };
+        let imapds = std::iter::repeat_n((false, Mode::RightNow), imapds);
+        let clients = [(true, mode), (false, Mode::Strict)].into_iter();
+        for (rolls, mode) in clients.chain(imapds) {
             let wire = Rc::new(RefCell::new(Wire::default()));
             let client = Client {
                 master: master.clone(),
@@ -130,14 +139,16 @@ impl World {
                 named,
                 fan_out,
                 capable: random.bool(),
+                hurried: right_now,
             };
-            let future: Pin<Box<dyn Future<Output = ()>>> = match rolls {
-                true => Box::pin(client.roll()),
-                false => Box::pin(client.visit()),
+            let future: Pin<Box<dyn Future<Output = ()>>> = match (rolls, mode) {
+                (true, _) => Box::pin(client.roll()),
+                (false, Mode::RightNow) => Box::pin(client.commit()),
+                (false, _) => Box::pin(client.visit()),
             };
             endpoints.push(Endpoint {
                 mode,
-                rolling: rolls || seed.is_multiple_of(2),
+                rolling: rolls || (mode != Mode::RightNow && seed.is_multiple_of(2)),
                 wire,
                 future,
                 session: None,
@@ -160,6 +171,7 @@ impl World {
             disk,
             linked: BTreeSet::new(),
             locks,
+            hangs: false,
             looked: None,
             tampered: BTreeSet::new(),
             must_heal: BTreeSet::new(),
@@ -193,6 +205,7 @@ impl World {
                 let bad = format!("user.u{}", self.random.u8(0..5));
                 self.replica.bad = (self.random.u8(0..4) == 0).then(|| bad.into());
                 let bad = ["user.u1", "user.u3", "shared.a", "shared.b"][self.random.usize(0..4)];
+                self.hangs = self.random.u8(0..5) == 0;
                 self.replica.unreadable = (self.random.u8(0..3) == 0).then(|| bad.into());
             }
             self.step();
@@ -206,6 +219,7 @@ impl World {
             0..=3 if self.faults && self.locks && self.random.u8(0..4) == 0 => self.take_lock(),
             0..=3 if self.faults => self.change_master(),
             4..=33 => self.client_speaks(),
+            34..=63 if self.hangs && self.faults && self.random.u8(0..60) > 0 => {}
             34..=63 => self.replica_works(),
             64..=79 => self.disk_works(),
             80..=84 => self.wake_clients(),
@@ -350,6 +364,10 @@ impl World {
                 }
                 Action::WatchLog { on } => self.looked = on.then(LookedAt::default),
                 Action::Note(Note::Answered { early, .. }) => self.early = early,
+                Action::Note(Note::PutOff { why, .. }) => {
+                    self.counts.put_off += 1;
+                    self.counts.not_waited += u64::from(why == "away");
+                }
                 Action::Note(Note::Healed { .. }) => self.counts.healed += 1,
                 Action::Note(Note::Known { outcome, names }) => match outcome {
                     "hit" => self.counts.known_hits += names as u64,

@@ -17,6 +17,7 @@ mod neighbours;
 mod order;
 mod policy;
 mod probation;
+mod rightnow;
 
 mod staging;
 mod users_ahead;

@@ -64,7 +64,10 @@ impl Notes {
         let kind = kind(note);
         if matches!(
             note,
-            Note::UnitDone { .. } | Note::Answered { .. } | Note::Known { .. }
+            Note::UnitDone { .. }
+                | Note::Answered { .. }
+                | Note::Known { .. }
+                | Note::Waited { .. }
         ) {
             self.line(note, 0);
         } else if let Some(suppressed) = self.floods.admit(kind) {
@@ -206,6 +209,14 @@ impl Notes {
                 counter!(metric::KNOWN, "channel" => channel(), "outcome" => *outcome)
                     .increment(*names as u64);
             }
+            Note::PutOff { why, .. } => {
+                counter!(metric::RIGHTNOW_PUT_OFF, "channel" => channel(), "why" => *why)
+                    .increment(1);
+            }
+            Note::Waited { took } => {
+                histogram!(metric::RIGHTNOW_SECONDS, "channel" => channel())
+                    .record(took.as_secs_f64());
+            }
             Note::Healed { .. } | Note::ReplicaBack => {}
         }
     }
@@ -280,6 +291,18 @@ impl Notes {
                 channel,
                 why, suppressed, "the replica refuses more connections; those that it has go on"
             ),
+            Note::PutOff { verb, why, lines } => warn!(
+                channel,
+                verb,
+                why,
+                lines,
+                suppressed,
+                "a commit is not on the replica yet: its lines go into the sync log, and the \
+                 rolling client brings it there"
+            ),
+            Note::Waited { took } => {
+                debug!(channel, seconds = seconds(*took), "a commit waited");
+            }
             Note::ReplicaBack => info!(channel, suppressed, "the replica is back"),
             Note::Known { outcome, names } => debug!(channel, outcome, names, "known state"),
             Note::UnitDone { took, outcome } => {
@@ -318,6 +341,8 @@ fn kind(note: &Note) -> &'static str {
         Note::UnitDone { .. } => "unit_done",
         Note::Answered { .. } => "answered",
         Note::Known { .. } => "known",
+        Note::PutOff { .. } => "put_off",
+        Note::Waited { .. } => "waited",
     }
 }
 

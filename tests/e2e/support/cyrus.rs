@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::certs::Certs;
 use super::imap::Imap;
@@ -190,6 +190,28 @@ impl Instance {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// Starts again with these lines more in imapd.conf.
+    pub fn reconfigure(&mut self, lines: &str) {
+        self.base.push_str(lines);
+        write(&self.conf(), &self.base);
+        self.stop();
+        self.resume();
+        self.ready();
+    }
+
+    /// Stops all of its processes where they are (SIGSTOP), or lets them go on.
+    pub fn freeze(&self, on: bool) {
+        let process = self.process.as_ref().expect("it runs");
+        let signal = if on { Signal::STOP } else { Signal::CONT };
+        rustix::process::kill_process_group(process.pid(), signal).unwrap();
+    }
+
+    /// Its running processes of this program.
+    pub fn processes(&self, program: &str) -> Vec<Pid> {
+        let process = self.process.as_ref().expect("it runs");
+        super::process::children(process.pid(), program)
     }
 
     /// Its running `sync_server` processes.

@@ -53,6 +53,17 @@ pub fn speak(spoken: Spoken) {
     SPOKEN.set(spoken);
 }
 
+/// How the master's imapds sync their own commits.
+#[derive(Clone, Copy, Debug)]
+pub struct RightNow {
+    /// Cyrus logs for the channel as well.
+    pub logged: bool,
+    /// The imapds remember what the replica has.
+    pub cached: bool,
+    /// `rightnow_answer_timeout`
+    pub limit: &'static str,
+}
+
 /// What is not the same for every test.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -68,6 +79,8 @@ pub struct Setup {
     pub channel: String,
     /// The replica is reached by its UNIX socket, past the link.
     pub replica_socket: bool,
+    /// Every imapd of the master syncs its own commits by `channel`.
+    pub rightnow: Option<RightNow>,
     /// syncmux listens on UNIX sockets.
     pub unix: bool,
     /// Options of both instances.
@@ -95,6 +108,7 @@ impl Setup {
             compress: false,
             channel: String::new(),
             replica_socket: false,
+            rightnow: None,
             unix: false,
             both: Options::default(),
             master_extra: Vec::new(),
@@ -137,7 +151,7 @@ impl Lab {
         let at = |name: &str| dir.path().join(name);
         let certs = Certs::make(&folder(&at("certs")));
         let mut options = setup.both.clone();
-        if !setup.channel.is_empty() {
+        if !setup.channel.is_empty() && setup.rightnow.is_none_or(|it| it.logged) {
             options.channels.push(setup.channel.clone());
         }
         let mut master_options = options.clone();
@@ -172,10 +186,43 @@ impl Lab {
             dir,
             setup,
         };
+        if lab.setup.rightnow.is_some() {
+            folder(&lab.sync_directory());
+        }
         if lab.setup.way != Way::Direct {
             lab.add_mux();
         }
+        lab.sync_right_now();
         lab
+    }
+
+    /// The master's imapds sync their commits from now on, as README.md says how.
+    fn sync_right_now(&mut self) {
+        let Some(how) = self.setup.rightnow else {
+            return;
+        };
+        let channel = self.setup.channel.clone();
+        let port = |at: &str| at.rsplit_once(':').unwrap().1.to_owned();
+        let (imapd, client) = match &self.mux {
+            Some(mux) => (port(&mux.rightnow_listen), port(&mux.listen)),
+            None => (port(&self.relay.address()), port(&self.relay.address())),
+        };
+        let mut lines = format!(
+            "sync_rightnow_channel: {channel}\n{channel}_sync_host: 127.0.0.1\n\
+             {channel}_sync_port: {imapd}\nsync_client_{channel}_sync_port: {client}\n\
+             {channel}_sync_authname: {REPL}\n{channel}_sync_password: {PASSWORD}\n\
+             {channel}_sync_try_imap: no\n"
+        );
+        if how.cached {
+            let path = self.master.path("conf/rightnow-cache.db");
+            writeln!(
+                lines,
+                "imap_{channel}_sync_cache_db_path: {}",
+                path.display()
+            )
+            .unwrap();
+        }
+        self.master.reconfigure(&lines);
     }
 
     /// Starts a syncmux by [`Lab::mux_options`], in place of the one that there may be.
@@ -212,6 +259,7 @@ impl Lab {
             unix: self.setup.unix,
             client_imap: self.setup.spoken.client_imap,
             replica_imap: self.setup.spoken.replica != ReplicaPort::Csync,
+            rightnow: self.setup.rightnow.map(|it| it.limit),
             transparent: Vec::new(),
             extra: self.setup.mux_extra.clone(),
             log_level: self.setup.log_level.clone(),

@@ -42,6 +42,8 @@ pub struct MuxOptions {
     /// Replication over IMAP: on the listeners, and on the lanes.
     pub client_imap: bool,
     pub replica_imap: bool,
+    /// It has a listener for imapds, with this limit on their wait.
+    pub rightnow: Option<&'static str>,
     /// Where redirected connections come; none for a plain listener.
     pub transparent: Vec<String>,
     /// More lines for the end of the file.
@@ -56,8 +58,9 @@ pub struct Mux {
     /// `host:port`, or a path.
     pub listen: String,
     pub strict_listen: String,
+    pub rightnow_listen: String,
     admin: Port,
-    _ports: [Port; 2],
+    _ports: [Port; 3],
     process: Option<Guard>,
     pub config: PathBuf,
     /// For its environment.
@@ -70,7 +73,7 @@ impl Mux {
     pub fn new(folder: &Path, options: &MuxOptions) -> Self {
         super::process::folder(folder);
         let admin = Port::allocate();
-        let ports = [Port::allocate(), Port::allocate()];
+        let ports = [Port::allocate(), Port::allocate(), Port::allocate()];
         let (listen, strict_listen) = if options.unix {
             let at = |name: &str| folder.join(name).display().to_string();
             (at("csync.sock"), at("strict.sock"))
@@ -82,6 +85,7 @@ impl Mux {
             config: folder.join("syncmux.toml"),
             listen,
             strict_listen,
+            rightnow_listen: ports[2].address(),
             admin,
             _ports: ports,
             process: None,
@@ -101,7 +105,7 @@ impl Mux {
         text: impl FnOnce(&str, &str) -> String,
     ) -> Self {
         super::process::folder(folder);
-        let ports = [Port::allocate(), Port::allocate()];
+        let ports = [Port::allocate(), Port::allocate(), Port::allocate()];
         let listen = if unix {
             folder.join("csync.sock").display().to_string()
         } else {
@@ -111,6 +115,7 @@ impl Mux {
             folder: folder.to_path_buf(),
             config: folder.join("syncmux.toml"),
             strict_listen: ports[1].address(),
+            rightnow_listen: ports[2].address(),
             admin: Port::allocate(),
             _ports: ports,
             process: None,
@@ -156,6 +161,11 @@ impl Mux {
             options.lanes,
             options.compress,
         );
+        if options.rightnow.is_some() {
+            let line = format!("strict_listen = [\"{prefix}{}\"]\n", self.strict_listen);
+            let more = format!("{line}rightnow_listen = [\"{}\"]\n", self.rightnow_listen);
+            text = text.replace(&line, &more);
+        }
         match &options.tls {
             Tls::Off => text.push_str("tls = \"off\"\n"),
             Tls::StartTls { ca, server_name } | Tls::Implicit { ca, server_name } => {
@@ -184,6 +194,15 @@ impl Mux {
             options.extra
         )
         .unwrap();
+        if let Some(limit) = options.rightnow {
+            write!(
+                text,
+                "[limits]\nrightnow_answer_timeout = \"{limit}\"\n\
+                 [client]\nusername = \"{REPL}\"\npassword_file = \"{}\"\n",
+                password_file.display()
+            )
+            .unwrap();
+        }
         write(&self.config, text);
     }
 

@@ -112,6 +112,10 @@ impl World {
         drop(wire);
         let early = std::mem::take(&mut self.early);
         self.check_read(asked.as_deref(), &text, mode);
+        let put_off = text.starts_with("NO ") && !text.starts_with("NO IMAP_SYNC_CHECKSUM");
+        if let (Mode::RightNow, true, Some(asked)) = (mode, put_off, &asked) {
+            self.check_put_off(asked, number);
+        }
         let Some(asked) = asked.filter(|_| text.starts_with("OK")) else {
             return;
         };
@@ -132,6 +136,45 @@ impl World {
             // OK to what the replica refused: a line must bring it back.
             self.acks.push(Ack {
                 text: asked,
+                number,
+                subject,
+                says,
+                state: AckState::Failed,
+            });
+        }
+    }
+
+    /// An imapd was told that something is put off, and forgets it: from now on a line must bring it
+    /// back.
+    fn check_put_off(&mut self, asked: &str, number: u64) {
+        // It is carried on where it was on a lane.
+        self.orphans.push((asked.to_owned(), number));
+        // A disk that takes nothing stops nobody's work: the line is tried again.
+        if self
+            .core
+            .as_ref()
+            .is_some_and(|core| core.snapshot().not_written)
+        {
+            return;
+        }
+        let mut owed: Vec<(String, Says)> = write_of(asked.as_bytes()).into_iter().collect();
+        if let Kind::Get(Get::Mailboxes(names)) = parse(&Body::from(asked.to_owned())).kind {
+            let master = self.master.borrow();
+            owed.extend(names.into_iter().filter_map(|name| {
+                let text = String::from_utf8(name.to_vec()).unwrap();
+                let version = *master.mailboxes.get(&text)?;
+                let user = owner(&text).to_owned();
+                let says = Says::Mailbox(name, version);
+                Some((if user.is_empty() { text } else { user }, says))
+            }));
+        }
+        for (subject, says) in owed {
+            if self.replica.holds(&says) {
+                continue;
+            }
+            self.counts.owed_right_now += 1;
+            self.acks.push(Ack {
+                text: asked.to_owned(),
                 number,
                 subject,
                 says,

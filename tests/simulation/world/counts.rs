@@ -24,6 +24,9 @@ pub(crate) struct Counts {
     pub(crate) power_losses: u64,
     pub(crate) starts_cut: u64,
     pub(crate) disk_faults: u64,
+    pub(crate) put_off: u64,
+    pub(crate) not_waited: u64,
+    pub(crate) owed_right_now: u64,
 }
 
 impl Counts {
@@ -50,5 +53,8 @@ impl Counts {
         self.power_losses += other.power_losses;
         self.starts_cut += other.starts_cut;
         self.disk_faults += other.disk_faults;
+        self.put_off += other.put_off;
+        self.not_waited += other.not_waited;
+        self.owed_right_now += other.owed_right_now;
     }
 }

@@ -11,6 +11,7 @@ impl World {
     pub(super) fn end(&mut self) {
         // No more faults: everything heals by itself.
         self.faults = false;
+        self.master.borrow_mut().rests = true;
         self.disk.state().cyrus.between = None;
         self.replica.chances = (0, 0, 0);
         self.replica.bad = None;

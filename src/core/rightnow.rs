@@ -1,0 +1,588 @@
+//! Sessions in which somebody waits: each imapd (lmtpd, httpd ...) sends its own commit to the
+//! replica before it answers its user (`sync_rightnow_channel`; `sync_checkpoint` in Cyrus's
+//! `sync_support.c`).
+//!
+//! It ignores how that ended and forgets what was not sent. So what the replica has not got by the
+//! time somebody has waited long enough (or at once, where the replica is known to be away) is
+//! written into the channel's sync log, and only then comes the answer. That answer is
+//! `IMAP_MAILBOX_LOCKED`: the client of a named channel takes it for one thing to be put off, and
+//! goes on with the rest of its commit, each piece of which then gets its line and its answer at
+//! once. After any other refusal it would forget the rest, and after a lost connection, which it
+//! keeps for 30 seconds, all the commits to come as well. That is why the channel must have a name.
+//!
+//! The lines are plain ones, as Cyrus itself writes them: nobody is on probation for a replica that
+//! is away. What is on a lane already stays at the head of its users' queues until it is answered or
+//! its lane is lost, so that their order is kept; its late answer is nobody's.
+//!
+//! A rolling client of the same channel holds a lock of the user that it is at, for which imapd
+//! waits (`sync_lock` in `sync_support.c`). So it does not wait for ever for a replica that is
+//! silent either, but only for one that is: its questions may take minutes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+
+use super::Core;
+use super::burst;
+use super::event::{Mode, Note, Pool, SessionId};
+use super::job::Left;
+use super::lanes::{State as LaneState, What};
+use super::outcome::{body_of, outcome};
+use super::plan::{Plan, Subject};
+use super::queue::JobId;
+use super::session::{Asked, Pending, Session, Waiting};
+use crate::protocol::synclog::Line;
+use crate::protocol::{Apply, Body, Get, Kind, Reply, Site, print};
+
+/// What comes after so long a silence belongs to another commit.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// The users of a commit that are noted; a message goes to more only by LMTP.
+const USERS: usize = 100;
+
+/// The client puts this off and goes on with the rest of its commit.
+const LOCKED: &str = "NO IMAP_MAILBOX_LOCKED Put off: its line stands in the sync log\r\n";
+
+/// A commit, as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Commit {
+    /// How long its commands have waited for the replica.
+    waited: Duration,
+    /// When the pending command is answered in any case.
+    until: Option<Duration>,
+    /// When the last command was answered.
+    answered: Duration,
+    /// There was a RESTART, or something that belongs to no group, so that the next group of
+    /// mailboxes is another commit's.
+    group_over: bool,
+    /// GET META of this user: what follows is part of it.
+    meta: Option<Bytes>,
+    /// What was sent for no group. No commit says the same twice.
+    lines: HashSet<Line>,
+    /// Whose mailboxes it is about.
+    users: BTreeSet<Bytes>,
+}
+
+/// What is known of a replica that does not answer.
+#[derive(Debug, Default)]
+pub(super) struct Silence {
+    /// When a lane last had an answer, or was opened.
+    heard: Duration,
+    /// Somebody waited for as long as the limit, and nothing was heard in all that time.
+    silent: bool,
+    /// Since when a lane is being opened to see whether the replica is there.
+    probing: Option<Duration>,
+}
+
+impl Silence {
+    /// The replica has said something.
+    pub(super) fn heard(now: Duration) -> Self {
+        Silence {
+            heard: now,
+            ..Silence::default()
+        }
+    }
+
+    /// Whether another lane is wanted though there are some.
+    pub(super) fn wants_a_lane(&self) -> bool {
+        self.silent || self.probing.is_some()
+    }
+}
+
+impl Core {
+    /// Whether it is known already that waiting is of no use.
+    fn is_gone(&self, pool: &Pool) -> bool {
+        let Some(limit) = self.setup.limits.rightnow else {
+            return false;
+        };
+        let state = self.lanes.pools.get(pool);
+        let away = [self.lanes.away, state.and_then(|state| state.away)];
+        let long_away = |since: Duration| since + limit <= self.now;
+        self.silence.silent || away.into_iter().flatten().any(long_away)
+    }
+
+    /// Somebody wants to know when the replica is back.
+    fn ring(&mut self, pool: &Pool) {
+        self.lanes.pools.entry(pool.clone()).or_default().wanted = true;
+    }
+
+    /// Asks whether the replica is there: on a lane with nothing to do, else on a new one.
+    fn ask_whether_it_is_there(&mut self, pool: &Pool) {
+        let Some(id) = self.lanes.idle(pool) else {
+            return self.ring(pool);
+        };
+        if let Some(lane) = self.lanes.all.get_mut(&id) {
+            let output = burst::own(lane, What::Noop, print::NOOP.into(), self.now);
+            self.send(id, output);
+        }
+    }
+
+    /// Opens one lane more to a replica that is silent on those that there are.
+    pub(super) fn probe(&mut self, pool: &Pool) {
+        if self.silence.wants_a_lane() && self.lanes.count(pool, LaneState::Opening) == 0 {
+            self.open_lane(pool, self.setup.limits.probation_lanes);
+        }
+    }
+
+    /// A command of a session in which somebody waits. The plan is given back where it goes to the
+    /// replica.
+    pub(super) fn in_commit(&mut self, id: SessionId, kind: &Kind, mut plan: Plan) -> Option<Plan> {
+        let (now, limit) = (self.now, self.setup.limits.rightnow);
+        plan.line = plan.line.take().or_else(|| line_of(kind));
+        let session = self.sessions.get_mut(&id)?;
+        session.commit_goes_on(kind, &plan, now, &self.setup.site);
+        let waited_enough = limit.is_some_and(|limit| session.commit.waited >= limit);
+        let pool = session.pool.clone();
+        let gone = self.is_gone(&pool);
+        if !waited_enough && !gone && self.draining.is_none() {
+            return Some(plan);
+        }
+        if gone && self.draining.is_none() {
+            self.ring(&pool);
+        }
+        let why = match (self.draining, gone) {
+            (Some(_), _) => "stopping",
+            (None, true) => "away",
+            (None, false) => "limit",
+        };
+        self.put_off(id, &plan, &Asked::of(kind), why);
+        None
+    }
+
+    /// Whether a session that asks for capabilities is to go without: nobody can be asked for them.
+    pub(super) fn goes_without(&mut self, id: SessionId, capabilities: &[Bytes]) -> bool {
+        let Some(session) = self.sessions.get(&id) else {
+            return false;
+        };
+        let pool = Pool {
+            capabilities: capabilities.to_vec(),
+            ..session.pool.clone()
+        };
+        let state = self.lanes.pools.get(&pool);
+        let known = state.is_some_and(|state| state.enabled.is_some());
+        if session.mode != Mode::RightNow || known || !self.is_gone(&pool) {
+            return false;
+        }
+        let own = session.pool.clone();
+        self.ring(&own);
+        true
+    }
+
+    /// A command came: it is not waited for longer than the limit.
+    pub(super) fn be_patient(&mut self, id: SessionId) {
+        let Some(limit) = self.setup.limits.rightnow else {
+            return;
+        };
+        let named = self.setup.named;
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let waits = match session.pending {
+            None | Some(Pending::Durable { .. } | Pending::Exit) => false,
+            Some(_) => session.mode == Mode::RightNow || (session.rolling && named),
+        };
+        if !waits {
+            return;
+        }
+        let left = match session.mode {
+            Mode::RightNow => limit.saturating_sub(session.commit.waited),
+            Mode::Strict | Mode::FanOut => limit,
+        };
+        self.wait_until(id, self.now + left.max(Duration::from_millis(1)));
+    }
+
+    fn wait_until(&mut self, id: SessionId, until: Duration) {
+        self.wait_no_more(id);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.commit.until = Some(until);
+            self.patient.insert((until, id));
+        }
+    }
+
+    /// The command that was waited for is answered. Tells whether there was one.
+    pub(super) fn wait_no_more(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return false;
+        };
+        session.commit.answered = self.now;
+        let Some(until) = session.commit.until.take() else {
+            return false;
+        };
+        session.commit.waited += self.now.saturating_sub(session.arrived);
+        self.patient.remove(&(until, id));
+        true
+    }
+
+    /// Nobody waits longer than he has to.
+    pub(super) fn lose_patience(&mut self) {
+        while let Some((until, id)) = self.patient.first().copied()
+            && until <= self.now
+        {
+            self.patient.pop_first();
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.commit.until = None;
+                self.waited_enough(id);
+            }
+        }
+    }
+
+    fn waited_enough(&mut self, id: SessionId) {
+        let (now, limit) = (self.now, self.setup.limits.rightnow.unwrap_or_default());
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let pool = session.pool.clone();
+        let on_replica = matches!(
+            session.pending,
+            Some(Pending::Jobs(_) | Pending::Room { .. } | Pending::Enabled)
+        );
+        let right_now = session.mode == Mode::RightNow;
+        if right_now {
+            session.commit.waited += now.saturating_sub(session.arrived);
+        }
+        let nothing_heard = self.silence.heard + limit <= now;
+        if right_now && on_replica {
+            if nothing_heard && !self.silence.silent {
+                self.silence.silent = true;
+                self.ask_whether_it_is_there(&pool);
+            }
+            return self.give_up_waiting_for(id, "limit");
+        }
+        let asked = matches!(
+            self.sessions.get(&id).and_then(|one| one.pending.as_ref()),
+            Some(Pending::Jobs(_) | Pending::Room { .. })
+        );
+        if asked && nothing_heard {
+            // It may be at a question that takes minutes: does it answer on another lane?
+            let since = *self.silence.probing.get_or_insert(now);
+            self.silence.silent |= since + limit <= now;
+            self.ask_whether_it_is_there(&pool);
+        }
+        if asked && self.is_gone(&pool) {
+            return self.give_up_waiting_for(id, "away");
+        }
+        self.wait_until(id, now + limit);
+    }
+
+    /// What a session waits for is not waited for any longer.
+    pub(super) fn give_up_waiting_for(&mut self, id: SessionId, why: &'static str) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        match session.pending.take() {
+            Some(Pending::Jobs(waiting)) => {
+                self.partial_bytes -= waiting.held;
+                self.leave_jobs(id, &waiting);
+                self.put_off(id, &waiting.plan, &waiting.command, why);
+            }
+            Some(Pending::Room { command, plan, .. }) => {
+                self.room.retain(|waiting| *waiting != id);
+                self.put_off(id, &plan, &Asked::of(&command.kind), why);
+            }
+            Some(Pending::Enabled) => {
+                let pool = session.pool.clone();
+                session.pool.capabilities.clear();
+                self.forget_pool(&pool);
+                let no = "NO The replica is away\r\n";
+                self.answer(id, "APPLY CAPABILITIES", "no", no.into(), false);
+            }
+            other => session.pending = other,
+        }
+    }
+
+    /// The jobs of a command are nobody's from now on: those on lanes run to their end, the others
+    /// are not sent.
+    fn leave_jobs(&mut self, id: SessionId, waiting: &Waiting) {
+        let own = |job: &super::Job| job.session == id && job.acked.is_none() && job.left.is_none();
+        let jobs = self.jobs.iter().filter(|(_, job)| own(job));
+        let mut jobs: Vec<JobId> = jobs.map(|(id, _)| *id).collect();
+        jobs.sort_unstable();
+        for job_id in jobs {
+            let Some(job) = self.jobs.get_mut(&job_id) else {
+                continue;
+            };
+            if matches!(job.state, super::job::State::Running(_)) {
+                job.left = Some(Left {
+                    line: waiting.plan.line.clone(),
+                });
+            } else {
+                self.drop_job(job_id);
+            }
+        }
+    }
+
+    /// Its lines go into the sync log, and then the client is told to put this off.
+    fn put_off(&mut self, id: SessionId, plan: &Plan, asked: &Asked, why: &'static str) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let lines = session.lines(Some((plan, asked)), &self.setup.site);
+        self.owe_plainly(id, lines, plan.verb, "no", LOCKED.into(), why);
+    }
+
+    /// The answer goes out when these lines stand in the sync log.
+    fn owe_plainly(
+        &mut self,
+        id: SessionId,
+        lines: Vec<Line>,
+        verb: &'static str,
+        outcome: &'static str,
+        body: Body,
+        why: &'static str,
+    ) {
+        self.wait_no_more(id);
+        self.note(Note::PutOff {
+            verb,
+            why,
+            lines: lines.len(),
+        });
+        // A disk that takes nothing for a very long time: the client writes what it puts off itself.
+        if lines.is_empty() || self.owes_too_much() {
+            return self.answer(id, verb, outcome, body, false);
+        }
+        self.wait_for_lines(id, lines.len(), verb, outcome, body);
+        for line in lines {
+            self.ledger.append(line, Some(id));
+        }
+    }
+
+    /// A line that a session waits for can't be written. Whether it is one in which somebody waits: it
+    /// keeps no log-run, and writes into `log` by itself what it puts off. The line is tried again here
+    /// as well.
+    pub(super) fn not_written_right_now(&mut self, id: SessionId) -> bool {
+        let session = self.sessions.get_mut(&id);
+        let Some(session) = session.filter(|one| one.mode == Mode::RightNow) else {
+            return false;
+        };
+        match session.pending.take() {
+            Some(Pending::Durable {
+                body,
+                outcome,
+                verb,
+                ..
+            }) => self.answer(id, verb, outcome, body, false),
+            other => session.pending = other,
+        }
+        true
+    }
+
+    /// The replica refuses something in a commit. Where all of it is one user's mailboxes the
+    /// client repairs that by itself at once (`do_mailboxes` in `sync_support.c` goes on to GET
+    /// USER); everything else would make it forget the rest.
+    pub(super) fn refused_right_now(
+        &mut self,
+        id: SessionId,
+        plan: &Plan,
+        asked: &Asked,
+        reply: Reply,
+    ) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let group = &session.group;
+        let (verb, outcome) = (plan.verb, outcome(&reply.status));
+        if let (Asked::Mailbox(name), Some(b"IMAP_SYNC_CHECKSUM")) = (asked, reply.status.token())
+            && !group.full.contains(name)
+        {
+            // Two of these in a row make the client fetch FULLMAILBOX and copy back.
+            return self.answer(id, verb, outcome, body_of(reply), false);
+        }
+        let repairs = group.user.is_none()
+            && matches!(
+                asked,
+                Asked::Mailboxes(_) | Asked::FullMailbox(_) | Asked::Mailbox(_) | Asked::Rename(_)
+            )
+            && !group.concerns_others(&plan.subjects);
+        let lines = session.lines(Some((plan, asked)), &self.setup.site);
+        let body = if repairs {
+            body_of(reply)
+        } else {
+            LOCKED.into()
+        };
+        self.owe_plainly(id, lines, verb, outcome, body, "refused");
+    }
+
+    /// The lane under a command of a commit was lost, and it can't be tried on another one.
+    pub(super) fn lost_right_now(&mut self, id: SessionId, words: &str) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(Pending::Jobs(waiting)) = &session.pending else {
+            return;
+        };
+        let unversioned = waiting.plan.line.clone().filter(is_unversioned);
+        let subject = waiting.plan.subjects.first().cloned();
+        if let (Some(line), Some(subject)) = (unversioned, subject) {
+            self.owe_later(&subject, &line, words);
+        }
+        self.give_up_waiting_for(id, "lost");
+    }
+
+    /// The lane under a command that nobody waited for any more was lost.
+    pub(super) fn left_and_lost(&mut self, left: &Left, subjects: &[Subject], words: &str) {
+        if let (Some(line), Some(subject)) = (&left.line, subjects.first())
+            && is_unversioned(line)
+        {
+            self.owe_later(subject, line, words);
+        }
+    }
+
+    /// What carries no version may still be running on the replica: its line is written once more
+    /// when it can't be any longer, beside the one that is written at once.
+    fn owe_later(&mut self, subject: &Subject, line: &Line, words: &str) {
+        if line.check().is_err() || !self.may_owe(subject, line) {
+            return;
+        }
+        let due = self.fail(subject, words, false);
+        let due = due.max(self.now + self.setup.limits.in_doubt);
+        self.ledger.owe(subject, line, due, Vec::new(), None);
+        self.drop_behind(subject, due);
+    }
+
+    /// A session ends. In the middle of a commit nobody else knows what it was about.
+    pub(super) fn commit_ends(&mut self, id: SessionId) {
+        self.wait_no_more_of(id);
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if session.mode != Mode::RightNow {
+            return;
+        }
+        let waiting = match session.pending.take() {
+            Some(Pending::Jobs(waiting)) => Some(waiting),
+            other => {
+                session.pending = other;
+                None
+            }
+        };
+        let pending = waiting.as_ref().map(|it| (&it.plan, &it.command));
+        let mut lines = session.lines(pending, &self.setup.site);
+        // Sent away between two commands: what else it was about to say is not known.
+        let lately = self.now.saturating_sub(session.commit.answered) < QUIET;
+        if self.draining.is_some() && lately {
+            let metas = session.commit.users.iter().cloned().map(Line::Meta);
+            lines.extend(metas.filter(|line| line.check().is_ok()));
+        }
+        if let Some(waiting) = waiting {
+            self.leave_jobs(id, &waiting);
+            self.partial_bytes -= waiting.held;
+        }
+        if lines.is_empty() {
+            return;
+        }
+        self.note(Note::PutOff {
+            verb: "the session",
+            why: "ended",
+            lines: lines.len(),
+        });
+        for line in lines {
+            self.ledger.append(line, None);
+        }
+    }
+
+    fn wait_no_more_of(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if let Some(until) = session.commit.until.take() {
+            self.patient.remove(&(until, id));
+        }
+    }
+}
+
+impl Session {
+    /// Whether a commit has begun that is not over, as far as that can be seen.
+    pub(super) fn in_the_middle(&self) -> bool {
+        self.mode == Mode::RightNow && !self.group.asked_nothing()
+    }
+
+    /// The client has said RESTART.
+    pub(super) fn group_is_over(&mut self) {
+        self.commit.group_over = true;
+    }
+
+    /// A command comes: does it belong to the same commit as the last one? (`sync_do_reader`: the
+    /// mailboxes of each user, RESTART, then what belongs to no group, each once.)
+    fn commit_goes_on(&mut self, kind: &Kind, plan: &Plan, now: Duration, site: &Site) {
+        let commit = &mut self.commit;
+        let outside = self.group.asked_nothing();
+        let of_group = matches!(
+            kind,
+            Kind::Get(Get::Mailboxes(_)) | Kind::Apply(Apply::Mailbox(_))
+        );
+        let line = plan.line.clone().filter(|_| outside && !of_group);
+        let quiet = now.saturating_sub(commit.answered) >= QUIET;
+        let next_group = outside && of_group && commit.group_over;
+        let again = line
+            .as_ref()
+            .is_some_and(|line| commit.lines.contains(line));
+        if quiet || next_group || again {
+            *commit = Commit {
+                answered: commit.answered,
+                ..Commit::default()
+            };
+        }
+        if outside && of_group {
+            commit.group_over = false;
+        } else if let Some(line) = line {
+            commit.group_over = true;
+            commit.lines.insert(line);
+        }
+        let names: &[Bytes] = match kind {
+            Kind::Get(Get::Mailboxes(names)) => names,
+            Kind::Apply(Apply::Mailbox(mailbox)) => std::slice::from_ref(&mailbox.name),
+            _ => &[],
+        };
+        for name in names {
+            let key = site.key_of_mailbox(name);
+            if !key.is_shared() && commit.users.len() < USERS {
+                commit.users.insert(Bytes::copy_from_slice(key.as_bytes()));
+            }
+        }
+        match kind {
+            Kind::Get(Get::Meta(user)) => commit.meta = Some(user.clone()),
+            Kind::Apply(
+                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
+            ) => {}
+            _ => commit.meta = None,
+        }
+    }
+
+    /// The lines that bring back what the client is in the middle of: the mailboxes of its group,
+    /// or the user of a USER or META sync, and what it says just now.
+    fn lines(&self, pending: Option<(&Plan, &Asked)>, site: &Site) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let user = self.group.user.as_ref();
+        lines.extend(user.map(|(user, _)| Line::User(user.clone())));
+        let asked = pending.map_or(&Asked::Other, |(_, asked)| asked);
+        if user.is_none() {
+            let group = self.group.deferred(asked, site);
+            lines.extend(group.into_iter().map(|(_, line)| line));
+            lines.extend(pending.and_then(|(plan, _)| plan.line.clone()));
+            let meta = self.commit.meta.clone().filter(|_| pending.is_some());
+            lines.extend(meta.map(Line::Meta));
+        }
+        lines.retain(|line| line.check().is_ok());
+        lines.sort_unstable();
+        lines.dedup();
+        lines
+    }
+}
+
+/// The line that makes a client ask this.
+fn line_of(kind: &Kind) -> Option<Line> {
+    match kind {
+        Kind::Get(Get::User(user)) => Some(Line::User(user.clone())),
+        Kind::Get(Get::Meta(user) | Get::FetchSieve { user }) => Some(Line::Meta(user.clone())),
+        Kind::Get(Get::Annotation(name)) => Some(Line::Annotation(name.clone())),
+        Kind::Get(Get::Quota(root)) => Some(Line::Quota(root.clone())),
+        _ => None,
+    }
+}
+
+/// SEEN and SUB carry no version that would protect a later one.
+fn is_unversioned(line: &Line) -> bool {
+    matches!(line, Line::Seen(..) | Line::Sub(..))
+}
