@@ -10,9 +10,10 @@ use rustix::process::Pid;
 
 use super::certs::Certs;
 use super::imap::Imap;
-use super::process::{Guard, Port, as_cyrus, folder, give, write};
+use super::process::{Guard, Port, folder, give, write};
 use super::sieve::Sieve;
 use super::syslog::Syslog;
+use super::version::Version;
 use super::wait_for;
 
 /// Where Debian keeps Cyrus's programs.
@@ -42,6 +43,8 @@ pub struct Options {
     pub unix_socket: bool,
     /// Addresses (`host:port`) of the replica's csync beside its own port on loopback.
     pub csync_at: Vec<String>,
+    /// Another one than the environment names for this side.
+    pub version: Option<Version>,
 }
 
 /// A running (or stopped) Cyrus.
@@ -53,6 +56,7 @@ pub struct Instance {
     pub csync: Port,
     pub sieve: Port,
     pub virtual_domains: bool,
+    pub version: Version,
     replica: bool,
     process: Option<Guard>,
     base: String,
@@ -87,6 +91,10 @@ impl Instance {
             virtual_domains: options.virtual_domains,
             process: None,
             _syslog: Syslog::shared(),
+            version: options
+                .version
+                .clone()
+                .unwrap_or_else(|| Version::of(replica)),
             name,
             folder: dir,
             replica,
@@ -135,7 +143,7 @@ impl Instance {
         }
         let log = std::fs::File::create(self.path("master.out")).unwrap();
         give(&self.path("master.out"));
-        let mut command = as_cyrus(format!("{BIN}/master"));
+        let mut command = self.version.command(format!("{BIN}/master"));
         command
             .arg("-C")
             .arg(self.conf())
@@ -206,7 +214,7 @@ impl Instance {
 
     /// The folder with the messages of a mailbox.
     pub fn mailbox_folder(&self, mailbox: &str) -> PathBuf {
-        let mut command = as_cyrus(format!("{BIN}/mbpath"));
+        let mut command = self.version.command(format!("{BIN}/mbpath"));
         command.arg("-C").arg(self.conf()).arg(mailbox);
         let output = command.output().unwrap();
         let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
@@ -293,7 +301,8 @@ impl Instance {
         match &options.certs {
             Some(certs) if self.replica => write!(
                 conf,
-                "tls_server_cert: {}\ntls_server_key: {}\ntls_client_ca_file: {}\n",
+                "tls_server_cert: {}\ntls_server_key: {}\ntls_client_ca_file: {}\n\
+                 allowstarttls: yes\n",
                 certs.cert.display(),
                 certs.key.display(),
                 certs.ca.display(),
@@ -381,7 +390,7 @@ impl Instance {
     fn users(&self) {
         for user in [ADMIN, REPL] {
             use std::io::Write as _;
-            let mut command = as_cyrus("/usr/sbin/saslpasswd2");
+            let mut command = self.version.command("/usr/sbin/saslpasswd2");
             command.args(["-p", "-c", "-f"]).arg(self.path("sasldb2"));
             command.args(["-u", &self.name, user]).stdin(Stdio::piped());
             let mut child = command.spawn().expect("saslpasswd2 (package sasl2-bin)");

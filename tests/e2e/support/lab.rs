@@ -14,6 +14,7 @@ use super::imap::message;
 use super::mux::{Mux, MuxOptions, Tls, right_password};
 use super::process::{folder, give};
 use super::relay::Relay;
+use super::version::Version;
 use super::wait_for;
 
 /// The way from the stock client to the replica.
@@ -52,6 +53,8 @@ pub struct Setup {
     /// For syncmux.toml.
     pub mux_extra: String,
     pub log_level: String,
+    /// Which Cyrus master and replica are; what the environment names where nothing is said.
+    pub versions: Option<(&'static str, &'static str)>,
 }
 
 impl Setup {
@@ -72,6 +75,7 @@ impl Setup {
             client_options: Vec::new(),
             mux_extra: String::new(),
             log_level: "debug".to_owned(),
+            versions: None,
         }
     }
 
@@ -111,6 +115,10 @@ impl Lab {
             options.channels.push(setup.channel.clone());
         }
         let mut master_options = options.clone();
+        if let Some((master, replica)) = setup.versions {
+            master_options.version = Some(Version::named(master));
+            options.version = Some(Version::named(replica));
+        }
         master_options
             .extra
             .extend(setup.master_extra.iter().cloned());
@@ -120,6 +128,10 @@ impl Lab {
         let mut replica = Instance::start(&at("replica"), true, &options);
         master.ready();
         replica.ready();
+        // What `syncmux verify` asks who is there.
+        master
+            .version
+            .stands_in_for(&folder(&at("programs")), "ctl_mboxlist");
         let relay = Relay::start(&replica.csync.address(), setup.round_trip);
         if setup.traps {
             assert!(!setup.tls, "the link could not be read");
@@ -263,6 +275,7 @@ impl Lab {
             options: Vec::new(),
             scratch: folder(&self.dir.path().join("scratch")),
             verbose: true,
+            version: self.master.version.clone(),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod relay;
 pub mod sieve;
 pub mod syslog;
 pub mod traps;
+pub mod version;
 
 use std::time::{Duration, Instant};
 
