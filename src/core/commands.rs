@@ -205,7 +205,9 @@ impl Core {
         if session.group.reserves_nothing(&mailboxes) {
             return self.answer(id, "APPLY RESERVE", "ok", OK.into(), false);
         }
-        session.staging.reserve(partition, mailboxes.clone(), guids);
+        let site = &self.setup.site;
+        let staging = &mut session.staging;
+        staging.reserve(partition, mailboxes.clone(), guids, site);
         if self.staged_bytes < self.setup.limits.staged_bytes {
             // The client uploads to here, which costs no network.
             let mut body = print::missing(guids);
@@ -421,7 +423,7 @@ impl Core {
         let staging = self.sessions.get(&id).map(|session| &session.staging);
         match (command.kind, staging) {
             (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Box::new(Unit {
-                needs: staging.needs(&mailbox),
+                needs: staging.needs(&mailbox, &self.setup.site),
                 mailbox: mailbox.name,
                 partition: mailbox.partition,
                 made: mailbox.state,

@@ -20,7 +20,7 @@ fn mail_for_all(lab: &Lab, what: &str) {
     }
 }
 
-fn one_shots(way: Way) {
+pub(crate) fn one_shots(way: Way) {
     let mut lab = Setup::new(way).start();
     let client = lab.strict_client();
     for user in USERS {

@@ -15,10 +15,7 @@ fn lab() -> Lab {
     let mut lab = Setup::new(Way::FanOut).start();
     let conf = lab.client().conf;
     lab.mux().stop();
-    let program = lab
-        .master
-        .version
-        .wrapper(&lab.path("programs"), "sync_client");
+    let program = lab.master.version.wrapper("sync_client");
     let command = format!(
         "client_command = [\"{}\", \"-C\", \"{}\", \"-R\"]\n[channel.replica]",
         program.display(),

@@ -54,7 +54,7 @@ pub struct Setup {
     pub mux_extra: String,
     pub log_level: String,
     /// Which Cyrus master and replica are; what the environment names where nothing is said.
-    pub versions: Option<(&'static str, &'static str)>,
+    pub versions: Option<(String, String)>,
 }
 
 impl Setup {
@@ -115,7 +115,7 @@ impl Lab {
             options.channels.push(setup.channel.clone());
         }
         let mut master_options = options.clone();
-        if let Some((master, replica)) = setup.versions {
+        if let Some((master, replica)) = &setup.versions {
             master_options.version = Some(Version::named(master));
             options.version = Some(Version::named(replica));
         }
@@ -129,9 +129,7 @@ impl Lab {
         master.ready();
         replica.ready();
         // What `syncmux verify` asks who is there.
-        master
-            .version
-            .stands_in_for(&folder(&at("programs")), "ctl_mboxlist");
+        master.version.stands_in_for_own("ctl_mboxlist");
         let relay = Relay::start(&replica.csync.address(), setup.round_trip);
         if setup.traps {
             assert!(!setup.tls, "the link could not be read");

@@ -20,6 +20,18 @@ const DEBIANS: [(&str, &str); 3] = [("3.2", "bullseye"), ("3.6", "bookworm"), ("
 /// Hidden in our mount namespaces, by the folders in a place that user cyrus can enter.
 const EVERYBODY: &str = "/mnt";
 
+thread_local! {
+    static PAIR: std::cell::Cell<Option<(&'static str, &'static str)>> =
+        const { std::cell::Cell::new(None) };
+}
+
+/// Runs a scenario with these Cyruses as master and replica, whatever the environment says.
+pub fn between(pair: (&'static str, &'static str), scenario: impl FnOnce()) {
+    PAIR.set(Some(pair));
+    scenario();
+    PAIR.set(None);
+}
+
 /// Which Cyrus an instance runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
@@ -75,8 +87,12 @@ impl Version {
         }
     }
 
-    /// What `SYNCMUX_MASTER` or `SYNCMUX_REPLICA` names; the host's own where it names nothing.
+    /// The one of [`between`]; else what `SYNCMUX_MASTER` or `SYNCMUX_REPLICA` names; the host's own
+    /// where these name nothing.
     pub fn of(replica: bool) -> Self {
+        if let Some((from, to)) = PAIR.get() {
+            return Self::named(if replica { to } else { from });
+        }
         let name = if replica {
             "SYNCMUX_REPLICA"
         } else {
@@ -108,31 +124,32 @@ impl Version {
         become_cyrus(command, program)
     }
 
-    /// A path by which a program that runs as user cyrus can run a program of this Cyrus: a script,
-    /// put into `folder`.
-    pub fn wrapper(&self, folder: &Path, program: &str) -> PathBuf {
-        let program = Path::new(super::cyrus::BIN).join(program);
+    /// A path by which a program that runs as user cyrus can run a program of this Cyrus.
+    pub fn wrapper(&self, program: &str) -> PathBuf {
+        let own = Path::new(super::cyrus::BIN).join(program);
         let Some(root) = &self.root else {
-            return program;
+            return own;
         };
         enter(root);
-        let path = folder.join(program.file_name().unwrap());
+        let root = for_everybody(root);
+        let path = root.with_extension(program);
+        let (root, program) = (root.display(), own.display());
         let text = format!(
-            "#!/bin/sh\nexec unshare --user --map-current-user --root={} {} \"$@\"\n",
-            for_everybody(root).display(),
-            program.display()
+            "#!/bin/sh\nexec unshare --user --map-current-user --root={root} {program} \"$@\"\n"
         );
         std::fs::write(&path, text).unwrap();
         set_mode(&path, 0o755);
         path
     }
 
-    /// For this thread and what it starts, `program` (of the host's Cyrus) is this version's.
-    pub fn stands_in_for(&self, folder: &Path, program: &str) {
+    /// For this thread and what it starts, `program` of the host's Cyrus is this version's.
+    pub fn stands_in_for_own(&self, program: &str) {
         if self.root.is_some() {
-            let path = self.wrapper(folder, program);
+            let path = self.wrapper(program);
             let own = Path::new(super::cyrus::BIN).join(program);
-            mount(&["--bind".as_ref(), path.as_ref(), own.as_ref()]);
+            if std::fs::read(&own).unwrap() != std::fs::read(&path).unwrap() {
+                mount(&["--bind".as_ref(), path.as_ref(), own.as_ref()]);
+            }
         }
     }
 }
