@@ -34,8 +34,9 @@ impl Core {
                 body: BYE.into(),
             });
         }
-        self.sessions
-            .insert(id, Session::new(mode, rolling, identity, self.now));
+        let mut session = Session::new(mode, rolling, identity, self.now);
+        session.since = rolling && self.known.client_since;
+        self.sessions.insert(id, session);
     }
 
     /// The client is gone: what it sent and was not answered is nobody's any more, unless it is
@@ -232,6 +233,7 @@ impl Core {
         };
         if let Kind::Apply(Apply::Mailbox(mailbox)) = &command.kind {
             session.since |= mailbox.since;
+            self.known.client_since |= session.rolling && session.since;
         }
         match &command.kind {
             Kind::Get(Get::User(user)) => {

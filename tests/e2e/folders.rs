@@ -58,7 +58,13 @@ fn mailboxes(way: Way) {
     lab.settle();
     lab.step("to another partition");
     admin.run("RENAME user.bob user.bob fast");
-    lab.settle();
+    // Cyrus 3.2 does not say in its log that the user has moved, stock to stock: -A finds it.
+    let moved: &[&str] = if lab.old_master() {
+        &["APPLY RENAME %(OLDMBOXNAME user.bob NEWMBOXNAME user.bob PARTITION fast"]
+    } else {
+        &[]
+    };
+    lab.settle_but(moved);
     lab.master
         .login("bob")
         .append("INBOX", "", &message("on the fast one", 1000));

@@ -76,9 +76,14 @@ pub(crate) fn one_shots(way: Way) {
 
     lab.step("-O, and then -u by the same lanes");
     mail_for_all(&lab, "4");
-    client
-        .run(&["-v", "-v", "-o", "-O", "-u", "alice"])
-        .expect_ok("-O -u");
+    let outcome = client.run(&["-v", "-v", "-o", "-O", "-u", "alice"]);
+    if lab.old_replica() && !lab.old_master() {
+        // Cyrus 3.2 knows no FORCE, which a newer client begins with; it gives up then.
+        let refused = outcome.output.contains("NO IMAP_PROTOCOL_ERROR");
+        assert!(outcome.code != Some(0) && refused, "{}", outcome.output);
+    } else {
+        outcome.expect_ok("-O -u");
+    }
     client.user(&USERS).expect_ok("-u");
     lab.assert_same();
 
@@ -121,6 +126,7 @@ fn beside_a_rolling_client(way: Way) {
     lab.settle();
     lab.step("one-shot runs while the rolling client works");
     let client = lab.strict_client();
+    let old = lab.old_master();
     let master = &lab.master;
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -132,7 +138,13 @@ fn beside_a_rolling_client(way: Way) {
             }
         });
         for _ in 0..4 {
-            client.user(&USERS).expect_ok("-u");
+            let outcome = client.user(&USERS);
+            // Clients of Cyrus 3.2 do not keep off each other's users: one of two is told that the
+            // mailbox has changed meanwhile.
+            let met = "Mailbox has changed since last sync";
+            if !(old && outcome.output.contains(met)) {
+                outcome.expect_ok("-u");
+            }
             client
                 .mailboxes(&["user.alice", "user.carol"])
                 .expect_ok("-m");
@@ -171,7 +183,12 @@ fn a_batch_of_lines(way: Way) {
     dave.append("INBOX.box", "", &message("dave", 1000));
     drop(take_log(&directory));
     put_log(&directory, &["MAILBOX user.dave.box".to_owned()]);
-    lab.settle();
+    if lab.old_master() {
+        // Stock to stock this client forgets who was refused in a group of several.
+        lab.settle_but(&["dave"]);
+    } else {
+        lab.settle();
+    }
 }
 
 /// A client of another channel on the default channel's listener: no run of the default channel

@@ -11,6 +11,7 @@ use super::client::{Client, Rolling, wait_until_drained};
 use super::compare;
 use super::cyrus::{Instance, Options, PASSWORD, REPL};
 use super::imap::message;
+use super::literals;
 use super::mux::{Mux, MuxOptions, Tls, right_password};
 use super::process::{folder, give};
 use super::relay::Relay;
@@ -233,7 +234,12 @@ impl Lab {
 
     /// The independent one: straight to the replica.
     pub fn direct_client(&self) -> Client {
-        let target = if self.setup.replica_socket {
+        let target = if self.old_replica() && !self.old_master() {
+            // Stock to stock it could not read the answers (`versions`).
+            let socket = self.dir.path().join("translated");
+            let socket = literals::translated(socket, &self.replica.csync_socket());
+            socket.display().to_string()
+        } else if self.setup.replica_socket {
             // What the socket left there in the way of scripts, a client by TCP cannot bear, stock to
             // stock: it finds a mailbox #sieve with another uniqueid.
             self.replica.csync_socket().display().to_string()
@@ -350,6 +356,16 @@ impl Lab {
                 found.len()
             );
         }
+    }
+
+    /// Whether master and client are Cyrus 3.2: one group for many users, no former names, no cache.
+    pub fn old_master(&self) -> bool {
+        !self.master.version.is_from("3.4")
+    }
+
+    /// Whether the replica is Cyrus 3.2: no FORCE, no CAPABILITIES, no annotations of the server.
+    pub fn old_replica(&self) -> bool {
+        !self.replica.version.is_from("3.4")
     }
 
     /// Replicates and compares: the end of a scenario.

@@ -13,6 +13,7 @@ pub mod csync;
 pub mod cyrus;
 pub mod imap;
 pub mod lab;
+pub mod literals;
 pub mod mount;
 pub mod mux;
 pub mod netns;
