@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 if [ -z "${SYNCMUX_IN_NAMESPACE:-}" ]; then
     install_packages debootstrap util-linux
-    SYNCMUX_IN_NAMESPACE=yes exec unshare --mount --propagation private -- "$0" "$@"
+    SYNCMUX_IN_NAMESPACE=yes exec unshare --mount --propagation private -- tests/install_versions.sh "$@"
 fi
 
 roots=${SYNCMUX_CYRUS_ROOTS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/syncmux-tests/cyrus}

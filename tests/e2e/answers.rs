@@ -290,6 +290,10 @@ fn no_outside_a_user_sync_of(channel: &str) {
 #[test]
 fn refused_annotation_of_the_server() {
     let mut lab = start("");
+    if lab.old_replica() && !lab.old_master() {
+        // It refuses by itself, for ever: `versions::annotation_of_the_server_to_3_2`.
+        return;
+    }
     for alone in [true, false] {
         let act: fn(&Lab) = if alone {
             site_comment
@@ -352,6 +356,11 @@ fn checksum_without_copyback() {
         lab.relay.open_traps();
         let arguments = ["-v", "-v", "-o", "-O", "-u", "alice"];
         let outcome = lab.link_client().run(&arguments);
+        if lab.old_replica() && !lab.old_master() {
+            // A newer client begins with FORCE, which this one does not know.
+            assert!(outcome.code != Some(0) && outcome.output.contains("FORCE received NO"));
+            return;
+        }
         assert_eq!(outcome.code == Some(0), times == 1, "{}", outcome.output);
         assert_eq!(lab.relay.caught().len(), times as usize);
         assert!(

@@ -104,18 +104,20 @@ fn a_long_reserve_over_users_is_asked_by_nobody_but_for_what_is_his() {
     let users: Vec<String> = (0..200).map(|i| format!("user.u{i}")).collect();
     let with = |more: &str| format!("{} {more}", users.join(" "));
     let (mut d, s) = strict_within(Limits {
-        ask_bytes: 3,
+        ask_bytes: 1000,
         ..limits()
     });
     d.get(s, &format!("GET MAILBOXES ({})\r\n", with("user.u7.x")));
     d.ask(s, &reserve(&with("user.u7.x"), &[1, 2, 3, 4]));
-    d.ask(
-        s,
-        "APPLY MESSAGE (%{default 0101010101010101010101010101010101010101 1}\r\nx)\r\n",
-    );
-    for guid in [2, 3] {
+    for guid in [1, 3] {
         d.ask(s, &message(guid));
     }
+    let large = "x".repeat(2000);
+    let large = format!(
+        "APPLY MESSAGE (%{{default {} 2000}}\r\n{large})\r\n",
+        hex(2)
+    );
+    d.ask(s, &large);
     // One of a few bytes goes out at once.
     d.say(s, &mailbox("user.u5", &[1]));
     assert_eq!(d.count("APPLY RESERVE"), 0);
