@@ -221,6 +221,9 @@ const ROWS: [Row; 7] = [
     }),
 ];
 
+/// What a client of Cyrus 3.2 sends behind the mailboxes of a run.
+const BEHIND_MAILBOXES: [&str; 3] = ["GET META", "APPLY UNMAILBOX", "APPLY UNUSER"];
+
 /// LOCKED to these sticks even where the client defers by itself: the run is done again. To MAILBOX
 /// it does not.
 #[test]
@@ -234,13 +237,9 @@ fn locked_outside_a_user_sync() {
     );
     for (what, act) in ROWS {
         let after = answer(&mut lab, what, LOCKED, 1, act);
-        // Cyrus 3.2 knows what to defer of each of them.
-        assert_eq!(
-            after.again,
-            !lab.old_master(),
-            "{what:?}: {:#?}",
-            after.said
-        );
+        // In Cyrus 3.2 the mailboxes come behind these, and what becomes of them counts.
+        let overwritten = lab.old_master() && !BEHIND_MAILBOXES.contains(&what.0);
+        assert_eq!(after.again, !overwritten, "{what:?}: {:#?}", after.said);
     }
     lab.assert_same();
 }
