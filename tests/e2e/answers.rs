@@ -217,7 +217,11 @@ const ROWS: [Row; 7] = [
         lab.master.login("alice").delete("INBOX.old")
     }),
     (("APPLY UNUSER", "carol"), |lab| {
-        lab.master.admin().delete("user.carol")
+        lab.master.admin().delete("user.carol");
+        if lab.old_master() {
+            // It does not log that by itself.
+            line(lab, "UNUSER carol");
+        }
     }),
 ];
 

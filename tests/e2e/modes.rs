@@ -183,8 +183,9 @@ fn a_batch_of_lines(way: Way) {
     dave.append("INBOX.box", "", &message("dave", 1000));
     drop(take_log(&directory));
     put_log(&directory, &["MAILBOX user.dave.box".to_owned()]);
-    if lab.old_master() {
-        // Stock to stock this client forgets who was refused in a group of several.
+    if lab.old_master() || lab.old_replica() {
+        // Stock to stock: that of Cyrus 3.2 takes the child without its INBOX, and the client of 3.2 forgets
+        // who was refused in a group of several. Nothing brings the INBOX until -A does.
         lab.settle_but(&["dave"]);
     } else {
         lab.settle();
