@@ -87,6 +87,7 @@ fn change(lab: &Lab, users: &[String], what: &str) {
 fn warm_up(lab: &mut Lab) {
     let lanes = lab.setup.lanes;
     let listen = lab.mux().strict_listen.clone();
+    let capable = !lab.old_master() && !lab.old_replica();
     lab.relay.hold_answers_to(Some("APPLY UNMAILBOX"));
     std::thread::scope(|scope| {
         for lane in 0..lanes {
@@ -94,7 +95,9 @@ fn warm_up(lab: &mut Lab) {
             scope.spawn(move || {
                 let mut csync = Csync::login(listen);
                 // As the stock client does: lanes of another kind would not serve it.
-                csync.ask("APPLY CAPABILITIES (SIEVE-MAILBOX)");
+                if capable {
+                    csync.ask("APPLY CAPABILITIES (SIEVE-MAILBOX)");
+                }
                 csync.ask(&format!("APPLY UNMAILBOX user.lane{lane}.x"));
             });
         }

@@ -236,7 +236,7 @@ impl Lab {
     pub fn direct_client(&self) -> Client {
         let target = if self.old_replica() && !self.old_master() {
             // Stock to stock it could not read the answers (`versions`).
-            let socket = self.dir.path().join("translated");
+            let socket = self.dir.path().join(&self.replica.name);
             let socket = literals::translated(socket, &self.replica.csync_socket());
             socket.display().to_string()
         } else if self.setup.replica_socket {
