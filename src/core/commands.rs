@@ -34,8 +34,9 @@ impl Core {
                 body: BYE.into(),
             });
         }
-        self.sessions
-            .insert(id, Session::new(mode, rolling, identity, self.now));
+        let mut session = Session::new(mode, rolling, identity, self.now);
+        session.since = rolling && self.known.client_since;
+        self.sessions.insert(id, session);
     }
 
     /// The client is gone: what it sent and was not answered is nobody's any more, unless it is
@@ -218,7 +219,9 @@ impl Core {
         if session.group.reserves_nothing(&mailboxes) {
             return self.answer(id, "APPLY RESERVE", "ok", OK.into(), false);
         }
-        session.staging.reserve(partition, mailboxes.clone(), guids);
+        let site = &self.setup.site;
+        let staging = &mut session.staging;
+        staging.reserve(partition, mailboxes.clone(), guids, site);
         if self.staged_bytes < self.setup.limits.staged_bytes {
             // The client uploads to here, which costs no network.
             let mut body = print::missing(guids);
@@ -243,6 +246,7 @@ impl Core {
         };
         if let Kind::Apply(Apply::Mailbox(mailbox)) = &command.kind {
             session.since |= mailbox.since;
+            self.known.client_since |= session.rolling && session.since;
         }
         match &command.kind {
             Kind::Get(Get::User(user)) => {
@@ -434,7 +438,7 @@ impl Core {
         let staging = self.sessions.get(&id).map(|session| &session.staging);
         match (command.kind, staging) {
             (Kind::Apply(Apply::Mailbox(mailbox)), Some(staging)) => Work::Unit(Box::new(Unit {
-                needs: staging.needs(&mailbox),
+                needs: staging.needs(&mailbox, &self.setup.site),
                 mailbox: mailbox.name,
                 partition: mailbox.partition,
                 made: mailbox.state,

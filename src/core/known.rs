@@ -43,6 +43,9 @@ pub(super) struct Known {
     /// The replica compares SINCE_MODSEQ, which catches a wrong belief that makes the client send
     /// something.
     pub(super) since: bool,
+    /// The rolling client has shown in an earlier session that it says SINCE_MODSEQ. One of Cyrus 3.2 or
+    /// 3.4 shows it with its first update only, which comes behind its first questions.
+    pub(super) client_since: bool,
     /// `log` is being looked at.
     pub(super) watching: bool,
     doubts: HashMap<Bytes, Doubt>,

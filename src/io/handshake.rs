@@ -64,7 +64,8 @@ pub(super) async fn starttls(wire: &mut Wire, greeting: &Greeting) -> Result<(),
     if !greeting.starttls {
         return Err(ConnectError::tls(
             "the replica does not offer STARTTLS: set tls_server_cert and tls_server_key in its \
-             imapd.conf, or write tls = \"off\" here if the way to it is safe",
+             imapd.conf (and allowstarttls: yes, which Cyrus 3.10 wants), or write tls = \"off\" here \
+             if the way to it is safe",
         ));
     }
     wire.command(b"STARTTLS\r\n").await?;

@@ -213,7 +213,8 @@ pub struct Mailbox {
     /// The short form of an intermediate mailbox, which carries no version (no RECORD, no
     /// LAST_UID; `sync_do_update_mailbox` in `sync_support.c`).
     pub intermediate: bool,
-    /// SINCE_MODSEQ is there: the client says what it believed of the replica (3.2 and later).
+    /// The client says what it believed of the replica (3.2 and later): SINCE_MODSEQ is there, or
+    /// FOLDERMODSEQ, which came with it and is said of new mailboxes, too.
     pub since: bool,
     /// The line `* MAILBOX %(...)`, line end included, with which a replica that has executed
     /// this would answer. `None` for the short form, which says too little, for a part of the

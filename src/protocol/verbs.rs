@@ -130,7 +130,7 @@ fn mailbox(facts: &mut Facts, local: bool) -> Option<Mailbox> {
         partition: facts.text(Field::Partition).unwrap_or_default(),
         local,
         intermediate,
-        since: facts.has(Field::SinceModseq),
+        since: facts.has(Field::SinceModseq) || facts.has(Field::FolderModseq),
         state,
         guids,
         records: facts.records,

@@ -84,6 +84,10 @@ struct Matrix {
     /// 40 users, 0 and 20 ms, 8 lanes and shards, once each.
     #[arg(long)]
     quick: bool,
+    /// The master's Cyrus, and so the client's: 3.2, 3.6 or 3.10; the host's own where not given. The
+    /// replica stays the host's.
+    #[arg(long)]
+    client: Option<String>,
     /// Without syncmux.
     #[arg(long)]
     stock_only: bool,
@@ -294,7 +298,8 @@ impl Matrix {
         if contenders.is_empty() {
             return true;
         }
-        let mut bench = Bench::start(load, users, Duration::ZERO, true);
+        let client = self.client.as_deref();
+        let mut bench = Bench::of_version(client, load, users, Duration::ZERO, true);
         let mut ok = true;
         for rtt in self.rtt.iter().copied() {
             bench.set_round_trip(milliseconds(rtt));
@@ -322,7 +327,10 @@ impl Matrix {
             }
             let repeats = self.repeats;
             let what = load.describe(users);
-            println!("\n{rtt} ms, {what}, median of {repeats} where below {LONG} s");
+            let version = &bench.lab.master.version;
+            println!(
+                "\n{rtt} ms, client {version}, {what}, median of {repeats} where below {LONG} s"
+            );
             // What is expected is said of a link with a distance; at 0 ms see the ratios.
             let expect = if rtt > 0.0 {
                 self.expect

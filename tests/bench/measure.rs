@@ -13,6 +13,7 @@ use super::support::cyrus::ADMIN;
 use super::support::imap::{Imap, message};
 use super::support::lab::{Lab, Setup, Way};
 use super::support::process::folder;
+use super::support::version::Version;
 
 /// Bytes of a message.
 const SIZE: usize = 4096;
@@ -45,7 +46,20 @@ pub struct Bench {
 impl Bench {
     /// Users with their mail, which the replica has too where the load does not begin with nothing.
     pub fn start(load: Load, users: usize, round_trip: Duration, quiet: bool) -> Self {
+        Self::of_version(None, load, users, round_trip, quiet)
+    }
+
+    /// The same with another Cyrus as master and client.
+    pub fn of_version(
+        version: Option<&str>,
+        load: Load,
+        users: usize,
+        round_trip: Duration,
+        quiet: bool,
+    ) -> Self {
         let mut setup = Setup::new(Way::Direct);
+        let own = Version::own().name;
+        setup.versions = version.map(|version| (version.to_owned(), own));
         setup.round_trip = round_trip;
         setup.log_level = "info".to_owned();
         setup.both.immediate = true;

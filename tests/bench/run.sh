@@ -4,7 +4,7 @@
 #
 #   tests/bench/run.sh [--quick] [--load append,flags,copy,copy-all] [--rtt 0,5,20,50,100] [--users N]
 #                      [--lanes 1,2,4,8,16] [--shards 4,8,16] [--repeats 3] [--only TEXT] [--csv FILE]
-#                      [--charts FOLDER] [--expect-fan-out X] [--expect-strict X]
+#                      [--charts FOLDER] [--client 3.2|3.6|3.10] [--expect-fan-out X] [--expect-strict X]
 #   tests/bench/run.sh lag [--rtt 20] [--rates 5,40] [--seconds 30] [--users 200] [--lanes 8]
 #   tests/bench/run.sh beside [--rtt 20] [--megabytes 500] [--users 200] [--lanes 8]
 #   tests/bench/run.sh rightnow [--rtt 20,100] [--clients 8] [--appends 40] [--silence 20]
@@ -28,5 +28,10 @@ terminate)
 *) set -- matrix "$@" ;;
 esac
 . tests/install.sh
+# Another Cyrus as master and client: its Debian must be there.
+case " $* " in
+*" --client 3.2 "* | *" --client=3.2 "*) tests/install_versions.sh bullseye ;;
+*" --client 3.10 "* | *" --client=3.10 "*) tests/install_versions.sh trixie ;;
+esac
 cargo build --release --bin syncmux --example bench
 exec "$examples/bench" "$@"

@@ -7,6 +7,7 @@ use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::relay::Direction;
 use crate::support::traps::{Deed, Trap};
+use crate::support::version::Version;
 use crate::support::wait_for;
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
@@ -169,7 +170,9 @@ fn inside_a_user_sync_in_a_named_channel() {
 /// On the default channel everything does.
 #[test]
 fn inside_a_user_sync() {
-    inside_a_user_sync_of("", &[(LOCKED, true), (NO, true)]);
+    // Cyrus 3.2 defers there as well.
+    let locked = Version::of(false).is_from("3.4");
+    inside_a_user_sync_of("", &[(LOCKED, locked), (NO, true)]);
 }
 
 fn inside_a_user_sync_of(channel: &str, rows: &[(&'static str, bool)]) {
@@ -214,9 +217,16 @@ const ROWS: [Row; 7] = [
         lab.master.login("alice").delete("INBOX.old")
     }),
     (("APPLY UNUSER", "carol"), |lab| {
-        lab.master.admin().delete("user.carol")
+        lab.master.admin().delete("user.carol");
+        if lab.old_master() {
+            // It does not log that by itself.
+            line(lab, "UNUSER carol");
+        }
     }),
 ];
+
+/// What a client of Cyrus 3.2 sends behind the mailboxes of a run.
+const BEHIND_MAILBOXES: [&str; 3] = ["GET META", "APPLY UNMAILBOX", "APPLY UNUSER"];
 
 /// LOCKED to these sticks even where the client defers by itself: the run is done again. To MAILBOX
 /// it does not.
@@ -231,7 +241,9 @@ fn locked_outside_a_user_sync() {
     );
     for (what, act) in ROWS {
         let after = answer(&mut lab, what, LOCKED, 1, act);
-        assert!(after.again, "{what:?}: {:#?}", after.said);
+        // In Cyrus 3.2 the mailboxes come behind these, and what becomes of them counts.
+        let overwritten = lab.old_master() && !BEHIND_MAILBOXES.contains(&what.0);
+        assert_eq!(after.again, !overwritten, "{what:?}: {:#?}", after.said);
     }
     lab.assert_same();
 }
@@ -259,6 +271,12 @@ fn no_outside_a_user_sync_of(channel: &str) {
             "APPLY QUOTA" | "APPLY ANNOTATION" => Some("GET USER NIL"),
             _ => None,
         };
+        // Cyrus 3.2 promotes QUOTA and ANNOTATION to MAILBOX of that very mailbox.
+        let old = lab.old_master();
+        let promoted = match promoted {
+            Some("GET USER NIL") if old => Some("GET MAILBOXES (user.alice"),
+            promoted => promoted,
+        };
         let of_nobody = promoted == Some("GET USER NIL");
         let ends = of_nobody || matches!(what.0, "APPLY UNMAILBOX" | "APPLY UNUSER");
         assert_eq!(after.again, ends, "{what:?}: {said:#?}");
@@ -275,6 +293,10 @@ fn no_outside_a_user_sync_of(channel: &str) {
 #[test]
 fn refused_annotation_of_the_server() {
     let mut lab = start("");
+    if lab.old_replica() && !lab.old_master() {
+        // It refuses by itself, for ever: `versions::annotation_of_the_server_to_3_2`.
+        return;
+    }
     for alone in [true, false] {
         let act: fn(&Lab) = if alone {
             site_comment
@@ -282,9 +304,11 @@ fn refused_annotation_of_the_server() {
             site_comment_and_seen
         };
         let after = answer(&mut lab, ("APPLY ANNOTATION", "MBOXNAME \"\""), NO, 1, act);
-        assert_eq!(after.again, alone, "{:#?}", after.said);
+        // Cyrus 3.2 forgets it either way.
+        let again = alone && !lab.old_master();
+        assert_eq!(after.again, again, "{:#?}", after.said);
         let found = lab.differences().join("\n");
-        assert_eq!(found.is_empty(), alone, "{found}");
+        assert_eq!(found.is_empty(), again, "{found}");
     }
 }
 
@@ -335,6 +359,11 @@ fn checksum_without_copyback() {
         lab.relay.open_traps();
         let arguments = ["-v", "-v", "-o", "-O", "-u", "alice"];
         let outcome = lab.link_client().run(&arguments);
+        if lab.old_replica() && !lab.old_master() {
+            // A newer client begins with FORCE, which this one does not know.
+            assert!(outcome.code != Some(0) && outcome.output.contains("FORCE received NO"));
+            return;
+        }
         assert_eq!(outcome.code == Some(0), times == 1, "{}", outcome.output);
         assert_eq!(lab.relay.caught().len(), times as usize);
         assert!(

@@ -39,7 +39,7 @@ fn keep_trying(lab: &mut Lab) {
     }
 }
 
-fn unwritable_mailbox(way: Way) {
+pub(crate) fn unwritable_mailbox(way: Way) {
     out_of_order(way, "", 0o555);
 }
 

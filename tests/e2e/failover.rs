@@ -28,6 +28,7 @@ fn backwards(lab: &Lab) -> Client {
     );
     Client {
         conf: lab.replica.variant("client-backwards", &lines),
+        version: lab.replica.version.clone(),
         ..lab.direct_client()
     }
 }

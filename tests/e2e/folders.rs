@@ -58,14 +58,25 @@ fn mailboxes(way: Way) {
     lab.settle();
     lab.step("to another partition");
     admin.run("RENAME user.bob user.bob fast");
-    lab.settle();
+    // Cyrus 3.2 does not say in its log that the user has moved, stock to stock: -A finds it.
+    let moved: &[&str] = if lab.old_master() {
+        &["APPLY RENAME %(OLDMBOXNAME user.bob NEWMBOXNAME user.bob PARTITION fast"]
+    } else {
+        &[]
+    };
+    lab.settle_but(moved);
     lab.master
         .login("bob")
         .append("INBOX", "", &message("on the fast one", 1000));
     lab.settle();
     lab.step("one user on two partitions, in one run");
     admin.run("RENAME user.bob.taken user.bob.taken default");
-    lab.settle();
+    let moved: &[&str] = if lab.old_master() {
+        &["APPLY RENAME %(OLDMBOXNAME user.bob.taken NEWMBOXNAME user.bob.taken PARTITION default"]
+    } else {
+        &[]
+    };
+    lab.settle_but(moved);
     let mut bob = lab.master.login("bob");
     for name in ["INBOX", "INBOX.taken"] {
         bob.append(name, "", &message(&format!("{name} both"), 1000));

@@ -53,6 +53,11 @@ fn wrong_once_more(lab: &mut Lab, before: f64) {
 fn a_wrong_belief_heals(way: Way) {
     let mut lab = start(way);
     let mut there = lab.replica.login("alice");
+    if lab.old_replica() || lab.old_master() {
+        // Without CAPABILITIES the replica is known to compare SINCE_MODSEQ with its first answer that has
+        // a mailbox.
+        learn(&mut lab, &["user.alice"]);
+    }
     lab.step("everything is known");
     look_at(&mut lab, &["user.alice", "user.alice.box", "user.bob"]);
     lab.settle();
@@ -132,7 +137,9 @@ fn renames(way: Way) {
         let hits = known(&mut lab, "hit");
         look_at(&mut lab, &[&names[0], &names[1]]);
         lab.settle();
-        assert!(known(&mut lab, "hit") >= hits + 2.0);
+        // The client of Cyrus 3.2 does not ask for what the master has not.
+        let asked = if lab.old_master() { 1.0 } else { 2.0 };
+        assert!(known(&mut lab, "hit") >= hits + asked);
         lab.step("it is renamed");
         alice.rename(&format!("INBOX.{from}"), &format!("INBOX.{to}"));
         let to = format!("INBOX.{to}");

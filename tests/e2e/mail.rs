@@ -10,7 +10,7 @@ ways!(three_thousand: direct, strict, fan_out);
 ways!(fifty_megabytes: direct, strict, fan_out);
 ways!(many_users_over_a_link: direct, strict, fan_out);
 
-pub fn messages(way: Way) {
+pub(crate) fn messages(way: Way) {
     let mut lab = Setup::new(way).start();
     lab.step("append to mailboxes that the replica does not have");
     for user in ["alice", "bob", "carol"] {
@@ -181,7 +181,7 @@ fn fifty_megabytes(way: Way) {
     lab.settle();
 }
 
-fn many_users_over_a_link(way: Way) {
+pub(crate) fn many_users_over_a_link(way: Way) {
     let mut setup = Setup::new(way);
     setup.round_trip = std::time::Duration::from_millis(10);
     setup.lanes = 8;

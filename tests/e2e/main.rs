@@ -48,4 +48,5 @@ mod terminate;
 mod tools;
 mod transparent;
 mod users;
+mod versions;
 mod wrong_settings;

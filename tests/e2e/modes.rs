@@ -20,7 +20,7 @@ fn mail_for_all(lab: &Lab, what: &str) {
     }
 }
 
-pub fn one_shots(way: Way) {
+pub(crate) fn one_shots(way: Way) {
     let mut lab = Setup::new(way).start();
     let client = lab.strict_client();
     for user in USERS {
@@ -76,9 +76,14 @@ pub fn one_shots(way: Way) {
 
     lab.step("-O, and then -u by the same lanes");
     mail_for_all(&lab, "4");
-    client
-        .run(&["-v", "-v", "-o", "-O", "-u", "alice"])
-        .expect_ok("-O -u");
+    let outcome = client.run(&["-v", "-v", "-o", "-O", "-u", "alice"]);
+    if lab.old_replica() && !lab.old_master() {
+        // Cyrus 3.2 knows no FORCE, which a newer client begins with; it gives up then.
+        let refused = outcome.output.contains("NO IMAP_PROTOCOL_ERROR");
+        assert!(outcome.code != Some(0) && refused, "{}", outcome.output);
+    } else {
+        outcome.expect_ok("-O -u");
+    }
     client.user(&USERS).expect_ok("-u");
     lab.assert_same();
 
@@ -121,6 +126,7 @@ fn beside_a_rolling_client(way: Way) {
     lab.settle();
     lab.step("one-shot runs while the rolling client works");
     let client = lab.strict_client();
+    let old = lab.old_master();
     let master = &lab.master;
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -132,11 +138,21 @@ fn beside_a_rolling_client(way: Way) {
             }
         });
         for _ in 0..4 {
-            client.user(&USERS).expect_ok("-u");
-            client
-                .mailboxes(&["user.alice", "user.carol"])
-                .expect_ok("-m");
-            client.all().expect_ok("-A");
+            let outcomes = [
+                ("-u", client.user(&USERS)),
+                ("-m", client.mailboxes(&["user.alice", "user.carol"])),
+                ("-A", client.all()),
+            ];
+            for (mode, outcome) in outcomes {
+                // Clients of Cyrus 3.2 do not keep off each other's users: one of two is told that the
+                // mailbox has changed meanwhile.
+                let met = outcome
+                    .output
+                    .contains("Mailbox has changed since last sync");
+                if !(old && met) {
+                    outcome.expect_ok(mode);
+                }
+            }
             client.meta(&["bob"]).expect_ok("-s");
         }
     });
@@ -171,7 +187,13 @@ fn a_batch_of_lines(way: Way) {
     dave.append("INBOX.box", "", &message("dave", 1000));
     drop(take_log(&directory));
     put_log(&directory, &["MAILBOX user.dave.box".to_owned()]);
-    lab.settle();
+    if lab.old_master() || lab.old_replica() {
+        // Stock to stock: that of Cyrus 3.2 takes the child without its INBOX, and the client of 3.2 forgets
+        // who was refused in a group of several. Nothing brings the INBOX until -A does.
+        lab.settle_but(&["dave"]);
+    } else {
+        lab.settle();
+    }
 }
 
 /// A client of another channel on the default channel's listener: no run of the default channel

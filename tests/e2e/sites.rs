@@ -134,6 +134,9 @@ fn client_with_a_cache(way: Way) {
     setup.client_extra = format!("sync_cache_db_path: {}\n", path.display());
     let mut lab = setup.start();
     some_work(&mut lab);
+    if lab.old_master() {
+        return assert!(!path.exists(), "Cyrus 3.2 has no cache");
+    }
     assert!(path.exists(), "the client did not use its cache");
     lab.step("the replica changes behind the cache");
     let mut there = lab.replica.login("alice");

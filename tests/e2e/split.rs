@@ -122,7 +122,12 @@ fn mailboxes_on_the_replica(way: Way) {
         .lines()
         .filter(|l| l.contains("master: ") || l.contains("replica: "));
     assert!(told.all(|l| l.contains("replica: ")), "{found}");
-    there.delete("INBOX.there");
+    // That of Cyrus 3.2 has removed it with USER: it compares no tombstones.
+    if there.list_names("*").contains(&"INBOX.there".to_owned()) {
+        there.delete("INBOX.there");
+    } else {
+        assert!(lab.old_master(), "it is gone");
+    }
     lab.settle();
     lab.step("a mailbox there under another name");
     there.rename("INBOX.box", "INBOX.elsewhere");
@@ -165,7 +170,9 @@ fn intermediates_on_the_replica(way: Way) {
     bob_goes_on(&lab, "2");
     // It becomes a mailbox here as well: the client copies it back.
     lab.settle();
-    assert!(alice.list_names("*").contains(&"INBOX.c".to_owned()));
+    let copied_back = alice.list_names("*").contains(&"INBOX.c".to_owned());
+    // The client of Cyrus 3.2 makes it an intermediate there as well.
+    assert_eq!(copied_back, !lab.old_master());
     lab.step("an intermediate gone there with its child");
     alice.create("INBOX.e.f");
     alice.append("INBOX.e.f", "", &message("before", 1000));

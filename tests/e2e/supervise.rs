@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::support::client::leftovers;
 use super::support::cyrus::BIN;
 use super::support::lab::{Lab, Setup, Way};
-use super::support::process::{Guard, as_cyrus, children, write};
+use super::support::process::{Guard, children, write};
 use super::support::wait_for;
 
 /// A lab whose syncmux starts the client by this lab's configuration.
@@ -15,8 +15,10 @@ fn lab() -> Lab {
     let mut lab = Setup::new(Way::FanOut).start();
     let conf = lab.client().conf;
     lab.mux().stop();
+    let program = lab.master.version.wrapper("sync_client");
     let command = format!(
-        "client_command = [\"/usr/lib/cyrus/bin/sync_client\", \"-C\", \"{}\", \"-R\"]\n[channel.replica]",
+        "client_command = [\"{}\", \"-C\", \"{}\", \"-R\"]\n[channel.replica]",
+        program.display(),
         conf.display()
     );
     let config = lab.mux().config.clone();
@@ -110,7 +112,7 @@ fn a_daemon_of_cyrus_comes_back_after_an_upgrade() {
         &conf,
         format!("START {{\n}}\nSERVICES {{\n}}\nDAEMON {{\n  {line}\n}}\n"),
     );
-    let mut command = as_cyrus(format!("{BIN}/master"));
+    let mut command = lab.master.version.command(format!("{BIN}/master"));
     command.arg("-C").arg(&client).arg("-M").arg(&conf);
     command.arg("-p").arg(lab.path("daemon.pid"));
     let _cyrus = Guard::spawn("master", &mut command);

@@ -102,7 +102,9 @@ fn odd_names_come_back() {
         }
     }
     println!("{} of {} names: {made:?}", made.len(), names.len());
-    assert!(made.len() >= 8, "{made:?}");
+    // Cyrus 3.2 takes names of 200 characters at most.
+    let least = if lab.old_master() { 7 } else { 8 };
+    assert!(made.len() >= least, "{made:?}");
     lab.settle();
     for name in &made {
         alice.append(name, "", &message(name, 500));

@@ -218,6 +218,7 @@ impl Site {
             options: Vec::new(),
             scratch: folder(&self.dir.path().join("scratch")),
             verbose: true,
+            version: self.master.version.clone(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver, limits, rolling};
 use super::words::{CAPABILITIES, NO, OK, SEEN, answer, ask_for, line, update};
-use crate::core::{Limits, Mode, SessionId};
+use crate::core::{Event, Limits, Mode, SessionId};
 
 /// A 3.6 client by the rolling client's listener, in strict mode: nothing is read ahead.
 pub(super) fn known() -> (Driver, SessionId) {
@@ -409,4 +409,23 @@ fn what_the_run_does_not_name_is_told_only_where_that_makes_the_client_send_it()
     really(&mut d, s, "user.b", &answer(&["user.b"], 1));
     d.run = Some(RUN);
     assert_eq!(d.ask(s, &ask_for("user.b user.a")), answer(&["user.b"], 1));
+}
+
+/// Cyrus before 3.6 asks for no capabilities: that it says SINCE_MODSEQ is seen with its first update
+/// only. Its next session needs no update to be told what is known.
+#[test]
+fn an_older_client_is_known_again() {
+    let mut d = driver(limits(), false);
+    let s = d.open_by(1, Mode::Strict, true);
+    really(&mut d, s, "user.a", &answer(&["user.a"], 1));
+    assert!(is_real(&mut d, s, "user.a"), "nothing shows who it is yet");
+    d.say(s, &update("user.a", 2));
+    d.reply_to("APPLY MAILBOX", OK);
+    d.answer(s);
+    d.event(Event::SessionClosed { session: s });
+    let s = d.open_by(2, Mode::Strict, true);
+    assert!(!is_real(&mut d, s, "user.a"));
+    // Another listener's client is another matter.
+    let s = d.open(3, Mode::Strict);
+    assert!(is_real(&mut d, s, "user.a"));
 }

@@ -97,6 +97,49 @@ fn large_messages_ask_first() {
     assert_eq!(d.count("APPLY MAILBOX"), 0);
 }
 
+/// Cyrus before 3.4 reserves for up to 1,001 mailboxes of many users at once. That is no copy, and each
+/// unit must not make the replica look through all of them.
+#[test]
+fn a_long_reserve_over_users_is_asked_by_nobody_but_for_what_is_his() {
+    let users: Vec<String> = (0..200).map(|i| format!("user.u{i}")).collect();
+    let with = |more: &str| format!("{} {more}", users.join(" "));
+    let (mut d, s) = strict_within(Limits {
+        ask_bytes: 1000,
+        ..limits()
+    });
+    d.get(s, &format!("GET MAILBOXES ({})\r\n", with("user.u7.x")));
+    d.ask(s, &reserve(&with("user.u7.x"), &[1, 2, 3, 4]));
+    for guid in [1, 3] {
+        d.ask(s, &message(guid));
+    }
+    let large = "x".repeat(2000);
+    let large = format!(
+        "APPLY MESSAGE (%{{default {} 2000}}\r\n{large})\r\n",
+        hex(2)
+    );
+    d.ask(s, &large);
+    // One of a few bytes goes out at once.
+    d.say(s, &mailbox("user.u5", &[1]));
+    assert_eq!(d.count("APPLY RESERVE"), 0);
+    d.reply_to("APPLY MESSAGE", OK);
+    d.reply_to("APPLY MAILBOX", OK);
+    assert_eq!(d.answer(s).unwrap(), OK);
+    // A large one asks about its own mailbox, a copy within a user about those of the user.
+    for (name, guid, with) in [
+        ("user.u6", 2, "user.u6"),
+        ("user.u7.x", 3, "user.u7 user.u7.x"),
+    ] {
+        d.say(s, &mailbox(name, &[guid]));
+        assert_eq!(d.on_lanes(), [reserve(with, &[guid])]);
+        d.reply_to("APPLY RESERVE", OK);
+        d.reply_to("APPLY MAILBOX", OK);
+        assert_eq!(d.answer(s).unwrap(), OK);
+    }
+    // What did not come can be anywhere.
+    d.say(s, &mailbox("user.u8", &[4]));
+    assert_eq!(d.on_lanes(), [reserve(&with("user.u7.x"), &[4])]);
+}
+
 #[test]
 fn what_was_reserved_and_never_came_is_asked_for_and_never_guessed() {
     let (mut d, s) = strict();

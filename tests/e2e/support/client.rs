@@ -5,7 +5,8 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use super::cyrus::BIN;
-use super::process::{Guard, as_cyrus, give, write};
+use super::process::{Guard, give, write};
+use super::version::Version;
 use super::{PATIENCE, wait_for};
 
 /// How a client reaches the replica: the imapd.conf that says so.
@@ -20,6 +21,8 @@ pub struct Client {
     pub scratch: PathBuf,
     /// Whether the rolling client writes its conversation down.
     pub verbose: bool,
+    /// That of the master.
+    pub version: Version,
 }
 
 /// What a one-shot run said and how it ended.
@@ -129,7 +132,7 @@ impl Client {
     fn spawn(&self, output: &Path, arguments: &[&str]) -> Guard {
         let out = std::fs::File::create(output).unwrap();
         give(output);
-        let mut command = as_cyrus(format!("{BIN}/sync_client"));
+        let mut command = self.version.command(format!("{BIN}/sync_client"));
         command.arg("-C").arg(&self.conf);
         if !self.channel.is_empty() {
             command.args(["-n", &self.channel]);

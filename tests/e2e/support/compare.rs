@@ -31,6 +31,16 @@ pub fn differences(
     found
 }
 
+/// Whether IMAP shows anything of a user that is not the same on both ends.
+pub fn snapshots_differ(master: &Instance, replica: &Instance, user: &str) -> bool {
+    let of = |instance| {
+        let mut all = Snapshot::new();
+        of_user(instance, user, &mut all);
+        all
+    };
+    of(master) != of(replica)
+}
+
 /// What a direct client still wants to send.
 pub fn unsent(direct: &Client, users: &BTreeSet<String>) -> Vec<String> {
     let mut runs = vec![("-A", direct.all())];

@@ -10,9 +10,10 @@ use rustix::process::{Pid, Signal};
 
 use super::certs::Certs;
 use super::imap::Imap;
-use super::process::{Guard, Port, as_cyrus, folder, give, write};
+use super::process::{Guard, Port, folder, give, write};
 use super::sieve::Sieve;
 use super::syslog::Syslog;
+use super::version::Version;
 use super::wait_for;
 
 /// Where Debian keeps Cyrus's programs.
@@ -42,6 +43,8 @@ pub struct Options {
     pub unix_socket: bool,
     /// Addresses (`host:port`) of the replica's csync beside its own port on loopback.
     pub csync_at: Vec<String>,
+    /// Another one than the environment names for this side.
+    pub version: Option<Version>,
 }
 
 /// A running (or stopped) Cyrus.
@@ -55,6 +58,7 @@ pub struct Instance {
     pub csync: Port,
     pub sieve: Port,
     pub virtual_domains: bool,
+    pub version: Version,
     replica: bool,
     process: Option<Guard>,
     base: String,
@@ -90,6 +94,10 @@ impl Instance {
             virtual_domains: options.virtual_domains,
             process: None,
             _syslog: Syslog::shared(),
+            version: options
+                .version
+                .clone()
+                .unwrap_or_else(|| Version::of(replica)),
             name,
             folder: dir,
             replica,
@@ -138,7 +146,7 @@ impl Instance {
         }
         let log = std::fs::File::create(self.path("master.out")).unwrap();
         give(&self.path("master.out"));
-        let mut command = as_cyrus(format!("{BIN}/master"));
+        let mut command = self.version.command(format!("{BIN}/master"));
         command
             .arg("-C")
             .arg(self.conf())
@@ -245,7 +253,7 @@ impl Instance {
 
     /// The folder with the messages of a mailbox.
     pub fn mailbox_folder(&self, mailbox: &str) -> PathBuf {
-        let mut command = as_cyrus(format!("{BIN}/mbpath"));
+        let mut command = self.version.command(format!("{BIN}/mbpath"));
         command.arg("-C").arg(self.conf()).arg(mailbox);
         let output = command.output().unwrap();
         let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
@@ -332,7 +340,8 @@ impl Instance {
         match &options.certs {
             Some(certs) if self.replica => write!(
                 conf,
-                "tls_server_cert: {}\ntls_server_key: {}\ntls_client_ca_file: {}\n",
+                "tls_server_cert: {}\ntls_server_key: {}\ntls_client_ca_file: {}\n\
+                 allowstarttls: yes\n",
                 certs.cert.display(),
                 certs.key.display(),
                 certs.ca.display(),
@@ -428,7 +437,7 @@ impl Instance {
     fn users(&self) {
         for user in [ADMIN, REPL] {
             use std::io::Write as _;
-            let mut command = as_cyrus("/usr/sbin/saslpasswd2");
+            let mut command = self.version.command("/usr/sbin/saslpasswd2");
             command.args(["-p", "-c", "-f"]).arg(self.path("sasldb2"));
             command.args(["-u", &self.name, user]).stdin(Stdio::piped());
             let mut child = command.spawn().expect("saslpasswd2 (package sasl2-bin)");

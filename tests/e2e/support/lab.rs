@@ -11,9 +11,11 @@ use super::client::{Client, Rolling, wait_until_drained};
 use super::compare;
 use super::cyrus::{Instance, Options, PASSWORD, REPL};
 use super::imap::message;
+use super::literals;
 use super::mux::{Mux, MuxOptions, Tls, right_password};
 use super::process::{folder, give};
 use super::relay::Relay;
+use super::version::Version;
 use super::wait_for;
 
 /// The way from the stock client to the replica.
@@ -94,6 +96,8 @@ pub struct Setup {
     /// For syncmux.toml.
     pub mux_extra: String,
     pub log_level: String,
+    /// Which Cyrus master and replica are; what the environment names where nothing is said.
+    pub versions: Option<(String, String)>,
 }
 
 impl Setup {
@@ -116,6 +120,7 @@ impl Setup {
             client_options: Vec::new(),
             mux_extra: String::new(),
             log_level: "debug".to_owned(),
+            versions: None,
         }
     }
 
@@ -155,6 +160,10 @@ impl Lab {
             options.channels.push(setup.channel.clone());
         }
         let mut master_options = options.clone();
+        if let Some((master, replica)) = &setup.versions {
+            master_options.version = Some(Version::named(master));
+            options.version = Some(Version::named(replica));
+        }
         master_options
             .extra
             .extend(setup.master_extra.iter().cloned());
@@ -164,6 +173,8 @@ impl Lab {
         let mut replica = Instance::start(&at("replica"), true, &options);
         master.ready();
         replica.ready();
+        // What `syncmux verify` asks who is there.
+        master.version.stands_in_for_own("ctl_mboxlist");
         let port = match setup.spoken.replica {
             ReplicaPort::Csync => replica.csync.address(),
             ReplicaPort::Imap => replica.imap.address(),
@@ -314,7 +325,12 @@ impl Lab {
 
     /// The independent one: straight to the replica.
     pub fn direct_client(&self) -> Client {
-        let target = if self.setup.replica_socket {
+        let target = if self.old_replica() && !self.old_master() {
+            // Stock to stock it could not read the answers (`versions`).
+            let socket = self.dir.path().join(&self.replica.name);
+            let socket = literals::translated(socket, &self.replica.csync_socket());
+            socket.display().to_string()
+        } else if self.setup.replica_socket {
             // What the socket left there in the way of scripts, a client by TCP cannot bear, stock to
             // stock: it finds a mailbox #sieve with another uniqueid.
             self.replica.csync_socket().display().to_string()
@@ -367,6 +383,7 @@ impl Lab {
             options: Vec::new(),
             scratch: folder(&self.dir.path().join("scratch")),
             verbose: true,
+            version: self.master.version.clone(),
         }
     }
 
@@ -443,6 +460,16 @@ impl Lab {
                 found.len()
             );
         }
+    }
+
+    /// Whether master and client are Cyrus 3.2: one group for many users, no former names, no cache.
+    pub fn old_master(&self) -> bool {
+        !self.master.version.is_from("3.4")
+    }
+
+    /// Whether the replica is Cyrus 3.2: no FORCE, no CAPABILITIES, no annotations of the server.
+    pub fn old_replica(&self) -> bool {
+        !self.replica.version.is_from("3.4")
     }
 
     /// Replicates and compares: the end of a scenario.

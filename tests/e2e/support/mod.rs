@@ -13,6 +13,7 @@ pub mod csync;
 pub mod cyrus;
 pub mod imap;
 pub mod lab;
+pub mod literals;
 pub mod mount;
 pub mod mux;
 pub mod netns;
@@ -21,6 +22,7 @@ pub mod relay;
 pub mod sieve;
 pub mod syslog;
 pub mod traps;
+pub mod version;
 
 use std::time::{Duration, Instant};
 

@@ -36,17 +36,20 @@ pub fn cyrus_ids() -> Ids {
             rustix::process::geteuid().is_root(),
             "the end-to-end tests start Cyrus as user cyrus and therefore must be run as root"
         );
-        let number = |file: &str, name: &str, field: usize| -> u32 {
-            let text = std::fs::read_to_string(file).unwrap();
-            let line = text.lines().find(|l| l.starts_with(&format!("{name}:")));
-            let line = line.unwrap_or_else(|| panic!("{file} has no {name}: is Cyrus installed?"));
-            line.split(':').nth(field).unwrap().parse().unwrap()
-        };
         Ids {
-            uid: number("/etc/passwd", "cyrus", 2),
-            gid: number("/etc/group", "mail", 2),
+            uid: field(Path::new("/etc/passwd"), "cyrus", 2),
+            gid: field(Path::new("/etc/group"), "mail", 2),
         }
     })
+}
+
+/// A number of `name` in a file such as /etc/passwd.
+pub fn field(file: &Path, name: &str, field: usize) -> u32 {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find(|l| l.starts_with(&format!("{name}:")));
+    let shown = file.display();
+    let line = line.unwrap_or_else(|| panic!("{shown} has no {name}: is Cyrus installed?"));
+    line.split(':').nth(field).unwrap().parse().unwrap()
 }
 
 /// Gives a file or folder to Cyrus.
@@ -72,9 +75,13 @@ pub fn write(path: &Path, text: impl AsRef<[u8]>) {
 /// A command run as user cyrus, in its own process group, that gets SIGTERM should this process
 /// (the thread that starts it, strictly) disappear without running any destructor.
 pub fn as_cyrus(program: impl AsRef<OsStr>) -> Command {
-    use std::os::unix::process::CommandExt;
     cyrus_ids();
-    let mut command = Command::new("setpriv");
+    become_cyrus(Command::new("setpriv"), program)
+}
+
+/// `command` is `setpriv`, or ends with it: what becomes user cyrus and runs `program`.
+pub fn become_cyrus(mut command: Command, program: impl AsRef<OsStr>) -> Command {
+    use std::os::unix::process::CommandExt;
     command
         .args([
             "--reuid=cyrus",
@@ -82,8 +89,8 @@ pub fn as_cyrus(program: impl AsRef<OsStr>) -> Command {
             "--init-groups",
             "--pdeathsig",
             "TERM",
-            "--",
         ])
+        .arg("--")
         .arg(program.as_ref())
         .current_dir("/")
         .stdin(Stdio::null())
