@@ -12,6 +12,7 @@ mod cyrus;
 mod cyrus_conf;
 mod directory;
 mod paste;
+pub mod shard;
 pub mod terminate;
 
 /// How a finding weighs.

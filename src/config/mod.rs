@@ -17,6 +17,7 @@ mod imapd_conf;
 mod log;
 mod pem;
 mod secret;
+mod shard;
 mod terminate;
 mod transparent;
 mod units;
@@ -33,6 +34,7 @@ pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
 pub use pem::Identity;
 pub use secret::Password;
+pub use shard::Shard;
 pub use terminate::{Begin, Terminate};
 
 use crate::core::event::Mode;

@@ -32,6 +32,7 @@ mod queue;
 mod recall;
 mod runs;
 mod session;
+pub mod shard;
 mod staging;
 mod status;
 #[cfg(test)]

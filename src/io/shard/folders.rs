@@ -1,0 +1,106 @@
+//! The shards' folders: beside the channel's own, made as Cyrus would.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::io::sync_directory::{Error, SyncDirectory};
+
+/// Where they are.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// The folder with the `log` that is taken over.
+    pub channel: PathBuf,
+    /// The folder of all channels, `sync` in Cyrus's configdirectory.
+    pub base: PathBuf,
+    /// The shards are this name, a hyphen and a number.
+    pub name: String,
+    /// So many.
+    pub shards: usize,
+}
+
+impl Folders {
+    /// The channel of a shard.
+    #[must_use]
+    pub fn shard(&self, number: usize) -> String {
+        format!("{}-{number}", self.name)
+    }
+
+    /// Makes the folders that are missing, and opens all: the shards in order, and those with larger
+    /// numbers, which may hold lines from before. Takes the channel's folder, which no other syncmux
+    /// may have.
+    ///
+    /// # Errors
+    /// What can't be made or opened.
+    pub fn open(&self) -> Result<(SyncDirectory, Vec<(String, SyncDirectory)>), Error> {
+        let main = SyncDirectory::open(&self.channel)?;
+        for number in 0..self.shards {
+            let path = self.base.join(self.shard(number));
+            self.make(&path)
+                .map_err(|source| Error::in_words("make", &path, source))?;
+        }
+        let more = self.retired();
+        let more = more.map_err(|source| Error::in_words("list", &self.base, source))?;
+        let open = |number: usize| {
+            let name = self.shard(number);
+            SyncDirectory::beside(&self.base.join(&name)).map(|directory| (name, directory))
+        };
+        let all: Result<_, _> = (0..self.shards).chain(more).map(open).collect();
+        Ok((main, all?))
+    }
+
+    /// The numbers of folders that are no shards any more.
+    ///
+    /// # Errors
+    /// The folder of all channels can't be read.
+    pub fn retired(&self) -> io::Result<Vec<usize>> {
+        let mut found = numbers(&self.base, &self.name)?;
+        found.retain(|number| *number >= self.shards);
+        Ok(found)
+    }
+
+    /// With the owner and the mode of the channel's folder.
+    fn make(&self, path: &Path) -> io::Result<()> {
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => return Ok(()),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let model = std::fs::metadata(&self.channel)?;
+        let mode = model.permissions().mode() & 0o7777;
+        // By another name first, so that nobody meets it half made.
+        let temp = path.with_file_name(format!("syncmux-tmp-{}", self.name));
+        let _ = std::fs::remove_dir(&temp);
+        std::fs::DirBuilder::new().mode(0o700).create(&temp)?;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::lchown(&temp, Some(model.uid()), Some(model.gid()))?;
+        }
+        std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(mode))?;
+        std::fs::rename(&temp, path)?;
+        std::fs::File::open(&self.base)?.sync_all()
+    }
+}
+
+/// The numbers N of all folders `NAME-N`, in order.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn numbers(base: &Path, name: &str) -> io::Result<Vec<usize>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(base)? {
+        let entry = entry?;
+        let file = entry.file_name();
+        let number = file
+            .to_str()
+            .and_then(|file| file.strip_prefix(name)?.strip_prefix('-'))
+            // As we write it: no sign, no zeros in front.
+            .and_then(|text| Some((text, text.parse::<usize>().ok()?)))
+            .filter(|(text, number)| *text == number.to_string());
+        if let (Some((_, number)), true) = (number, entry.file_type()?.is_dir()) {
+            found.push(number);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}

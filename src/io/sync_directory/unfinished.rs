@@ -1,0 +1,239 @@
+//! What a client still has to do, by its files: `log`, `log-run`, and where it goes through a syncmux
+//! that works in the same folder, what that has not done for it yet (`syncmux-owed`, `syncmux-run-*`).
+//!
+//! The client renames `log` to `log-run`, works through it, and unlinks it. What it can't do now it
+//! writes into `log` again (the client of a named channel, told IMAP_MAILBOX_LOCKED), and does so
+//! before the unlink. So an unfinished line stands in `log`, in `log-run` or in both at any moment, but
+//! two files can't be looked at in one moment. Each look therefore looks at the names twice, and reads
+//! in between. It is exact, that is, every line that was unfinished at its end has been read, in three
+//! cases; every file that was seen is kept open, so that no other gets its inode:
+//!
+//! 1. `log-run` is the same file both times. Then it was there all the time, since a file that was
+//!    unlinked never comes back. So `log` was not renamed meanwhile, and what was written into it
+//!    meanwhile are lines of that `log-run`.
+//! 2. There is no `log-run` either time, and `log` is the same file, and not longer than what was read.
+//!    Without `log-run` an unfinished line can only be in `log`, and at the second look at `log-run`
+//!    it was in this one, which was read to its end.
+//! 3. There is neither either time, and no name in the folder has changed meanwhile
+//!    ([`Disk::names_mark`]). Without that it could be that a line was in the one file whenever the
+//!    other one was looked at.
+//!
+//! [`Disk::names_mark`]: super::disk::Disk::names_mark
+//!
+//! In all three what syncmux keeps there must be the same both times as well: lines go from a run to
+//! there before the run is unlinked, and back into `log` before they leave it.
+//!
+//! In any other case it is looked again, and at last told that the look was not exact. A client that is
+//! busy soon gives the first case, one that is not the third.
+
+use std::io::{self, ErrorKind, Read};
+
+use super::disk::{DiskFile, Mode, Reader};
+use super::take::keys_of;
+use super::{BACK, Error, LOCK, OWED, RUN_PREFIX, SyncDirectory};
+use crate::core::shard::{FileId, Look};
+use crate::protocol::{Site, UserKey};
+
+/// How often a look is tried before it is told as it is.
+const TRIES: usize = 4;
+
+/// More without a line feed is no line of Cyrus's.
+const LONGEST: usize = 64 << 10;
+
+/// How far the files of one folder have been read.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    open: Vec<Open>,
+    /// Read, and not told yet.
+    named: Vec<(FileId, Vec<(UserKey, Option<UserKey>)>)>,
+    /// What the last exact look saw.
+    last: Option<Seen>,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: FileId,
+    file: Box<dyn DiskFile>,
+    /// Up to there, which is the beginning of a line.
+    at: u64,
+}
+
+/// The names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    run: Option<FileId>,
+    log: Option<(FileId, u64)>,
+    others: Vec<(String, FileId, u64)>,
+}
+
+impl Seen {
+    fn there(&self) -> Vec<FileId> {
+        let others = self.others.iter().map(|(_, id, _)| *id);
+        let log = self.log.map(|(id, _)| id);
+        self.run.into_iter().chain(log).chain(others).collect()
+    }
+}
+
+impl SyncDirectory {
+    /// Looks at what is unfinished, reading only what is new. `None`: as at the last look.
+    pub fn look(&self, known: &mut Unfinished, site: &Site) -> Result<Option<Look>, Error> {
+        let _work = self.work();
+        let fail = |error| Error::io("look into", self.disk.path())(error);
+        let first = self.names().map_err(fail)?;
+        if known.named.is_empty() && known.last.as_ref() == Some(&first) {
+            return Ok(None);
+        }
+        let mut exact = None;
+        for _ in 0..TRIES {
+            exact = self.try_to_look(known, site).map_err(fail)?;
+            if exact.is_some() {
+                break;
+            }
+        }
+        let Some(seen) = exact else {
+            known.last = None;
+            return Ok(Some(Look {
+                named: std::mem::take(&mut known.named),
+                there: known.open.iter().map(|open| open.id).collect(),
+                exact: false,
+            }));
+        };
+        let there = seen.there();
+        if known.open.iter().any(|open| !there.contains(&open.id)) {
+            // A power loss must not bring back what is going to be taken for finished.
+            self.sync_names()?;
+            known.open.retain(|open| there.contains(&open.id));
+        }
+        known.last = Some(seen);
+        Ok(Some(Look {
+            named: std::mem::take(&mut known.named),
+            there,
+            exact: true,
+        }))
+    }
+
+    /// What was seen, where that is exact.
+    fn try_to_look(&self, known: &mut Unfinished, site: &Site) -> io::Result<Option<Seen>> {
+        let mark = self.disk.names_mark()?;
+        let before = self.names()?;
+        for (name, _, _) in &before.others {
+            self.open_and_read(name, known, site)?;
+        }
+        let run = self.open_and_read("log-run", known, site)?;
+        let log = self.open_and_read("log", known, site)?;
+        let after = self.names()?;
+        let run = run.map(|(id, _)| id);
+        if before.others != after.others || run != before.run || run != after.run {
+            return Ok(None);
+        }
+        let exact = match (run, log) {
+            (Some(_), _) => true,
+            (None, Some(log)) => after.log == Some(log),
+            (None, None) => {
+                after.log.is_none() && mark.is_some() && self.disk.names_mark()? == mark
+            }
+        };
+        // With a run `log` may have been made, or have grown, since it was read: the next look is not
+        // to take it for known.
+        let seen = Seen { log, ..after };
+        Ok(exact.then_some(seen))
+    }
+
+    /// Which files there are.
+    fn names(&self) -> io::Result<Seen> {
+        let mut others = Vec::new();
+        if let Some((id, len)) = self.stat_of(BACK)? {
+            others.push((BACK.to_owned(), id, len));
+        }
+        // Only where a syncmux is, or was.
+        if self.stat_of(LOCK)?.is_some() {
+            let mut names = self.disk.list()?;
+            names.retain(|name| name == OWED || name.starts_with(RUN_PREFIX));
+            names.sort();
+            for name in names {
+                if let Some((id, len)) = self.stat_of(&name)? {
+                    others.push((name, id, len));
+                }
+            }
+        }
+        Ok(Seen {
+            run: self.stat_of("log-run")?.map(|(id, _)| id),
+            log: self.stat_of("log")?,
+            others,
+        })
+    }
+
+    fn stat_of(&self, name: &str) -> io::Result<Option<(FileId, u64)>> {
+        match self.disk.stat(name) {
+            Ok(stat) => Ok(Some((stat.id, stat.len))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what is new in the file of this name; says which it is, and how long it was then.
+    ///
+    /// What is closed here is not locked by us: whoever locks holds `work` until it has unlocked.
+    fn open_and_read(
+        &self,
+        name: &str,
+        known: &mut Unfinished,
+        site: &Site,
+    ) -> io::Result<Option<(FileId, u64)>> {
+        let Some((id, _)) = self.stat_of(name)? else {
+            return Ok(None);
+        };
+        let at = match known.open.iter().position(|open| open.id == id) {
+            Some(at) => at,
+            None => {
+                let file = match self.disk.open(name, Mode::Read) {
+                    Ok(file) => file,
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(error),
+                };
+                // It may be another one by now.
+                let id = file.stat()?.id;
+                match known.open.iter().position(|open| open.id == id) {
+                    Some(at) => at,
+                    None => {
+                        known.open.push(Open { id, file, at: 0 });
+                        known.open.len() - 1
+                    }
+                }
+            }
+        };
+        let open = &mut known.open[at];
+        let (lines, len) = open.read_on(site)?;
+        let id = open.id;
+        if !lines.is_empty() {
+            known.named.push((id, lines));
+        }
+        Ok(Some((id, len)))
+    }
+}
+
+impl Open {
+    /// The lines that came in since the last time; and how long the file was.
+    fn read_on(&mut self, site: &Site) -> io::Result<(Vec<(UserKey, Option<UserKey>)>, u64)> {
+        let mut text = Vec::new();
+        // A torn line at its end may have been cut off.
+        self.at = self.at.min(self.file.stat()?.len);
+        Reader::from(&*self.file, self.at).read_to_end(&mut text)?;
+        let len = self.at + text.len() as u64;
+        let Some(end) = memchr::memrchr(b'\n', &text) else {
+            if text.len() > LONGEST {
+                self.at = len;
+            }
+            return Ok((Vec::new(), len));
+        };
+        let lines = text[..end].split(|byte| *byte == b'\n');
+        // The client does not read a torn line either.
+        let keys = lines
+            .filter(|line| !line.is_empty())
+            .filter_map(|line| keys_of(line, site))
+            .map(|line| (line.first, line.second))
+            .collect();
+        self.at += end as u64 + 1;
+        Ok((keys, len))
+    }
+}
