@@ -284,11 +284,12 @@ impl Sharder {
     /// Appends to each shard's log. One that can't be written keeps no other from its lines.
     fn flush(&mut self) -> Result<(), Error> {
         let mut failed = Ok(());
-        for (at, folder) in self.folders.iter().enumerate() {
+        for (at, folder) in self.folders.iter_mut().enumerate() {
             let lines = self.dealer.outgoing(at);
             if lines.is_empty() {
                 continue;
             }
+            folder.known.appended();
             match folder.directory.append_raw(lines) {
                 Ok(()) => self.dealer.written(at),
                 Err(error) => failed = failed.and(Err(error)),

@@ -100,6 +100,15 @@ fn unfinished(state: &State) -> Vec<Item> {
     texts.flat_map(lines_put_back).collect()
 }
 
+/// What happens, where one seed is looked at.
+macro_rules! say {
+    ($($what:tt)*) => {
+        if std::env::var_os("SYNCMUX_SEED").is_some() {
+            println!($($what)*);
+        }
+    };
+}
+
 impl World {
     fn numbers(&self, items: &[Item]) -> Vec<usize> {
         let known = |item: &Item| {
@@ -154,7 +163,9 @@ impl World {
         self.left -= 1;
         self.counts.lines += 1;
         self.counts.two_users += usize::from(keys.len() > 1);
-        let excused = torn || std::mem::replace(&mut self.glued, torn);
+        let glued = std::mem::replace(&mut self.glued, torn);
+        let excused = torn || glued;
+        say!("logged {text} {how:?}{}", if excused { ", excused" } else { "" });
         self.logged.push(Logged {
             text,
             keys,
@@ -182,6 +193,7 @@ impl World {
                 ..Client::default()
             };
             self.counts.clients_died += 1;
+            say!("client {at} dies");
             return;
         }
         let Some(todo) = &mut client.todo else {
@@ -189,6 +201,7 @@ impl World {
             let run = self.folders[at].state().client_run(again);
             if let Some(items) = run {
                 let todo = self.numbers(&items);
+                say!("client {at} begins {todo:?}");
                 self.begins(&todo);
                 self.clients[at].todo = Some(todo);
             }
@@ -199,6 +212,7 @@ impl World {
             disk.cyrus.unlinks = true;
             disk.client_unlinks();
             client.todo = None;
+            say!("client {at} unlinks its run");
             return;
         };
         if !self.calm && random.u8(..8) == 0 {
@@ -207,6 +221,7 @@ impl World {
                 return;
             }
             disk.imapd_ends();
+            say!("client {at} defers {number}");
             self.logged[number].deferred = true;
             self.counts.deferred += 1;
         } else {
@@ -325,6 +340,7 @@ impl Shared {
         world.goes_on();
         if world.faults && world.random.u8(..80) == 0 {
             world.counts.faults += 1;
+            say!("a call fails");
             return Err(Errno::NOSPC.into());
         }
         Ok(())
@@ -369,6 +385,7 @@ impl Disk for Watched {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.1.enter()?;
+        say!("rename {from} {to}");
         self.0.rename(from, to)
     }
 
@@ -379,6 +396,7 @@ impl Disk for Watched {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.1.enter()?;
+        say!("remove {name}");
         self.0.remove(name)
     }
 
@@ -420,6 +438,7 @@ impl DiskFile for WatchedFile {
 
     fn append(&self, text: &[u8]) -> io::Result<usize> {
         self.1.enter()?;
+        say!("written: {:?}", String::from_utf8_lossy(text));
         let written = self.0.append(text);
         self.1.world().check();
         written
@@ -470,12 +489,14 @@ fn start(shared: &Shared, shards: usize) -> Sharder {
         client.retired = at >= shards;
     }
     drop(world);
+    say!("a start with {shards} shards, {way:?}");
     let clients = Box::new(ModelClients(shared.clone()));
     Sharder::new(main, folders, (shards, way, limit), Site::default(), clients)
 }
 
 fn end(shared: &Shared, sharder: Sharder, power: bool) {
     shared.world().dead = true;
+    say!("the end, power loss: {power}");
     drop(sharder);
     let mut world = shared.world();
     if power {

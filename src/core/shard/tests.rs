@@ -309,27 +309,27 @@ fn lines_that_are_taken_back_are_dealt_before_the_others() {
 #[test]
 fn lines_that_are_taken_back_and_must_wait_wait_in_order() {
     let mut it = Driver::unknown(2, Way::Fixed, 9);
-    let retired = it.retired(&["A a"]);
+    let retired = it.retired(&["A alice"]);
     it.look_at_all();
-    it.take(&["A joe", "2 a joe", "3 a"]);
-    assert_eq!(it.held(), ["2 a joe", "3 a"]);
-    // Two files, one after the other; a is unfinished in both, and joe elsewhere.
+    it.take(&["A joe", "2 alice joe", "3 alice"]);
+    assert_eq!(it.held(), ["2 alice joe", "3 alice"]);
+    // Two files, one after the other; alice is unfinished in both, and joe elsewhere.
     let (file, _) = it.log[retired].take().unwrap();
-    it.run[retired] = Some((file, vec!["A a".to_owned()]));
+    it.run[retired] = Some((file, vec!["A alice".to_owned()]));
     it.next += 1;
-    it.log[retired] = Some((it.next, vec!["1 a joe".to_owned()]));
+    it.log[retired] = Some((it.next, vec!["1 alice joe".to_owned()]));
     it.look(retired, true);
-    it.dealer.take_back(vec![line("A a")]);
+    it.dealer.take_back(vec![line("A alice")]);
     it.dealer.taken_back(retired, (1, file));
-    assert_eq!(it.held(), ["A a", "2 a joe", "3 a"]);
+    assert_eq!(it.held(), ["A alice", "2 alice joe", "3 alice"]);
     it.run[retired] = None;
     let (file, _) = it.log[retired].take().unwrap();
-    it.dealer.take_back(vec![line("1 a joe")]);
+    it.dealer.take_back(vec![line("1 alice joe")]);
     it.dealer.taken_back(retired, (1, file));
     it.write();
-    let shard = fixed_shard(&key("a"), 2);
-    assert_eq!(shard, fixed_shard(&key("joe"), 2), "or this must wait for joe");
-    let all = ["A joe", "A a", "1 a joe", "2 a joe", "3 a"];
+    let shard = fixed_shard(&key("alice"), 2);
+    assert_eq!(shard, fixed_shard(&key("joe"), 2));
+    let all = ["A joe", "A alice", "1 alice joe", "2 alice joe", "3 alice"];
     assert_eq!(it.lines(shard), all);
 }
 

@@ -46,6 +46,8 @@ pub struct Unfinished {
     open: Vec<Open>,
     /// Read, and not told yet.
     named: Vec<(FileId, Vec<(UserKey, Option<UserKey>)>)>,
+    /// Names were made durable since this process began to look.
+    synced: bool,
     /// What the last exact look saw.
     last: Option<Seen>,
 }
@@ -64,6 +66,14 @@ struct Seen {
     run: Option<FileId>,
     log: Option<(FileId, u64)>,
     others: Vec<(String, FileId, u64)>,
+}
+
+impl Unfinished {
+    /// Something was appended to `log`. The next look is told even where all is as it was before: the
+    /// client may have been through with it in between.
+    pub fn appended(&mut self) {
+        self.last = None;
+    }
 }
 
 impl Seen {
@@ -99,9 +109,12 @@ impl SyncDirectory {
             }));
         };
         let there = seen.there();
-        if known.open.iter().any(|open| !there.contains(&open.id)) {
-            // A power loss must not bring back what is going to be taken for finished.
+        let gone = known.open.iter().any(|open| !there.contains(&open.id));
+        if gone || !known.synced {
+            // A power loss must not bring back what is going to be taken for finished; what went before
+            // we came neither.
             self.sync_names()?;
+            known.synced = true;
             known.open.retain(|open| there.contains(&open.id));
         }
         known.last = Some(seen);
