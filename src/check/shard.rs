@@ -128,6 +128,14 @@ fn imapd_conf(report: &mut Report, config: &Shard, conf: &ImapdConf) {
             lacking.join(" ")
         ));
     }
+    let cache = |shard: &String| conf.channel_option(shard, "sync_cache_db_path").map(|it| it.0);
+    if shards.iter().map(cache).collect::<BTreeSet<_>>().len() > 1 {
+        report.error(format!(
+            "{path}: the shards have different caches (sync_cache_db_path), and a user goes from one \
+             shard to another: the one that it comes back to would believe that the replica has what it \
+             had then. Remove the option"
+        ));
+    }
     let host = |shard: &String| conf.channel_option(shard, "sync_host").map(|it| it.0);
     let hosts: BTreeSet<Option<&str>> = shards.iter().map(host).collect();
     if hosts.contains(&None) {

@@ -36,6 +36,7 @@ mod lanes;
 mod mail;
 mod modes;
 mod runbooks;
+mod shard;
 mod sites;
 mod soak;
 mod split;
