@@ -26,6 +26,9 @@ use crate::protocol::Site;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// A shard without work is looked at every so many rounds.
+const IDLE: u64 = 50;
+
 /// The pause after something went wrong.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,7 @@ pub struct Sharder {
     unchecked: Vec<usize>,
     /// The held lines that stand on disk.
     stored: u64,
+    rounds: u64,
     runs: u64,
     unreadable: u64,
     was_full: bool,
@@ -138,6 +142,7 @@ impl Sharder {
             ending: Vec::new(),
             unchecked: (0..shards).collect(),
             stored: 0,
+            rounds: 0,
             runs: 0,
             unreadable: 0,
             was_full: false,
@@ -199,7 +204,13 @@ impl Sharder {
 
     fn look(&mut self) -> Result<(), Error> {
         let mut failed = Ok(());
+        self.rounds += 1;
+        let all = !self.begun || self.rounds.is_multiple_of(IDLE);
         for (at, folder) in self.folders.iter_mut().enumerate() {
+            // Nobody but us gives it work, or hardly anybody.
+            if !all && !self.dealer.is_at_work(at) {
+                continue;
+            }
             match folder.directory.look(&mut folder.known, &self.site) {
                 Ok(Some(look)) => self.dealer.looked(at, look),
                 Ok(None) => {}

@@ -265,3 +265,147 @@ pub(super) fn keys_of(line: &[u8], site: &Site) -> Option<LogLine> {
         .into_iter()
         .next()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::fs::{read_to_string, rename, write};
+
+    use super::*;
+
+    fn open() -> (tempfile::TempDir, SyncDirectory) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = SyncDirectory::open(folder.path()).unwrap();
+        (folder, directory)
+    }
+
+    fn read(directory: &SyncDirectory, run: &TakenRun) -> (Vec<String>, ReadRun) {
+        let mut lines = Vec::new();
+        let shown = |line: LogLine| {
+            let text = line.text.escape_ascii().to_string();
+            let second = line.second.map_or(String::new(), |key| format!(" and {key}"));
+            format!("{}{second}: {text}", line.first)
+        };
+        let read = directory.read_run(run, &Site::default(), |line| lines.push(shown(line)));
+        (lines, read.unwrap())
+    }
+
+    #[test]
+    fn whom_lines_concern() {
+        let (folder, directory) = open();
+        assert!(directory.take_run().unwrap().is_none());
+        let text = "APPEND user.joe\nSEEN eve 12-34\nUSER eve\nQUOTA user.joe\nMAILBOX \"shared a\"\n\
+                    RENAME user.joe.a user.joe.b\nDOUBLEMAILBOX user.joe user.eve.x\n\
+                    RENAME user.joe shared.b\nANNOTATION \"\"\nFUTURE user.joe 7\n";
+        write(folder.path().join("log"), text).unwrap();
+        let run = directory.take_run().unwrap().unwrap();
+        let (lines, read) = read(&directory, &run);
+        assert_eq!(
+            lines,
+            [
+                "joe: APPEND user.joe",
+                "eve: SEEN eve 12-34",
+                "eve: USER eve",
+                "joe: QUOTA user.joe",
+                "(shared): MAILBOX \\\"shared a\\\"",
+                "joe: RENAME user.joe.a user.joe.b",
+                "joe and eve: DOUBLEMAILBOX user.joe user.eve.x",
+                "joe and (shared): RENAME user.joe shared.b",
+                "(shared): ANNOTATION \\\"\\\"",
+                // Of a newer Cyrus: as it is.
+                "(shared): FUTURE user.joe 7",
+            ]
+        );
+        assert_eq!((read.lines, read.unreadable), (10, 0));
+        // Whoever logs now makes another file; a crash leaves the run, which comes first.
+        write(folder.path().join("log"), "APPEND user.eve\n").unwrap();
+        let again = directory.take_run().unwrap().unwrap();
+        assert_eq!(again.id(), run.id());
+        directory.finish_run(&again).unwrap();
+        assert!(matches!(directory.finish_run(&run), Err(Error::TakenAway { .. })));
+        let next = directory.take_run().unwrap().unwrap();
+        assert_eq!(super::tests::read(&directory, &next).0, ["eve: APPEND user.eve"]);
+    }
+
+    #[test]
+    fn what_is_behind_a_torn_line_is_not_forgotten() {
+        let (folder, directory) = open();
+        let text = "APPEND user.a\nMAILBOX \"user.b\nAPPEND user.c\n\nrubbish\nMAILBOX user.dMAILBOX \
+                    user.e\n\0\0\0\0\nSEEN f \nAPPEND user.g";
+        write(folder.path().join("log"), text).unwrap();
+        let run = directory.take_run().unwrap().unwrap();
+        let (lines, read) = read(&directory, &run);
+        assert_eq!(
+            lines,
+            [
+                "a: APPEND user.a",
+                "c: APPEND user.c",
+                "dMAILBOX: MAILBOX user.dMAILBOX",
+                "e: MAILBOX user.e",
+                "g: APPEND user.g",
+            ]
+        );
+        assert_eq!((read.lines, read.unreadable), (5, 4));
+        assert_eq!(read.example.unwrap(), "MAILBOX \\\"user.b");
+    }
+
+    #[test]
+    fn everything_is_taken_back_in_order() {
+        let (folder, directory) = open();
+        let at = |name: &str| folder.path().join(name);
+        write(at("log-run"), "APPEND user.a\n").unwrap();
+        write(at("log"), "APPEND user.b\n").unwrap();
+        let taken = directory.take_back().unwrap();
+        let lines = |runs: &[TakenRun]| -> Vec<String> {
+            let each = runs.iter().map(|run| super::tests::read(&directory, run).0);
+            each.flatten().collect()
+        };
+        assert_eq!(lines(&taken), ["a: APPEND user.a", "b: APPEND user.b"]);
+        // A crash; and somebody has written again.
+        write(at("log"), "APPEND user.c\n").unwrap();
+        let taken = directory.take_back().unwrap();
+        assert_eq!(lines(&taken), ["a: APPEND user.a", "b: APPEND user.b"]);
+        taken.iter().rev().for_each(|run| directory.finish_run(run).unwrap());
+        assert_eq!(lines(&directory.take_back().unwrap()), ["c: APPEND user.c"]);
+        assert!(directory.left_from_take_back().unwrap().is_some());
+        assert!(!at("log").exists());
+    }
+
+    #[test]
+    fn held_lines_come_back_in_order_and_go_to_one_client() {
+        let (folder, directory) = open();
+        let held = ["RENAME user.a user.b", "APPEND user.b"].map(Bytes::from);
+        directory.store_held(held.iter()).unwrap();
+        let mut lines = Vec::new();
+        directory
+            .load_held(&Site::default(), |line| lines.push(line.text))
+            .unwrap();
+        assert_eq!(lines, held);
+        write(folder.path().join("log"), "APPEND user.c\n").unwrap();
+        assert_eq!(directory.recover_but_held().unwrap().lines, 0);
+        assert_eq!(directory.recover().unwrap().lines, 2);
+        let log = read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log, "APPEND user.c\nRENAME user.a user.b\nAPPEND user.b\n");
+        assert!(!folder.path().join(HELD).exists());
+        directory.store_held(held.iter()).unwrap();
+        directory.store_held([].iter()).unwrap();
+        assert!(!folder.path().join(HELD).exists());
+    }
+
+    #[test]
+    fn lines_are_appended_as_they_are() {
+        let (folder, directory) = open();
+        let at = |name: &str| folder.path().join(name);
+        write(at("log"), "APPEND user.torn").unwrap();
+        directory.append_raw(&[]).unwrap();
+        directory
+            .append_raw(&["FUTURE x".into(), "APPEND \"user.a b\"".into()])
+            .unwrap();
+        let log = read_to_string(at("log")).unwrap();
+        assert_eq!(log, "APPEND user.torn\nFUTURE x\nAPPEND \"user.a b\"\n");
+        rename(at("log"), at("log-run")).unwrap();
+        directory.append_raw(&["USER a".into()]).unwrap();
+        assert_eq!(read_to_string(at("log")).unwrap(), "USER a\n");
+    }
+}

@@ -46,7 +46,7 @@ pub struct Unfinished {
     open: Vec<Open>,
     /// Read, and not told yet.
     named: Vec<(FileId, Vec<(UserKey, Option<UserKey>)>)>,
-    /// Names were made durable since this process began to look.
+    /// Names were made durable since this process began to look, and since it has appended.
     synced: bool,
     /// What the last exact look saw.
     last: Option<Seen>,
@@ -73,6 +73,8 @@ impl Unfinished {
     /// client may have been through with it in between.
     pub fn appended(&mut self) {
         self.last = None;
+        // The file that it went with was perhaps never seen.
+        self.synced = false;
     }
 }
 
@@ -248,5 +250,124 @@ impl Open {
             .collect();
         self.at += end as u64 + 1;
         Ok((keys, len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::fs::{OpenOptions, remove_file, rename, write};
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Place {
+        folder: tempfile::TempDir,
+        directory: SyncDirectory,
+        known: Unfinished,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let directory = SyncDirectory::beside(folder.path()).unwrap();
+            Place {
+                folder,
+                directory,
+                known: Unfinished::default(),
+            }
+        }
+
+        fn at(&self, name: &str) -> std::path::PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn append(&self, text: &str) {
+            let mut options = OpenOptions::new();
+            let mut log = options.append(true).create(true).open(self.at("log")).unwrap();
+            log.write_all(text.as_bytes()).unwrap();
+        }
+
+        fn look(&mut self) -> Option<Look> {
+            self.directory.look(&mut self.known, &Site::default()).unwrap()
+        }
+
+        /// The users of new lines, and how many files are there.
+        fn exact(&mut self) -> (Vec<String>, usize) {
+            let mut users = Vec::new();
+            loop {
+                let look = self.look().unwrap();
+                let named = look.named.into_iter().flat_map(|(_, lines)| lines);
+                users.extend(named.map(|(user, _)| user.to_string()));
+                if look.exact {
+                    return (users, look.there.len());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    fn users(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_line_is_told_once_and_files_until_they_are_gone() {
+        let mut place = Place::new();
+        assert_eq!(place.exact(), (users(&[]), 0));
+        assert!(place.look().is_none(), "as it was");
+        place.append("APPEND user.a\nAPPEND user.b\nAPPEND us");
+        assert_eq!(place.exact(), (users(&["a", "b"]), 1));
+        assert!(place.look().is_none());
+        place.append("er.c\n");
+        assert_eq!(place.exact(), (users(&["c"]), 1));
+        rename(place.at("log"), place.at("log-run")).unwrap();
+        assert_eq!(place.exact(), (users(&[]), 1));
+        // The client defers, and ends its run.
+        place.append("APPEND user.b\n");
+        assert_eq!(place.exact(), (users(&["b"]), 2));
+        remove_file(place.at("log-run")).unwrap();
+        assert_eq!(place.exact(), (users(&[]), 1));
+        rename(place.at("log"), place.at("log-run")).unwrap();
+        remove_file(place.at("log-run")).unwrap();
+        assert_eq!(place.exact(), (users(&[]), 0));
+    }
+
+    #[test]
+    fn nothing_is_finished_while_names_change() {
+        let mut place = Place::new();
+        place.append("APPEND user.a\n");
+        place.exact();
+        remove_file(place.at("log")).unwrap();
+        // A name has changed this very moment, and the next change might leave no trace.
+        let look = place.look().unwrap();
+        assert!(!look.exact);
+        assert_eq!(place.exact(), (users(&[]), 0));
+    }
+
+    #[test]
+    fn what_came_and_went_between_two_looks_is_told() {
+        let mut place = Place::new();
+        place.exact();
+        place.known.appended();
+        assert_eq!(place.exact(), (users(&[]), 0));
+        assert!(place.look().is_none());
+    }
+
+    #[test]
+    fn what_a_syncmux_has_not_done_yet_is_unfinished() {
+        let mut place = Place::new();
+        write(place.at("syncmux-owed"), "USER owed\n").unwrap();
+        assert_eq!(place.exact(), (users(&[]), 0), "no syncmux was ever here");
+        write(place.at("syncmux-lock"), "").unwrap();
+        write(place.at("syncmux-run-7"), "USER linked\n").unwrap();
+        assert_eq!(place.exact(), (users(&["owed", "linked"]), 2));
+        remove_file(place.at("syncmux-owed")).unwrap();
+        remove_file(place.at("syncmux-run-7")).unwrap();
+        assert_eq!(place.exact(), (users(&[]), 0));
+        write(place.at("syncmux-back"), "USER back\n").unwrap();
+        assert_eq!(place.exact(), (users(&["back"]), 1));
     }
 }
