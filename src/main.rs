@@ -122,7 +122,9 @@ fn shard(path: &Path, print_config: bool, put_back: bool) -> Exit {
     match shard::put_back(&config) {
         Ok(lines) => {
             let path = config.sync_directory.display();
-            let _ = tools::say(&format!("{lines} lines were put back into the log in {path}\n"));
+            let _ = tools::say(&format!(
+                "{lines} lines were put back into the log in {path}\n"
+            ));
             Exit::Fine
         }
         Err(error) => {

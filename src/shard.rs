@@ -78,7 +78,11 @@ pub async fn shard(config: Shard) -> Result<(), RunError> {
     // Cancelled when the thread ends, which it does by itself only by a panic.
     let over = CancellationToken::new();
     let thread = {
-        let (channel, stop, over) = (config.channel.clone(), stop.clone(), over.clone().drop_guard());
+        let (channel, stop, over) = (
+            config.channel.clone(),
+            stop.clone(),
+            over.clone().drop_guard(),
+        );
         let readiness = readiness.clone();
         let deal = move || {
             sharder.run(&channel, &stop, &beat, &readiness);
@@ -112,8 +116,14 @@ pub async fn shard(config: Shard) -> Result<(), RunError> {
     let ended = tokio::task::spawn_blocking(move || thread.join());
     match timeout(DISK, ended).await {
         Ok(Ok(Ok(()))) => {}
-        Ok(_) => return Err(RunError::Internal("it ended by a panic, see above".to_owned())),
-        Err(_) => tracing::warn!("the disk does not answer: the next start deals what is left again"),
+        Ok(_) => {
+            return Err(RunError::Internal(
+                "it ended by a panic, see above".to_owned(),
+            ));
+        }
+        Err(_) => {
+            tracing::warn!("the disk does not answer: the next start deals what is left again")
+        }
     }
     tracing::info!("stopped");
     Ok(())
@@ -139,7 +149,8 @@ pub fn put_back(config: &Shard) -> Result<u64, RunError> {
             return Err(RunError::Setup(format!(
                 "the client of {name} still runs{}: end it for good first (systemctl disable --now \
                  cyrus-sync-client@{name}, or its line in cyrus.conf)",
-                pids.first().map_or(String::new(), |pid| format!(" (process {pid})"))
+                pids.first()
+                    .map_or(String::new(), |pid| format!(" (process {pid})"))
             )));
         }
     }

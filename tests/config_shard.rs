@@ -81,7 +81,10 @@ fn the_file_in_deploy_is_right() {
     let sync = site.0.path().join("sync").display().to_string();
     let conf = site.0.path().join("imapd.conf").display().to_string();
     let text = text.replace("/var/lib/cyrus/sync", &sync);
-    let text = text.replace("#imapd_conf = \"/etc/imapd.conf\"", &format!("imapd_conf = \"{conf}\""));
+    let text = text.replace(
+        "#imapd_conf = \"/etc/imapd.conf\"",
+        &format!("imapd_conf = \"{conf}\""),
+    );
     let plain = site.parse(&text).unwrap();
     // What stands there as the default is the default.
     let set = text.lines().map(|line| match line.strip_prefix('#') {
@@ -103,14 +106,38 @@ fn mistakes() {
         ("shards = 3", "shards = 0", "shards"),
         ("shards = 3", "shards = 300", "shards"),
         ("shards = 3", "shards = 3\ndeal = \"random\"", "way to deal"),
-        ("shards = 3", "shards = 3\nname = \"a b\"", "is no channel's name"),
-        ("shards = 3", "shards = 3\nname = \"\"", "is no channel's name"),
+        (
+            "shards = 3",
+            "shards = 3\nname = \"a b\"",
+            "is no channel's name",
+        ),
+        (
+            "shards = 3",
+            "shards = 3\nname = \"\"",
+            "is no channel's name",
+        ),
         ("sync/far", "sync/none", "is no folder"),
-        ("sync_directory = \"DIR/sync/far\"", "", "has no sync_directory"),
-        ("\"DIR/sync/far\"", "\"DIR/sync\"", "is not the folder of the channel \"far\""),
+        (
+            "sync_directory = \"DIR/sync/far\"",
+            "",
+            "has no sync_directory",
+        ),
+        (
+            "\"DIR/sync/far\"",
+            "\"DIR/sync\"",
+            "is not the folder of the channel \"far\"",
+        ),
         ("shards = 3", "shards = 3\nheld_lines = 0", "held_lines"),
-        ("shards = 3", "shards = 3\nclient_command = []", "client_command is empty"),
-        ("shards = 3", "shards = 3\nclient_command = [\"DIR/none\", \"%c\"]", "is no program"),
+        (
+            "shards = 3",
+            "shards = 3\nclient_command = []",
+            "client_command is empty",
+        ),
+        (
+            "shards = 3",
+            "shards = 3\nclient_command = [\"DIR/none\", \"%c\"]",
+            "is no program",
+        ),
         (
             "shards = 3",
             "shards = 3\nclient_command = [\"DIR/sync_client\", \"-n\", \"far\", \"-R\"]",
@@ -131,7 +158,9 @@ fn mistakes() {
         assert!(errors.contains(says), "{to}: {errors}");
         assert!(errors.contains("shard.toml"), "{errors}");
     }
-    let none = site.parse("[admin]\nlisten = \"127.0.0.1:1\"\n").unwrap_err();
+    let none = site
+        .parse("[admin]\nlisten = \"127.0.0.1:1\"\n")
+        .unwrap_err();
     assert!(none[0].contains("there is no [shard]"), "{none:?}");
 }
 
@@ -141,7 +170,10 @@ fn run_says_that_shard_is_not_for_it() {
     let text = GOOD.replace("DIR", site.0.path().to_str().unwrap());
     let errors = syncmux::config::Config::parse(Path::new("shard.toml"), &text).unwrap_err();
     let errors: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
-    assert!(errors.join("\n").contains("is for `syncmux shard`"), "{errors:?}");
+    assert!(
+        errors.join("\n").contains("is for `syncmux shard`"),
+        "{errors:?}"
+    );
 }
 
 #[test]
@@ -158,50 +190,99 @@ fn check_looks_at_cyruss_files() {
     let lines = |own: &str| format!("{IMAPD_CONF}{own}");
     let all = "far-0_sync_host: replica\nfar-1_sync_host: replica\nfar-2_sync_host: replica\n";
     site.write("imapd.conf", &lines(all));
-    site.write("cyrus.conf", "DAEMON {\n  a cmd=\"sync_client -n far-0 -r\"\n}\n");
+    site.write(
+        "cyrus.conf",
+        "DAEMON {\n  a cmd=\"sync_client -n far-0 -r\"\n}\n",
+    );
     let report = site.check(GOOD);
-    assert!(says(&report, Severity::Fine, "replicate to one sync_host"), "{report}");
-    assert!(says(&report, Severity::Warning, "clients of far-1 far-2"), "{report}");
+    assert!(
+        says(&report, Severity::Fine, "replicate to one sync_host"),
+        "{report}"
+    );
+    assert!(
+        says(&report, Severity::Warning, "clients of far-1 far-2"),
+        "{report}"
+    );
     // The tests may run as root, whose folders are not Cyrus's.
     let of_cyrus = |what: &str| what.contains(".conf");
     let wrong = report.0.iter().filter(|it| it.severity == Severity::Error);
     assert!(wrong.into_iter().all(|it| !of_cyrus(&it.what)), "{report}");
     // No sync_host of their own: they would go to another replica.
     site.write("imapd.conf", IMAPD_CONF);
-    assert!(says(&site.check(GOOD), Severity::Error, "these shards have none"));
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Error,
+        "these shards have none"
+    ));
     // Two names of one replica.
     let other = all.replace("far-2_sync_host: replica", "far-2_sync_host: other");
     site.write("imapd.conf", &lines(&other));
-    assert!(says(&site.check(GOOD), Severity::Error, "different sync_host"));
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Error,
+        "different sync_host"
+    ));
     let caches = "far-0_sync_cache_db_path: /a\nfar-1_sync_cache_db_path: /b\n";
     site.write("imapd.conf", &lines(&format!("{all}{caches}")));
     assert!(says(&site.check(GOOD), Severity::Error, "different caches"));
     // Cyrus must log for the channel, and not for its shards.
     let conf = lines(all);
     site.write("imapd.conf", &conf.replace("\"\" far", "\"\" far far-1"));
-    assert!(says(&site.check(GOOD), Severity::Error, "sync_log_channels names far-1"));
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Error,
+        "sync_log_channels names far-1"
+    ));
     site.write("imapd.conf", &conf.replace("\"\" far", "\"\""));
-    assert!(says(&site.check(GOOD), Severity::Error, "does not log for channel far"));
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Error,
+        "does not log for channel far"
+    ));
     site.write("imapd.conf", &conf.replace("sync_log: yes", "sync_log: no"));
     assert!(says(&site.check(GOOD), Severity::Error, "sync_log is off"));
     site.write("imapd.conf", &conf);
     // The channel's own client.
-    site.write("cyrus.conf", "DAEMON {\n  a cmd=\"sync_client -n far -r\"\n}\n");
-    assert!(says(&site.check(GOOD), Severity::Error, "starts the rolling client of channel far"));
+    site.write(
+        "cyrus.conf",
+        "DAEMON {\n  a cmd=\"sync_client -n far -r\"\n}\n",
+    );
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Error,
+        "starts the rolling client of channel far"
+    ));
     // Two who start the same, and one that there is not any more.
     let command = "client_command = [\"DIR/sync_client\", \"-n\", \"%c\", \"-R\"]\n[site]";
     let text = GOOD.replace("[site]", command);
-    site.write("cyrus.conf", "DAEMON {\n  a cmd=\"sync_client -n far-1 -r\"\n  b cmd=\"sync_client -n far-7 -r\"\n}\n");
+    site.write(
+        "cyrus.conf",
+        "DAEMON {\n  a cmd=\"sync_client -n far-1 -r\"\n  b cmd=\"sync_client -n far-7 -r\"\n}\n",
+    );
     let report = site.check(&text);
-    assert!(says(&report, Severity::Error, "client_command does so too"), "{report}");
-    assert!(says(&report, Severity::Warning, "not any more: far-7"), "{report}");
+    assert!(
+        says(&report, Severity::Error, "client_command does so too"),
+        "{report}"
+    );
+    assert!(
+        says(&report, Severity::Warning, "not any more: far-7"),
+        "{report}"
+    );
     std::fs::remove_file(site.0.path().join("cyrus.conf")).unwrap();
     // Lines that are left.
     let old = site.0.path().join("sync/far-5");
     std::fs::create_dir(&old).unwrap();
     std::fs::write(old.join("log"), "APPEND user.joe\n").unwrap();
-    assert!(says(&site.check(GOOD), Severity::Warning, "is no shard any more"));
-    assert!(says(&site.check(&GOOD.replace("= 3", "= 100")), Severity::Warning, "maxchild"));
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Warning,
+        "is no shard any more"
+    ));
+    assert!(says(
+        &site.check(&GOOD.replace("= 3", "= 100")),
+        Severity::Warning,
+        "maxchild"
+    ));
 }
 
 #[test]
@@ -218,10 +299,19 @@ fn what_is_printed() {
     ] {
         assert!(text.lines().any(|it| it == line), "{line}: {text}");
     }
-    assert!(!text.contains("secret") && !text.contains("far-3"), "{text}");
+    assert!(
+        !text.contains("secret") && !text.contains("far-3"),
+        "{text}"
+    );
     // The default channel's options are everybody's.
-    let text = GOOD.replace("channel = \"far\"", "").replace("sync/far", "sync");
+    let text = GOOD
+        .replace("channel = \"far\"", "")
+        .replace("sync/far", "sync");
     let text = print(&site.parse(&text).unwrap());
     assert!(text.contains("nothing need be added"), "{text}");
-    assert!(text.lines().all(|line| line.is_empty() || line.starts_with('#')), "{text}");
+    assert!(
+        text.lines()
+            .all(|line| line.is_empty() || line.starts_with('#')),
+        "{text}"
+    );
 }

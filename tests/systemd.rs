@@ -270,7 +270,10 @@ fn the_units_are_understood() {
 fn the_units_expose_little() {
     let folder = tempfile::tempdir().unwrap();
     let readme = unit("README.md");
-    for (file, most) in installed(folder.path()).into_iter().zip([14, 14, 14, 18, 18]) {
+    for (file, most) in installed(folder.path())
+        .into_iter()
+        .zip([14, 14, 14, 18, 18])
+    {
         let most = most.to_string();
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let arguments = [

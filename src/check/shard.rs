@@ -58,7 +58,10 @@ fn folders(report: &mut Report, config: &Shard) {
     for number in there {
         let path = config.base.join(config.shard(number));
         if number >= config.shards {
-            if ["log", "log-run"].iter().any(|name| path.join(name).exists()) {
+            if ["log", "log-run"]
+                .iter()
+                .any(|name| path.join(name).exists())
+            {
                 report.warning(format!(
                     "{} holds lines and is no shard any more: they are dealt again at the start, once \
                      no client works there",
@@ -78,8 +81,11 @@ fn folders(report: &mut Report, config: &Shard) {
     let missing = config.shards - fine.min(config.shards);
     report.fine(match missing {
         0 => format!("the folders of all {fine} shards are there"),
-        _ => format!("{fine} of {} shards' folders are as they should be; those that are not there yet \
-                      are made at the start", config.shards),
+        _ => format!(
+            "{fine} of {} shards' folders are as they should be; those that are not there yet \
+                      are made at the start",
+            config.shards
+        ),
     });
 }
 
@@ -93,7 +99,9 @@ fn shown(channel: &str) -> String {
 fn imapd_conf(report: &mut Report, config: &Shard, conf: &ImapdConf) {
     let path = conf.path().display();
     if !conf.switch("sync_log", false) {
-        report.error(format!("{path}: sync_log is off, so Cyrus logs nothing: set sync_log: yes"));
+        report.error(format!(
+            "{path}: sync_log is off, so Cyrus logs nothing: set sync_log: yes"
+        ));
     }
     let channels = conf.option("sync_log_channels").unwrap_or("\"\"");
     let channels: Vec<&str> = channels
@@ -104,17 +112,30 @@ fn imapd_conf(report: &mut Report, config: &Shard, conf: &ImapdConf) {
         report.error(format!(
             "{path}: Cyrus does not log for {}: add {} to sync_log_channels",
             shown(&config.channel),
-            if config.channel.is_empty() { "\"\"" } else { &config.channel }
+            if config.channel.is_empty() {
+                "\"\""
+            } else {
+                &config.channel
+            }
         ));
     }
-    let shards: Vec<String> = (0..config.shards).map(|number| config.shard(number)).collect();
-    for shard in shards.iter().filter(|shard| channels.contains(&shard.as_str())) {
+    let shards: Vec<String> = (0..config.shards)
+        .map(|number| config.shard(number))
+        .collect();
+    for shard in shards
+        .iter()
+        .filter(|shard| channels.contains(&shard.as_str()))
+    {
         report.error(format!(
             "{path}: sync_log_channels names {shard}, so Cyrus would log everything there too: remove it, \
              its lines come from syncmux shard"
         ));
     }
-    let own: BTreeSet<&str> = conf.own_options(&config.channel).into_iter().map(|it| it.0).collect();
+    let own: BTreeSet<&str> = conf
+        .own_options(&config.channel)
+        .into_iter()
+        .map(|it| it.0)
+        .collect();
     let lacks = |shard: &&String| {
         let has = conf.own_options(shard);
         own.contains("sync_host") && !has.iter().any(|(name, _)| *name == "sync_host")
@@ -128,7 +149,10 @@ fn imapd_conf(report: &mut Report, config: &Shard, conf: &ImapdConf) {
             lacking.join(" ")
         ));
     }
-    let cache = |shard: &String| conf.channel_option(shard, "sync_cache_db_path").map(|it| it.0);
+    let cache = |shard: &String| {
+        conf.channel_option(shard, "sync_cache_db_path")
+            .map(|it| it.0)
+    };
     if shards.iter().map(cache).collect::<BTreeSet<_>>().len() > 1 {
         report.error(format!(
             "{path}: the shards have different caches (sync_cache_db_path), and a user goes from one \
@@ -164,7 +188,9 @@ fn clients(report: &mut Report, config: &Shard) {
             shown(&config.channel)
         ));
     }
-    let shards: Vec<String> = (0..config.shards).map(|number| config.shard(number)).collect();
+    let shards: Vec<String> = (0..config.shards)
+        .map(|number| config.shard(number))
+        .collect();
     let (by_cyrus, not): (Vec<_>, Vec<_>) = shards.into_iter().partition(|shard| starts(shard));
     match (config.client_command.is_empty(), by_cyrus.is_empty(), not.is_empty()) {
         (false, true, _) => report.fine("syncmux itself keeps the shards' clients running".to_owned()),
@@ -182,7 +208,11 @@ fn clients(report: &mut Report, config: &Shard) {
         )),
     }
     let largest = started.iter().filter_map(|name| {
-        let number: usize = name.strip_prefix(&config.name)?.strip_prefix('-')?.parse().ok()?;
+        let number: usize = name
+            .strip_prefix(&config.name)?
+            .strip_prefix('-')?
+            .parse()
+            .ok()?;
         (number >= config.shards).then_some(name.as_str())
     });
     let more: Vec<&str> = largest.collect();
@@ -199,8 +229,12 @@ fn clients(report: &mut Report, config: &Shard) {
 pub fn print(config: &Shard) -> String {
     let mut text = String::new();
     let conf = config.imapd_conf.as_ref();
-    let path = conf.map_or("/etc/imapd.conf".to_owned(), |conf| conf.path().display().to_string());
-    let shards: Vec<String> = (0..config.shards).map(|number| config.shard(number)).collect();
+    let path = conf.map_or("/etc/imapd.conf".to_owned(), |conf| {
+        conf.path().display().to_string()
+    });
+    let shards: Vec<String> = (0..config.shards)
+        .map(|number| config.shard(number))
+        .collect();
     let (first, last) = (&shards[0], &shards[config.shards - 1]);
     let channel = shown(&config.channel);
     // Writing into a String does not fail.
@@ -209,7 +243,9 @@ pub fn print(config: &Shard) -> String {
         "# {path} of the master. sync_log_channels stays as it is: Cyrus logs for {channel}, and\n\
          # must not log for {first} to {last}, whose lines come from syncmux shard."
     );
-    let own = conf.map(|conf| conf.own_options(&config.channel)).unwrap_or_default();
+    let own = conf
+        .map(|conf| conf.own_options(&config.channel))
+        .unwrap_or_default();
     if own.is_empty() {
         let _ = writeln!(
             text,
@@ -242,7 +278,10 @@ pub fn print(config: &Shard) -> String {
     );
     let _ = writeln!(text, "#\n# 1. systemd (unit cyrus-sync-client@.service):");
     for shard in &shards {
-        let _ = writeln!(text, "#    systemctl enable --now cyrus-sync-client@{shard}");
+        let _ = writeln!(
+            text,
+            "#    systemctl enable --now cyrus-sync-client@{shard}"
+        );
     }
     let _ = writeln!(text, "#\n# 2. cyrus.conf, in DAEMON:");
     for shard in &shards {

@@ -56,7 +56,9 @@ impl ImapdConf {
         let prefix = format!("{channel}_").to_ascii_lowercase();
         let own = self.options.iter().filter_map(|(name, (value, _))| {
             let plain = name.strip_prefix(&prefix)?;
-            plain.starts_with("sync_").then_some((plain, value.as_str()))
+            plain
+                .starts_with("sync_")
+                .then_some((plain, value.as_str()))
         });
         let mut own: Vec<_> = own.filter(|_| !channel.is_empty()).collect();
         own.sort_unstable();

@@ -278,10 +278,14 @@ pub fn running(channel: &str, folder: &Path) -> Vec<i32> {
         let line = std::fs::read(entry.path().join("cmdline")).ok()?;
         let words: Vec<_> = line.split(|byte| *byte == 0).collect();
         let words: Vec<_> = words.into_iter().map(String::from_utf8_lossy).collect();
-        let named = |word: &std::borrow::Cow<'_, str>| word.rsplit('/').next() == Some("sync_client");
+        let named =
+            |word: &std::borrow::Cow<'_, str>| word.rsplit('/').next() == Some("sync_client");
         let at = words.iter().take(8).position(named)?;
         let client = SyncClient::read(&words[at + 1..]);
-        let configuration = words[at + 1..].iter().skip_while(|word| *word != "-C").nth(1);
+        let configuration = words[at + 1..]
+            .iter()
+            .skip_while(|word| *word != "-C")
+            .nth(1);
         let conf = configuration.map_or("/etc/imapd.conf", |path| path);
         let conf = ImapdConf::read(Path::new(conf)).ok();
         let other = conf.and_then(|conf| {

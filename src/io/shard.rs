@@ -226,7 +226,10 @@ impl Sharder {
         let recovered = self.main.recover_but_held()?;
         if recovered.files > 0 {
             let lines = recovered.lines;
-            tracing::warn!(lines, "a syncmux run that worked here before left lines, which go first");
+            tracing::warn!(
+                lines,
+                "a syncmux run that worked here before left lines, which go first"
+            );
         }
         let mut lines = Vec::new();
         let read = self.main.load_held(&self.site, |line| lines.push(line))?;
@@ -262,7 +265,11 @@ impl Sharder {
         }
         self.count_unreadable(&all);
         let (shard, count) = (self.folders[at].name.as_str(), all.lines);
-        tracing::warn!(shard, lines = count, "lines that were left there are dealt again");
+        tracing::warn!(
+            shard,
+            lines = count,
+            "lines that were left there are dealt again"
+        );
         self.dealer.take_back(lines);
         self.ending = taken.into_iter().map(|run| (Some(at), run)).collect();
         self.end_runs()?;

@@ -82,7 +82,9 @@ impl Page {
             name => format!("channel {name}"),
         };
         let held = plural(shard.held_lines, "line");
-        self.line(format!("syncmux shard: the log of {name}, {held} held back"));
+        self.line(format!(
+            "syncmux shard: the log of {name}, {held} held back"
+        ));
         if shard.full {
             self.line("  SO MANY LINES ARE HELD BACK THAT THE LOG IS NOT TAKEN OVER");
         }
@@ -94,7 +96,11 @@ impl Page {
             if one.retired && one.lines == 0 {
                 continue;
             }
-            let what = if one.retired { " (no shard any more)" } else { "" };
+            let what = if one.retired {
+                " (no shard any more)"
+            } else {
+                ""
+            };
             self.line(format!(
                 "  {:>8}  {:>9}  {:>9}  {}{what}",
                 one.users, one.lines, one.dealt, one.name

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::contender::{Contender, Load};
+use super::support::certs::SERVER_NAME;
 use super::support::client::{Client, Rolling, leftovers, put_log, take_log, wait_until_drained};
 use super::support::compare;
-use super::support::certs::SERVER_NAME;
 use super::support::cyrus::{ADMIN, PASSWORD, REPL};
 use super::support::imap::{Imap, message};
 use super::support::lab::{Lab, Setup, Way};
@@ -311,8 +311,7 @@ impl Bench {
             let left = directories.iter().any(|d| !leftovers(d).is_empty())
                 || (dealt && own.join("syncmux-held").exists());
             // Of shards the whole way counts, from the moment that the lines are there.
-            if begun.is_none() && !dealt && directories.iter().any(|d| d.join("log-run").exists())
-            {
+            if begun.is_none() && !dealt && directories.iter().any(|d| d.join("log-run").exists()) {
                 begun = Some(Instant::now());
             }
             if !left {

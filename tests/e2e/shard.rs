@@ -35,7 +35,14 @@ struct Sharded {
 }
 
 /// The configuration of so many shards; `clients`: it starts them.
-fn configuration(lab: &Lab, client: &Client, admin: &str, deal: &str, shards: usize, clients: bool) -> String {
+fn configuration(
+    lab: &Lab,
+    client: &Client,
+    admin: &str,
+    deal: &str,
+    shards: usize,
+    clients: bool,
+) -> String {
     let command = format!(
         "client_command = [\"{BIN}/sync_client\", \"-C\", \"{}\", \"-n\", \"%c\", \"-R\"]\n",
         client.conf.display()
@@ -141,7 +148,11 @@ impl Sharded {
             let new = format!("r{:03}", self.renamed);
             let old = std::mem::replace(&mut self.users[at], new.clone());
             let inbox = format!("user.{new}");
-            admin.append(&format!("user.{old}"), "", &message(&format!("{old} before"), 1_000));
+            admin.append(
+                &format!("user.{old}"),
+                "",
+                &message(&format!("{old} before"), 1_000),
+            );
             admin.rename(&format!("user.{old}"), &inbox);
             admin.append(&inbox, "", &message(&format!("{new} behind"), 1_000));
         }
@@ -160,8 +171,17 @@ impl Sharded {
         // After it, since lines go this way only.
         for folder in self.folders() {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            left.extend(leftovers(&folder).iter().map(|file| format!("{name}/{file}")));
-            left.extend(folder.join("syncmux-back").exists().then(|| format!("{name}/back")));
+            left.extend(
+                leftovers(&folder)
+                    .iter()
+                    .map(|file| format!("{name}/{file}")),
+            );
+            left.extend(
+                folder
+                    .join("syncmux-back")
+                    .exists()
+                    .then(|| format!("{name}/back")),
+            );
         }
         left
     }
@@ -188,7 +208,9 @@ impl Sharded {
     fn client_of(&self, shard: usize) -> Pid {
         let parent = Pid::from_raw(self.shard.pid()).unwrap();
         wait_for("the shard's client", || {
-            children(parent, &format!("{CHANNEL}-{shard}\0")).first().copied()
+            children(parent, &format!("{CHANNEL}-{shard}\0"))
+                .first()
+                .copied()
         })
     }
 
@@ -207,7 +229,15 @@ fn kills(through: Through, deal: &str) {
     it.lab.step("the first copy");
     it.settle();
     for shard in 0..8 {
-        it.lab.step(&format!("the client of shard {shard} is killed"));
+        let shard = format!("{CHANNEL}-{shard}");
+        let lines = it
+            .shard
+            .metric("syncmux_shard_lines_total", &[("shard", &shard)]);
+        assert!(lines > 0.0, "{shard} has got nothing");
+    }
+    for shard in 0..8 {
+        it.lab
+            .step(&format!("the client of shard {shard} is killed"));
         if shard % 4 == 0 {
             it.work(&format!("client {shard}"));
         }
@@ -315,11 +345,14 @@ fn another_number(deal: &str) {
         let has = |folder: &&PathBuf| !leftovers(folder).is_empty();
         folders.iter().filter(has).count()
     };
-    wait_for("lines in all shards", || (with_lines(&it) == 8).then_some(()));
+    wait_for("lines in all shards", || {
+        (with_lines(&it) == 8).then_some(())
+    });
     it.work("some are bound already");
     it.dealt();
     assert_eq!(it.shard.stop(), Some(0));
-    it.lab.step("8 to 3, and a client of a shard that there is not any more");
+    it.lab
+        .step("8 to 3, and a client of a shard that there is not any more");
     let mut client = it.client.clone();
     client.channel = format!("{CHANNEL}-5");
     let mut rolling = client.rolling();
@@ -334,7 +367,10 @@ fn another_number(deal: &str) {
     rolling.pause(false);
     it.settle();
     let said = it.shard.log_text();
-    assert!(said.contains("lines that were left there are dealt again"), "{said}");
+    assert!(
+        said.contains("lines that were left there are dealt again"),
+        "{said}"
+    );
     rolling.stop();
     it.lab.step("3 to 8");
     assert_eq!(it.shard.stop(), Some(0));
@@ -363,7 +399,10 @@ fn another_number(deal: &str) {
     let mut client = it.client.clone();
     CHANNEL.clone_into(&mut client.channel);
     let mut rolling = client.rolling();
-    crate::support::client::wait_until_drained(&it.lab.master.sync_directory(CHANNEL), &mut rolling);
+    crate::support::client::wait_until_drained(
+        &it.lab.master.sync_directory(CHANNEL),
+        &mut rolling,
+    );
     it.lab.assert_same();
 }
 
@@ -405,8 +444,12 @@ fn what_is_printed_is_what_is_needed() {
     assert_eq!(code, Some(0), "{printed}");
     assert!(!printed.contains(PASSWORD), "{printed}");
     let lines = printed.lines().filter(|line| !line.starts_with('#'));
-    let lines: Vec<String> = lines.map(|line| line.replace(": PASSWORD", &format!(": {PASSWORD}"))).collect();
-    let conf = lab.master.variant("own", &format!("{own}{}\n", lines.join("\n")));
+    let lines: Vec<String> = lines
+        .map(|line| line.replace(": PASSWORD", &format!(": {PASSWORD}")))
+        .collect();
+    let conf = lab
+        .master
+        .variant("own", &format!("{own}{}\n", lines.join("\n")));
     let (code, said) = shard.tool(&["check"]);
     assert_eq!(code, Some(0), "{said}");
     shard.start();
@@ -426,7 +469,8 @@ fn what_is_printed_is_what_is_needed() {
     wait_for("everything to be replicated", || {
         clients.iter_mut().for_each(|client| client.keep_alive());
         let shards = (0..3).map(|number| base.join(format!("far-{number}")));
-        let idle = leftovers(&own).is_empty() && shards.into_iter().all(|it| leftovers(&it).is_empty());
+        let idle =
+            leftovers(&own).is_empty() && shards.into_iter().all(|it| leftovers(&it).is_empty());
         quiet = if idle { quiet + 1 } else { 0 };
         std::thread::sleep(std::time::Duration::from_millis(20));
         (quiet > 5).then_some(())

@@ -165,7 +165,10 @@ impl World {
         self.counts.two_users += usize::from(keys.len() > 1);
         let glued = std::mem::replace(&mut self.glued, torn);
         let excused = torn || glued;
-        say!("logged {text} {how:?}{}", if excused { ", excused" } else { "" });
+        say!(
+            "logged {text} {how:?}{}",
+            if excused { ", excused" } else { "" }
+        );
         self.logged.push(Logged {
             text,
             keys,
@@ -257,7 +260,10 @@ impl World {
             for number in self.numbers(&items) {
                 for key in &self.logged[number].keys {
                     let other = *bound.entry(key).or_insert(at);
-                    assert_eq!(other, at, "{key} has unfinished lines in both, such as {number}");
+                    assert_eq!(
+                        other, at,
+                        "{key} has unfinished lines in both, such as {number}"
+                    );
                 }
             }
         }
@@ -475,11 +481,14 @@ impl Clients for ModelClients {
 
 fn start(shared: &Shared, shards: usize) -> Sharder {
     let mut world = shared.world();
-    let way = if world.random.bool() { Way::Fixed } else { Way::Balanced };
-    let limit = world.random.usize(1..20);
-    let disk = |disk: &SharedDisk| {
-        SyncDirectory::on(Box::new(Watched(disk.syncmux(), shared.clone())))
+    let way = if world.random.bool() {
+        Way::Fixed
+    } else {
+        Way::Balanced
     };
+    let limit = world.random.usize(1..20);
+    let disk =
+        |disk: &SharedDisk| SyncDirectory::on(Box::new(Watched(disk.syncmux(), shared.clone())));
     let main = disk(&world.main);
     let folders = world.folders.iter().enumerate();
     let folders = folders.map(|(at, folder)| (format!("far-{at}"), disk(folder)));
@@ -491,7 +500,13 @@ fn start(shared: &Shared, shards: usize) -> Sharder {
     drop(world);
     say!("a start with {shards} shards, {way:?}");
     let clients = Box::new(ModelClients(shared.clone()));
-    Sharder::new(main, folders, (shards, way, limit), Site::default(), clients)
+    Sharder::new(
+        main,
+        folders,
+        (shards, way, limit),
+        Site::default(),
+        clients,
+    )
 }
 
 fn end(shared: &Shared, sharder: Sharder, power: bool) {
@@ -504,7 +519,10 @@ fn end(shared: &Shared, sharder: Sharder, power: bool) {
         world.check();
     } else {
         world.main.state().kill();
-        world.folders.iter().for_each(|folder| folder.state().kill());
+        world
+            .folders
+            .iter()
+            .for_each(|folder| folder.state().kill());
         world.counts.kills += 1;
     }
 }
@@ -566,21 +584,31 @@ fn run(seed: u64) -> Counts {
     drop(world);
     let mut sharder = start(&shared, shards);
     for round in 0.. {
-        assert!(round < 20_000, "it does not come to an end: {:?}", sharder.shown());
+        assert!(
+            round < 20_000,
+            "it does not come to an end: {:?}",
+            sharder.shown()
+        );
         sharder.step().unwrap();
         let mut world = shared.world();
         world.log();
         (0..FOLDERS).for_each(|at| world.client(at));
         world.check();
         let logs = ["log", "log-run", "syncmux-held"];
-        let is_empty = logs.iter().all(|name| world.main.state().read(name).is_none());
+        let is_empty = logs
+            .iter()
+            .all(|name| world.main.state().read(name).is_none());
         if world.left == 0 && is_empty && sharder.is_idle() {
             break;
         }
     }
     let mut world = shared.world();
     for (number, line) in world.logged.iter().enumerate() {
-        assert!(line.done || line.excused, "line {number} was lost: {}", line.text);
+        assert!(
+            line.done || line.excused,
+            "line {number} was lost: {}",
+            line.text
+        );
     }
     let excused = world.logged.iter().filter(|line| !line.done).count();
     world.counts.excused = excused;
@@ -628,6 +656,11 @@ fn shard_seeds() {
         assert!(all.kills > 0 && all.power_losses > 0 && all.faults > 0 && all.changes > 0);
         assert!(all.clients_died > 0 && all.deferred > 0 && all.two_users > 0 && all.held > 0);
         // What only Cyrus can have lost is little of all.
-        assert!(all.excused * 20 < all.lines, "{} of {}", all.excused, all.lines);
+        assert!(
+            all.excused * 20 < all.lines,
+            "{} of {}",
+            all.excused,
+            all.lines
+        );
     }
 }

@@ -15,7 +15,15 @@ fn key(user: &str) -> UserKey {
 /// `text user` or `text user other`; `-` is the shared key.
 fn line(text: &str) -> LogLine {
     let mut words = text.split(' ').skip(1);
-    let mut next = || words.next().map(|user| if user == "-" { UserKey::shared() } else { key(user) });
+    let mut next = || {
+        words.next().map(|user| {
+            if user == "-" {
+                UserKey::shared()
+            } else {
+                key(user)
+            }
+        })
+    };
     LogLine {
         text: Bytes::copy_from_slice(text.as_bytes()),
         first: next().unwrap(),
@@ -80,7 +88,10 @@ impl Driver {
                 *next += 1;
                 (*next, Vec::new())
             });
-            lines.extend(out.iter().map(|text| String::from_utf8(text.to_vec()).unwrap()));
+            lines.extend(
+                out.iter()
+                    .map(|text| String::from_utf8(text.to_vec()).unwrap()),
+            );
             self.dealer.written(shard);
         }
     }
@@ -115,7 +126,9 @@ impl Driver {
 
     fn lines(&self, shard: usize) -> Vec<&str> {
         let files = [&self.run[shard], &self.log[shard]].into_iter().flatten();
-        files.flat_map(|(_, lines)| lines.iter().map(String::as_str)).collect()
+        files
+            .flat_map(|(_, lines)| lines.iter().map(String::as_str))
+            .collect()
     }
 
     fn held(&self) -> Vec<&str> {
@@ -228,7 +241,11 @@ fn a_line_over_two_users_goes_at_once_where_both_are_or_neither_is() {
     let shard = fixed_shard(&key("joe"), 2);
     assert_eq!(it.lines(shard), ["R joe alice"], "by its first user");
     it.take(&["A alice"]);
-    assert_eq!(it.lines(shard), ["R joe alice", "A alice"], "bound to that shard");
+    assert_eq!(
+        it.lines(shard),
+        ["R joe alice", "A alice"],
+        "bound to that shard"
+    );
     it.take(&["D alice joe"]);
     assert_eq!(it.lines(shard).len(), 3);
     it.finish(shard);
@@ -242,7 +259,11 @@ fn held_lines_keep_their_order_over_chains_of_users() {
     it.take(&["A a", "A b", "A c", "R a b", "R b c", "X c", "X a"]);
     assert_eq!(it.held(), ["R a b", "R b c", "X c", "X a"]);
     it.finish(2);
-    assert_eq!(it.held().len(), 4, "c is free, and its line waits behind R b c");
+    assert_eq!(
+        it.held().len(),
+        4,
+        "c is free, and its line waits behind R b c"
+    );
     it.finish(0);
     // a and b are in shard 1 now, c is nowhere else.
     assert_eq!(it.lines(1), ["A b", "R a b", "R b c", "X c", "X a"]);

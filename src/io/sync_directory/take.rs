@@ -198,29 +198,32 @@ fn hand_out(text: &Bytes, site: &Site, mut take: impl FnMut(LogLine)) -> ReadRun
     let mut read = ReadRun::default();
     let mut at = 0;
     // Reading from memory does not fail.
-    let _ = each_line(BufReader::with_capacity(64 << 10, &text[..]), |line, shape, len| {
-        let whole = text.slice(at..at + line.len().min(len as usize));
-        at += len as usize;
-        if line.is_empty() && shape == Shape::Harmless {
-            return Ok(());
-        }
-        let before = read.lines;
-        if shape == Shape::Harmless {
-            for line in log_lines(&whole, site) {
-                read.lines += 1;
-                take(line);
+    let _ = each_line(
+        BufReader::with_capacity(64 << 10, &text[..]),
+        |line, shape, len| {
+            let whole = text.slice(at..at + line.len().min(len as usize));
+            at += len as usize;
+            if line.is_empty() && shape == Shape::Harmless {
+                return Ok(());
             }
-        }
-        if read.lines == before {
-            read.unreadable += 1;
-            let shown = || {
-                let end = whole.len().min(200);
-                whole[..end].escape_ascii().to_string()
-            };
-            read.example.get_or_insert_with(shown);
-        }
-        Ok(())
-    });
+            let before = read.lines;
+            if shape == Shape::Harmless {
+                for line in log_lines(&whole, site) {
+                    read.lines += 1;
+                    take(line);
+                }
+            }
+            if read.lines == before {
+                read.unreadable += 1;
+                let shown = || {
+                    let end = whole.len().min(200);
+                    whole[..end].escape_ascii().to_string()
+                };
+                read.example.get_or_insert_with(shown);
+            }
+            Ok(())
+        },
+    );
     read
 }
 
@@ -284,7 +287,9 @@ mod tests {
         let mut lines = Vec::new();
         let shown = |line: LogLine| {
             let text = line.text.escape_ascii().to_string();
-            let second = line.second.map_or(String::new(), |key| format!(" and {key}"));
+            let second = line
+                .second
+                .map_or(String::new(), |key| format!(" and {key}"));
             format!("{}{second}: {text}", line.first)
         };
         let read = directory.read_run(run, &Site::default(), |line| lines.push(shown(line)));
@@ -323,9 +328,15 @@ mod tests {
         let again = directory.take_run().unwrap().unwrap();
         assert_eq!(again.id(), run.id());
         directory.finish_run(&again).unwrap();
-        assert!(matches!(directory.finish_run(&run), Err(Error::TakenAway { .. })));
+        assert!(matches!(
+            directory.finish_run(&run),
+            Err(Error::TakenAway { .. })
+        ));
         let next = directory.take_run().unwrap().unwrap();
-        assert_eq!(super::tests::read(&directory, &next).0, ["eve: APPEND user.eve"]);
+        assert_eq!(
+            super::tests::read(&directory, &next).0,
+            ["eve: APPEND user.eve"]
+        );
     }
 
     #[test]
@@ -366,7 +377,10 @@ mod tests {
         write(at("log"), "APPEND user.c\n").unwrap();
         let taken = directory.take_back().unwrap();
         assert_eq!(lines(&taken), ["a: APPEND user.a", "b: APPEND user.b"]);
-        taken.iter().rev().for_each(|run| directory.finish_run(run).unwrap());
+        taken
+            .iter()
+            .rev()
+            .for_each(|run| directory.finish_run(run).unwrap());
         assert_eq!(lines(&directory.take_back().unwrap()), ["c: APPEND user.c"]);
         assert!(directory.left_from_take_back().unwrap().is_some());
         assert!(!at("log").exists());

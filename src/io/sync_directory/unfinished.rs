@@ -286,12 +286,18 @@ mod tests {
 
         fn append(&self, text: &str) {
             let mut options = OpenOptions::new();
-            let mut log = options.append(true).create(true).open(self.at("log")).unwrap();
+            let mut log = options
+                .append(true)
+                .create(true)
+                .open(self.at("log"))
+                .unwrap();
             log.write_all(text.as_bytes()).unwrap();
         }
 
         fn look(&mut self) -> Option<Look> {
-            self.directory.look(&mut self.known, &Site::default()).unwrap()
+            self.directory
+                .look(&mut self.known, &Site::default())
+                .unwrap()
         }
 
         /// The users of new lines, and how many files are there.
