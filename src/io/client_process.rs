@@ -282,11 +282,15 @@ pub fn running(channel: &str, folder: &Path) -> Vec<i32> {
             |word: &std::borrow::Cow<'_, str>| word.rsplit('/').next() == Some("sync_client");
         let at = words.iter().take(8).position(named)?;
         let client = SyncClient::read(&words[at + 1..]);
-        let configuration = words[at + 1..]
+        let mut rest = words[at + 1..]
             .iter()
-            .skip_while(|word| *word != "-C")
-            .nth(1);
-        let conf = configuration.map_or("/etc/imapd.conf", |path| path);
+            .skip_while(|word| !word.starts_with("-C"));
+        // `-C FILE` or `-CFILE`.
+        let conf = match rest.next().map(|word| &word[2..]) {
+            Some("") => rest.next().map_or("", |path| path),
+            Some(path) => path,
+            None => "/etc/imapd.conf",
+        };
         let conf = ImapdConf::read(Path::new(conf)).ok();
         let other = conf.and_then(|conf| {
             let sync = Path::new(conf.option("configdirectory")?).join("sync");

@@ -364,6 +364,13 @@ fn another_number(deal: &str) {
         said.contains("a client may still work there").then_some(())
     });
     it.work("three shards");
+    // Longer than nothing need change for a folder to count as nobody's: it is the process that is seen.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let fifth = it.lab.master.sync_directory(&format!("{CHANNEL}-5"));
+    assert!(
+        !leftovers(&fifth).is_empty(),
+        "they were taken from a client"
+    );
     rolling.pause(false);
     it.settle();
     let said = it.shard.log_text();
