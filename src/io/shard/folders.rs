@@ -69,8 +69,9 @@ impl Folders {
         }
         let model = std::fs::metadata(&self.channel)?;
         let mode = model.permissions().mode() & 0o7777;
-        // By another name first, so that nobody meets it half made.
-        let temp = path.with_file_name(format!("syncmux-tmp-{}", self.name));
+        // By another name first, so that nobody meets it half made. Not syncmux-tmp-: a start removes
+        // such files from the folder of the default channel, and can't remove folders.
+        let temp = path.with_file_name(format!(".syncmux-{}", self.name));
         let _ = std::fs::remove_dir(&temp);
         std::fs::DirBuilder::new().mode(0o700).create(&temp)?;
         if rustix::process::geteuid().is_root() {
@@ -103,4 +104,52 @@ pub fn numbers(base: &Path, name: &str) -> io::Result<Vec<usize>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn folders_are_made_like_the_channels_own_and_old_ones_are_found() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        let folders = Folders {
+            channel: at("far"),
+            base: base.path().to_owned(),
+            name: "far".to_owned(),
+            shards: 2,
+        };
+        std::fs::create_dir(at("far")).unwrap();
+        std::fs::set_permissions(at("far"), std::fs::Permissions::from_mode(0o751)).unwrap();
+        // A crash has left one half made.
+        std::fs::create_dir(at(".syncmux-far")).unwrap();
+        for name in ["far-10", "far-7", "far-07", "far-x", "farther-9", "far--3"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("far-8"), "").unwrap();
+        let (main, all) = folders.open().unwrap();
+        let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["far-0", "far-1", "far-7", "far-10"]);
+        for number in 0..2 {
+            let meta = std::fs::metadata(at(&folders.shard(number))).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o7777, 0o751);
+            assert_eq!(meta.uid(), std::fs::metadata(at("far")).unwrap().uid());
+        }
+        assert!(!at(".syncmux-far").exists());
+        assert!(
+            matches!(folders.open(), Err(Error::Held { .. })),
+            "a second one"
+        );
+        drop(main);
+        assert!(folders.open().is_ok());
+        // Somebody's file in the place of a shard's folder.
+        let more = Folders {
+            shards: 9,
+            ..folders
+        };
+        assert!(more.open().is_err());
+    }
 }
