@@ -109,6 +109,15 @@ macro_rules! say {
     };
 }
 
+impl Client {
+    fn dies(&mut self) {
+        *self = Client {
+            retired: self.retired,
+            ..Client::default()
+        };
+    }
+}
+
 impl World {
     fn numbers(&self, items: &[Item]) -> Vec<usize> {
         let known = |item: &Item| {
@@ -191,10 +200,7 @@ impl World {
             return;
         }
         if !self.calm && random.u8(..40) == 0 {
-            *client = Client {
-                retired: client.retired,
-                ..Client::default()
-            };
+            client.dies();
             self.counts.clients_died += 1;
             say!("client {at} dies");
             return;
@@ -310,10 +316,7 @@ impl World {
             }
         }
         for client in &mut self.clients {
-            *client = Client {
-                retired: client.retired,
-                ..Client::default()
-            };
+            client.dies();
         }
         // Somebody's torn line may be the last one.
         self.glued = true;
@@ -572,14 +575,16 @@ fn run(seed: u64) -> Counts {
         // Its clients live on for a while, or not.
         let mut world = shared.world();
         for client in world.clients.iter_mut().skip(shards) {
-            client.lives &= random.bool();
+            if random.bool() {
+                client.dies();
+            }
         }
     }
     let mut world = shared.world();
     world.calm = true;
     world.faults = false;
     for client in world.clients.iter_mut().skip(shards) {
-        client.lives = false;
+        client.dies();
     }
     drop(world);
     let mut sharder = start(&shared, shards);
