@@ -29,6 +29,9 @@ use crate::protocol::UserKey;
 /// A file of a shard's folder: device and inode.
 pub type FileId = (u64, u64);
 
+/// Whom a line concerns: one, or two.
+pub type Keys = (UserKey, Option<UserKey>);
+
 /// One line of the channel's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
@@ -54,7 +57,7 @@ pub enum Way {
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     /// Lines that were read for the first time: the file, and whom each line concerns.
-    pub named: Vec<(FileId, Vec<(UserKey, Option<UserKey>)>)>,
+    pub named: Vec<(FileId, Vec<Keys>)>,
     /// The files that are there.
     pub there: Vec<FileId>,
     /// All unfinished lines stood in these files at one moment of the look. If false there may be
@@ -349,7 +352,7 @@ impl Folder {
         files.sum::<u64>() + self.dealt.lines
     }
 
-    fn name(&mut self, file: FileId, lines: Vec<(UserKey, Option<UserKey>)>) {
+    fn name(&mut self, file: FileId, lines: Vec<Keys>) {
         let named = self.files.entry(file).or_default();
         named.lines += lines.len() as u64;
         for key in lines

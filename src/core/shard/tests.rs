@@ -414,9 +414,9 @@ proptest! {
                 }
                 _ => it.look(shard, what == 7),
             }
-            for shard in 0..4 {
+            for (shard, before) in before.into_iter().enumerate() {
                 let lines = it.lines(shard);
-                let new: Vec<String> = lines.iter().skip(before[shard]).map(|it| (*it).to_owned()).collect();
+                let new: Vec<String> = lines.iter().skip(before).map(|it| (*it).to_owned()).collect();
                 for text in new {
                     let mut words = text.split(' ');
                     let number: u32 = words.next().unwrap().parse().unwrap();

@@ -31,8 +31,8 @@ use std::io::{self, ErrorKind, Read};
 use super::disk::{DiskFile, Mode, Reader};
 use super::take::keys_of;
 use super::{BACK, Error, LOCK, OWED, RUN_PREFIX, SyncDirectory};
-use crate::core::shard::{FileId, Look};
-use crate::protocol::{Site, UserKey};
+use crate::core::shard::{FileId, Keys, Look};
+use crate::protocol::Site;
 
 /// How often a look is tried before it is told as it is.
 const TRIES: usize = 4;
@@ -45,7 +45,7 @@ const LONGEST: usize = 64 << 10;
 pub struct Unfinished {
     open: Vec<Open>,
     /// Read, and not told yet.
-    named: Vec<(FileId, Vec<(UserKey, Option<UserKey>)>)>,
+    named: Vec<(FileId, Vec<Keys>)>,
     /// Names were made durable since this process began to look, and since it has appended.
     synced: bool,
     /// What the last exact look saw.
@@ -229,7 +229,7 @@ impl SyncDirectory {
 
 impl Open {
     /// The lines that came in since the last time; and how long the file was.
-    fn read_on(&mut self, site: &Site) -> io::Result<(Vec<(UserKey, Option<UserKey>)>, u64)> {
+    fn read_on(&mut self, site: &Site) -> io::Result<(Vec<Keys>, u64)> {
         let mut text = Vec::new();
         // A torn line at its end may have been cut off.
         self.at = self.at.min(self.file.stat()?.len);
