@@ -14,6 +14,7 @@ mod cyrus_conf;
 mod directory;
 mod paste;
 mod rightnow;
+pub mod shard;
 pub mod terminate;
 
 /// How a finding weighs.

@@ -35,7 +35,8 @@ pub enum Command {
     Run(Flags),
     /// Look whether `run` would work: configuration, sync directory, a login to the replica
     ///
-    /// Where the file has a [terminate], whether `terminate` would: certificate, sync_server.
+    /// Where the file has a [terminate], whether `terminate` would: certificate, sync_server; where
+    /// it has a [shard], whether `shard` would: folders, and Cyrus's files.
     ///
     /// Says in plain words what is wrong and how to mend it. Changes nothing; one empty file is made
     /// in the sync directory and removed. The ports are not tried, so it can run beside syncmux.
@@ -51,6 +52,24 @@ pub enum Command {
         /// The configuration file
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Deal one channel's sync log out to several stock clients
+    ///
+    /// Runs on the master, in the place of that channel's client. Each user's lines go to one client
+    /// at a time, in order. What it needs stands under [shard] in the file.
+    #[command(after_help = EXIT_CODES)]
+    Shard {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+        /// Print what Cyrus's files need for it, and do nothing else
+        #[arg(long)]
+        print_config: bool,
+        /// Put everything that was dealt out back into the channel's log, for one client alone
+        ///
+        /// First end `syncmux shard` and the shards' clients.
+        #[arg(long, conflicts_with = "print_config")]
+        put_back: bool,
     },
     /// Show how a running syncmux is doing: lanes, sessions, users, lag, throughput
     ///

@@ -11,6 +11,7 @@ pub mod io;
 pub mod protocol;
 pub mod run;
 pub mod settings;
+pub mod shard;
 pub mod systemd;
 pub mod terminate;
 pub mod tools;

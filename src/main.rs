@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use syncmux::check;
 use syncmux::cli::{Cli, Command, Exit};
-use syncmux::config::{Config, Errors, Flags, Log, Problem, Terminate};
+use syncmux::config::{Config, Errors, Flags, Log, Problem, Shard, Terminate};
 use syncmux::io::telemetry;
 use syncmux::run::{self, RunError};
+use syncmux::shard;
 use syncmux::terminate;
 use syncmux::tools::verify::Verdict;
 use syncmux::tools::{self, Failed};
@@ -28,6 +29,11 @@ fn carry_out(command: &Command) -> Exit {
         Command::Run(flags) => run(flags),
         Command::Check(flags) => check(flags),
         Command::Terminate { config } => terminate(config),
+        Command::Shard {
+            config,
+            print_config,
+            put_back,
+        } => shard(config, *print_config, *put_back),
         Command::Status(args) => tool(|| wait_for(tools::status::run(args))),
         Command::Drain(args) => tool(|| wait_for(tools::drain::run(args))),
         Command::Resync(args) => tool(|| tools::resync::run(args)),
@@ -100,7 +106,35 @@ fn terminate(path: &Path) -> Exit {
     }
 }
 
-/// Runs one of the two servers to its end.
+fn shard(path: &Path, print_config: bool, put_back: bool) -> Exit {
+    let config = match Shard::load(path) {
+        Ok(config) => config,
+        Err(errors) => return usage(errors),
+    };
+    if print_config {
+        let _ = tools::say(&check::shard::print(&config));
+        return Exit::Fine;
+    }
+    if !put_back {
+        let (log, warnings) = (config.log, config.warnings.clone());
+        return serve(&log, &warnings, shard::shard(config));
+    }
+    match shard::put_back(&config) {
+        Ok(lines) => {
+            let path = config.sync_directory.display();
+            let _ = tools::say(&format!(
+                "{lines} lines were put back into the log in {path}\n"
+            ));
+            Exit::Fine
+        }
+        Err(error) => {
+            eprintln!("syncmux: {error}");
+            Exit::Usage
+        }
+    }
+}
+
+/// Runs one of the servers to its end.
 fn serve(
     log: &Log,
     warnings: &[Problem],
@@ -147,8 +181,8 @@ fn more_descriptors() {
 
 fn check(flags: &Flags) -> Exit {
     let path = flags.config.as_deref();
-    let (terminates, runs) = match path.map(Terminate::is_in).transpose() {
-        Ok(found) => found.unwrap_or((false, true)),
+    let [terminates, shards, runs] = match path.map(Shard::tables).transpose() {
+        Ok(found) => found.unwrap_or([false, false, true]),
         Err(errors) => return usage(errors),
     };
     let runtime = match runtime() {
@@ -165,7 +199,13 @@ fn check(flags: &Flags) -> Exit {
             Err(errors) => return usage(errors),
         }
     }
-    if runs || !terminates {
+    if shards && let Some(path) = path {
+        match Shard::load(path) {
+            Ok(config) => report.join(check::shard::check(&config)),
+            Err(errors) => return usage(errors),
+        }
+    }
+    if runs || !(terminates || shards) {
         let config = match load(flags) {
             Ok(config) => config,
             Err(exit) => return exit,

@@ -28,6 +28,33 @@ pub fn ready(channels: Vec<Channel>) {
     tokio::spawn(watch(channels, sd_notify::watchdog_enabled(), tell));
 }
 
+/// The same for `shard`: `look` says when its thread last went round, and how things stand.
+pub fn ready_with(look: impl Fn() -> (Instant, String) + Send + 'static) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    tell(&[NotifyState::Ready]);
+    let watchdog = sd_notify::watchdog_enabled();
+    tokio::spawn(async move {
+        let pause = watchdog.map_or(LOOK, |limit| (limit / 4).clamp(SHORTEST / 4, LOOK));
+        let patience = watchdog.map(|limit| (limit / 2).max(SHORTEST));
+        let mut ticks = tokio::time::interval(pause);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = String::new();
+        loop {
+            ticks.tick().await;
+            let (last, now) = look();
+            if now != told {
+                tell(&[NotifyState::Status(&now)]);
+                told = now;
+            }
+            if patience.is_some_and(|patience| turns(last, patience)) {
+                tell(&[NotifyState::Watchdog]);
+            }
+        }
+    });
+}
+
 /// Tells that a drain begins, and how long it may take at most, should `TimeoutStopSec=` be less.
 pub fn stopping(longest: Duration) {
     let longest = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);

@@ -118,8 +118,10 @@ fn installed_changed_removed_and_purged() {
         ("usr/bin/syncmux", 0o755),
         ("etc/syncmux/syncmux.toml", 0o644),
         ("etc/syncmux/terminate.toml", 0o644),
+        ("etc/syncmux/shard.toml", 0o644),
         ("usr/lib/systemd/system/syncmux.service", 0o644),
         ("usr/lib/systemd/system/syncmux-terminate.service", 0o644),
+        ("usr/lib/systemd/system/syncmux-shard.service", 0o644),
         ("usr/lib/systemd/system/cyrus-sync-client.service", 0o644),
         ("usr/lib/systemd/system/cyrus-sync-client@.service", 0o644),
         ("usr/share/doc/syncmux/examples/client.conf", 0o644),
@@ -152,7 +154,7 @@ fn installed_changed_removed_and_purged() {
     // It is enabled and started by nobody.
     assert!(!machine.has("etc/systemd"));
     let conffiles = machine.query("${Conffiles}");
-    for name in ["syncmux", "terminate"] {
+    for name in ["syncmux", "terminate", "shard"] {
         let name = format!("/etc/syncmux/{name}.toml");
         assert!(conffiles.contains(&name), "{conffiles}");
     }
@@ -218,7 +220,7 @@ fn what_the_scripts_ask_of_systemd() {
         run(&mut command);
         fs::read_to_string(&note).unwrap_or_default()
     };
-    let units = "syncmux.service syncmux-terminate.service";
+    let units = "syncmux.service syncmux-terminate.service syncmux-shard.service";
     assert_eq!(
         asked("postinst", &["configure", ""], None),
         "daemon-reload\n"

@@ -13,9 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use syncmux::config::Limits;
 
 const BIN: &str = env!("CARGO_BIN_EXE_syncmux");
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
     "syncmux.service",
     "syncmux-terminate.service",
+    "syncmux-shard.service",
     "cyrus-sync-client.service",
     "cyrus-sync-client@.service",
 ];
@@ -55,6 +56,35 @@ impl Site {
         if let Some(watchdog) = watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
+        let process = Some(command.spawn().unwrap());
+        Site {
+            folder,
+            systemd,
+            told: Vec::new(),
+            process,
+        }
+    }
+
+    /// `syncmux shard` with two shards and no clients.
+    fn shard(watchdog: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("sync")).unwrap();
+        fs::write(at("imapd.conf"), "sync_log: yes\n").unwrap();
+        let text = format!(
+            "[shard]\nsync_directory = \"{0}/sync\"\nshards = 2\n[site]\n\
+             imapd_conf = \"{0}/imapd.conf\"\n",
+            folder.path().display()
+        );
+        fs::write(at("shard.toml"), text).unwrap();
+        let systemd = UnixDatagram::bind(at("notify")).unwrap();
+        let mut command = Command::new(BIN);
+        command
+            .args(["shard", "--config"])
+            .arg(at("shard.toml"))
+            .env("NOTIFY_SOCKET", at("notify"))
+            .env_remove("WATCHDOG_PID")
+            .env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         let process = Some(command.spawn().unwrap());
         Site {
             folder,
@@ -157,6 +187,21 @@ fn ready_status_watchdog_and_the_end() {
 }
 
 #[test]
+fn shard_tells_ready_status_and_watchdog() {
+    let mut site = Site::shard(Duration::from_secs(2));
+    site.wait_for("READY=1");
+    site.wait_for("STATUS=shards 2, unfinished users 0, held lines 0");
+    assert!(site.folder.path().join("sync/shard-1").is_dir());
+    let log = site.folder.path().join("sync/log");
+    fs::write(log, "APPEND user.joe\nAPPEND user.eve\n").unwrap();
+    site.wait_for("STATUS=shards 2, unfinished users 2, held lines 0");
+    site.wait_for("WATCHDOG=1");
+    let (code, told) = site.end();
+    assert_eq!(code, 0);
+    assert!(told.iter().any(|line| line == "STOPPING=1"), "{told:?}");
+}
+
+#[test]
 fn without_a_watchdog_there_are_no_pings() {
     let mut site = Site::start(None, &[]);
     site.wait_for("READY=1");
@@ -225,7 +270,10 @@ fn the_units_are_understood() {
 fn the_units_expose_little() {
     let folder = tempfile::tempdir().unwrap();
     let readme = unit("README.md");
-    for (file, most) in installed(folder.path()).into_iter().zip([14, 14, 18, 18]) {
+    for (file, most) in installed(folder.path())
+        .into_iter()
+        .zip([14, 14, 14, 18, 18])
+    {
         let most = most.to_string();
         let name = file.file_name().unwrap().to_str().unwrap().to_owned();
         let arguments = [
@@ -262,6 +310,11 @@ fn the_units_fit_the_program() {
     assert_eq!(setting(&service, "Type"), ["notify"]);
     assert_eq!(setting(&service, "User"), ["cyrus"]);
     assert_eq!(setting(&service, "Before"), ["cyrus-imapd.service"]);
+    let shard = unit("syncmux-shard.service");
+    assert_eq!(setting(&shard, "ReadWritePaths"), ["-/var/lib/cyrus/sync"]);
+    assert_eq!(setting(&shard, "Type"), ["notify"]);
+    assert_eq!(setting(&shard, "User"), ["cyrus"]);
+    assert_eq!(setting(&shard, "KillMode"), ["mixed"]);
     let seconds: u64 = setting(&service, "TimeoutStopSec")[0].parse().unwrap();
     assert!(Duration::from_secs(seconds) > Limits::default().drain_grace + Duration::from_secs(13));
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Report, paste};
-use crate::config::{Channel, Config, SyncClient};
+use crate::config::{Channel, Config, ImapdConf, SyncClient};
 
 /// A rolling client in cyrus.conf.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,11 +14,7 @@ struct Started {
 
 /// Looks at the file beside imapd.conf. Where there is none the client may be started otherwise.
 pub(super) fn look(report: &mut Report, config: &Config) {
-    let beside = config
-        .imapd_conf
-        .as_ref()
-        .map(|conf| conf.path().with_file_name("cyrus.conf"));
-    let path = beside.unwrap_or_else(|| PathBuf::from("/etc/cyrus.conf"));
+    let path = beside(config.imapd_conf.as_ref());
     let shown = path.display().to_string();
     let rolling = || {
         config
@@ -72,6 +68,20 @@ pub(super) fn look(report: &mut Report, config: &Config) {
         }
     }
     report.paste(paste::daemon(&missing, &shown));
+}
+
+fn beside(conf: Option<&ImapdConf>) -> PathBuf {
+    let beside = conf.map(|conf| conf.path().with_file_name("cyrus.conf"));
+    beside.unwrap_or_else(|| PathBuf::from("/etc/cyrus.conf"))
+}
+
+/// The cyrus.conf beside this imapd.conf, and the channels whose rolling clients it starts; nothing
+/// where there is no such file.
+pub(super) fn rolling_clients(conf: Option<&ImapdConf>) -> (PathBuf, Option<Vec<String>>) {
+    let path = beside(conf);
+    let text = read(&path);
+    let found = text.map(|text| started(&text).into_iter().map(|it| it.channel).collect());
+    (path, found)
 }
 
 fn read(path: &Path) -> Option<String> {

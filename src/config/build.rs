@@ -29,6 +29,7 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
         admin,
         log,
         terminate,
+        shard,
     } = file;
     let imapd_conf = build.imapd_conf(site.imapd_conf.as_ref(), flags);
     let site = build.site(site, imapd_conf.as_ref());
@@ -42,6 +43,14 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
     {
         let what = "[terminate] is for `syncmux terminate`, which alone reads it";
         let place = build.at(terminate).place;
+        build.fail(&place, what);
+    }
+    if channel.is_empty()
+        && flags.replica.is_none()
+        && let Some(shard) = shard
+    {
+        let what = "[shard] is for `syncmux shard`, which alone reads it";
+        let place = build.at(shard).place;
         build.fail(&place, what);
     }
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
@@ -285,7 +294,11 @@ impl<'a> Build<'a> {
         Problem { place, what }.into()
     }
 
-    fn imapd_conf(&mut self, key: Option<&Spanned<PathBuf>>, flags: &Flags) -> Option<ImapdConf> {
+    pub(super) fn imapd_conf(
+        &mut self,
+        key: Option<&Spanned<PathBuf>>,
+        flags: &Flags,
+    ) -> Option<ImapdConf> {
         let asked = self.pick(key.cloned(), flags.imapd_conf.as_ref(), "--imapd-conf");
         let (path, asked) = match &asked {
             Some(at) => (at.value.as_path(), Some(&at.place)),
@@ -301,7 +314,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn site(&mut self, site: file::Site, conf: Option<&ImapdConf>) -> Site {
+    pub(super) fn site(&mut self, site: file::Site, conf: Option<&ImapdConf>) -> Site {
         let cyrus = Site::default();
         let all_set = site.unixhierarchysep.is_some() && site.virtdomains.is_some();
         if conf.is_none() && !all_set {

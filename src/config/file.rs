@@ -20,6 +20,19 @@ pub(super) struct File {
     pub(super) admin: Admin,
     pub(super) log: Log,
     pub(super) terminate: Option<Spanned<Terminate>>,
+    pub(super) shard: Option<Spanned<Shard>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Shard {
+    pub(super) channel: Key<String>,
+    pub(super) sync_directory: Key<PathBuf>,
+    pub(super) name: Key<String>,
+    pub(super) shards: Key<u32>,
+    pub(super) deal: Key<String>,
+    pub(super) held_lines: Key<u32>,
+    pub(super) client_command: Key<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -65,6 +65,21 @@ impl ImapdConf {
         found.map(|(value, place)| (value.as_str(), place))
     }
 
+    /// What is set for this channel alone, by the option's plain name, sorted.
+    #[must_use]
+    pub fn own_options(&self, channel: &str) -> Vec<(&str, &str)> {
+        let prefix = format!("{channel}_").to_ascii_lowercase();
+        let own = self.options.iter().filter_map(|(name, (value, _))| {
+            let plain = name.strip_prefix(&prefix)?;
+            plain
+                .starts_with("sync_")
+                .then_some((plain, value.as_str()))
+        });
+        let mut own: Vec<_> = own.filter(|_| !channel.is_empty()).collect();
+        own.sort_unstable();
+        own
+    }
+
     /// A switch, or `absent` where it is not set.
     #[must_use]
     pub fn switch(&self, name: &str, absent: bool) -> bool {

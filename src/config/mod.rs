@@ -19,6 +19,7 @@ mod log;
 mod pem;
 mod rightnow;
 mod secret;
+mod shard;
 mod terminate;
 mod transparent;
 mod units;
@@ -35,6 +36,7 @@ pub use flags::Flags;
 pub use imapd_conf::{ImapdConf, is_on};
 pub use pem::Identity;
 pub use secret::Password;
+pub use shard::Shard;
 pub use terminate::{Begin, Terminate};
 
 use crate::core::event::Mode;

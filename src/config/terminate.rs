@@ -58,18 +58,6 @@ pub enum Begin {
 }
 
 impl Terminate {
-    /// What `check` is to look at: whether there is a `[terminate]` in the file, and whether there
-    /// is something for `run` beside it.
-    ///
-    /// # Errors
-    /// Where the file can't be read.
-    pub fn is_in(path: &Path) -> Result<(bool, bool), Errors> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Problem::file(path, format!("can't be read: {}", words(&error))))?;
-        let (_, file) = Build::read(Some((path, &text)))?;
-        Ok((file.terminate.is_some(), !file.channel.is_empty()))
-    }
-
     /// Reads and checks the file.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ mod recall;
 mod rightnow;
 mod runs;
 mod session;
+pub mod shard;
 mod staging;
 mod status;
 #[cfg(test)]

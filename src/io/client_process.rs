@@ -26,7 +26,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::telemetry::{Notes, metric};
-use crate::config::words as plain;
+use crate::config::{ImapdConf, SyncClient, words as plain};
 
 /// Held as long as a client lives.
 const LOCK: &str = "syncmux-client";
@@ -83,6 +83,9 @@ impl ClientProcess {
                         ended = child.wait() => {
                             if start.elapsed() >= LONGEST_PAUSE {
                                 pause = SHORTEST_PAUSE;
+                            }
+                            if let Ok(status) = &ended {
+                                self.count_exit(*status);
                             }
                             let how = ended.map_or_else(|error| plain(&error), words);
                             tracing::warn!(
@@ -223,6 +226,23 @@ impl ClientProcess {
         Ok(child)
     }
 
+    /// Ends a client that an earlier syncmux has started in this folder, where none is to be any more.
+    pub async fn end_left_over(&self, stop: &CancellationToken) {
+        if is_held(&self.sync_directory) {
+            drop(self.alone(stop).await);
+        }
+    }
+
+    fn count_exit(&self, status: ExitStatus) {
+        let code = match (status.code(), status.signal()) {
+            (Some(code), _) => code.to_string(),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "unknown".to_owned(),
+        };
+        let labels = [("channel", self.channel.clone()), ("code", code)];
+        counter!(metric::CLIENT_EXITS, &labels).increment(1);
+    }
+
     /// The client leaves by itself at its next command, by BYE; an idle one would not notice.
     async fn end(&self, mut child: Child) {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
@@ -230,9 +250,56 @@ impl ClientProcess {
             let _ = kill_process(pid, Signal::TERM);
         }
         if let Ok(status) = child.wait().await {
+            self.count_exit(status);
             tracing::info!(channel = self.channel, "the client {}", words(status));
         }
     }
+}
+
+/// Whether a client that some syncmux has started still works in this folder.
+#[must_use]
+pub fn is_held(sync_directory: &Path) -> bool {
+    let path = sync_directory.join(LOCK);
+    path.symlink_metadata().is_ok() && matches!(take(&path), Ok(None))
+}
+
+/// The rolling clients of this channel that run on this machine, whoever has started them, as far as
+/// `/proc` shows them. One of another Cyrus on the same machine does not count: `folder` is the one
+/// that holds all channels' folders, `sync` in Cyrus's configdirectory.
+#[must_use]
+pub fn running(channel: &str, folder: &Path) -> Vec<i32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let folder = folder.canonicalize().ok();
+    let is_it = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+        let words: Vec<_> = words.into_iter().map(String::from_utf8_lossy).collect();
+        let named =
+            |word: &std::borrow::Cow<'_, str>| word.rsplit('/').next() == Some("sync_client");
+        let at = words.iter().take(8).position(named)?;
+        let client = SyncClient::read(&words[at + 1..]);
+        let mut rest = words[at + 1..]
+            .iter()
+            .skip_while(|word| !word.starts_with("-C"));
+        // `-C FILE` or `-CFILE`.
+        let conf = match rest.next().map(|word| &word[2..]) {
+            Some("") => rest.next().map_or("", |path| path),
+            Some(path) => path,
+            None => "/etc/imapd.conf",
+        };
+        let conf = ImapdConf::read(Path::new(conf)).ok();
+        let other = conf.and_then(|conf| {
+            let sync = Path::new(conf.option("configdirectory")?).join("sync");
+            Some(sync.canonicalize().ok()? != *folder.as_ref()?)
+        });
+        let is_ours = client.rolling && client.channel == channel && other != Some(true);
+        is_ours.then_some(pid)
+    };
+    processes.filter_map(is_it).collect()
 }
 
 /// Opens and locks the file; `None` where another process holds it. It belongs to whoever owns the

@@ -27,6 +27,7 @@ pub mod registry;
 mod replies;
 mod sasl;
 mod session;
+pub mod shard;
 pub mod shell;
 pub mod spill;
 pub mod stream;

@@ -17,7 +17,9 @@ mod lock;
 mod owed;
 mod real;
 mod recover;
+mod take;
 mod text;
+mod unfinished;
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -28,6 +30,8 @@ use self::disk::{Disk, DiskFile, Mode};
 pub use ahead::LookedAt;
 pub use error::Error;
 pub use recover::Recovered;
+pub use take::{ReadRun, TakenRun};
+pub use unfinished::Unfinished;
 
 use crate::core::event::RunId;
 
@@ -37,6 +41,10 @@ const RUN_PREFIX: &str = "syncmux-run-";
 const TEMP_PREFIX: &str = "syncmux-tmp-";
 /// Lines that wait out a pause.
 const OWED: &str = "syncmux-owed";
+/// Lines of a channel that `syncmux shard` may not deal yet.
+const HELD: &str = "syncmux-held";
+/// The `log` of a client that is not there any more, while its lines are dealt again.
+const BACK: &str = "syncmux-back";
 /// Held while a syncmux works on this directory.
 const LOCK: &str = "syncmux-lock";
 

@@ -109,6 +109,18 @@ pub mod metric {
     pub const TERMINATED_TOTAL: &str = "syncmux_terminated_connections_total";
     /// Starts of the client by `client_command`, by `channel`.
     pub const CLIENT_STARTS: &str = "syncmux_client_starts_total";
+    /// Ends of the client of `client_command`, by `channel` and `code` (its exit code, or `signal N`).
+    pub const CLIENT_EXITS: &str = "syncmux_client_exits_total";
+    /// Lines that `shard` has dealt, by `channel` (whose log it takes over) and `shard`.
+    pub const SHARD_LINES: &str = "syncmux_shard_lines_total";
+    /// User keys with unfinished lines, by `channel` and `shard`.
+    pub const SHARD_USERS: &str = "syncmux_shard_unfinished_users";
+    /// Lines that may not be dealt yet, by `channel`.
+    pub const SHARD_HELD: &str = "syncmux_shard_held_lines";
+    /// Runs of the channel's log that were taken over, by `channel`.
+    pub const SHARD_RUNS: &str = "syncmux_shard_runs_total";
+    /// Lines that nobody can read, by `channel`.
+    pub const SHARD_UNREADABLE: &str = "syncmux_shard_unreadable_lines_total";
     /// Log lines that were counted instead of written, by `kind`.
     pub const SUPPRESSED_LINES: &str = "syncmux_log_lines_suppressed_total";
 }
@@ -285,5 +297,11 @@ fn describe() {
     describe_gauge!(TERMINATED, "Connections that terminate carries");
     describe_counter!(TERMINATED_TOTAL, "Connections that came to terminate");
     describe_counter!(CLIENT_STARTS, "Starts of the client by client_command");
+    describe_counter!(CLIENT_EXITS, "Ends of the client of client_command");
+    describe_counter!(SHARD_LINES, "Lines dealt to a shard");
+    describe_gauge!(SHARD_USERS, "Users with unfinished lines in a shard");
+    describe_gauge!(SHARD_HELD, "Lines that may not be dealt yet");
+    describe_counter!(SHARD_RUNS, "Runs of the channel's log taken over");
+    describe_counter!(SHARD_UNREADABLE, "Lines that nobody can read");
     describe_counter!(SUPPRESSED_LINES, "Log lines counted instead of written");
 }

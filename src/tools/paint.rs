@@ -5,7 +5,7 @@ use std::time::Duration;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::printable;
-use super::status::{Channel, Directory, File, Lane, State, Status, Terminate};
+use super::status::{Channel, Directory, File, Lane, Sharded, State, Status, Terminate};
 
 /// No line is longer.
 const COLUMNS: usize = 80;
@@ -21,6 +21,10 @@ pub(super) fn status(status: &Status) -> String {
     let mut page = Page::default();
     if let Some(terminate) = &status.terminate {
         page.terminate(terminate);
+        return page.0;
+    }
+    if let Some(shard) = &status.shard {
+        page.shard(shard);
         return page.0;
     }
     let spill = &status.spill;
@@ -69,6 +73,38 @@ impl Page {
         if terminate.connections > shown {
             let more = terminate.connections - shown;
             self.line(format!("           and {more} more"));
+        }
+    }
+
+    fn shard(&mut self, shard: &Sharded) {
+        let name = match shard.channel.as_str() {
+            "" => "the default channel".to_owned(),
+            name => format!("channel {name}"),
+        };
+        let held = plural(shard.held_lines, "line");
+        self.line(format!(
+            "syncmux shard: the log of {name}, {held} held back"
+        ));
+        if shard.full {
+            self.line("  SO MANY LINES ARE HELD BACK THAT THE LOG IS NOT TAKEN OVER");
+        }
+        if let Some(trouble) = &shard.trouble {
+            self.line(format!("  LINES CAN'T BE DEALT: {trouble}"));
+        }
+        self.line("     USERS      LINES      DEALT  SHARD");
+        for one in &shard.shards {
+            if one.retired && one.lines == 0 {
+                continue;
+            }
+            let what = if one.retired {
+                " (no shard any more)"
+            } else {
+                ""
+            };
+            self.line(format!(
+                "  {:>8}  {:>9}  {:>9}  {}{what}",
+                one.users, one.lines, one.dealt, one.name
+            ));
         }
     }
 
@@ -390,6 +426,27 @@ mod tests {
         assert!(text.contains("no rolling client for 6m40s"), "{text}");
         assert!(text.contains("and 5 more"), "{text}");
         assert!(text.contains("oldest line 1d01h"), "{text}");
+    }
+
+    #[test]
+    fn what_shard_says() {
+        let one = |number: u32, users: u32| {
+            serde_json::json!({ "name": format!("far-{number}"), "retired": number > 1,
+                                "users": users, "lines": users * 2, "dealt": 70 })
+        };
+        let all = serde_json::json!({ "shard": { "channel": "far", "held_lines": 1, "full": true,
+            "trouble": "the disk is full", "shards": [one(0, 3), one(1, 0), one(2, 1), one(3, 0)] } });
+        let status: Status = serde_json::from_value(all).unwrap();
+        assert_eq!(
+            super::status(&status),
+            "syncmux shard: the log of channel far, 1 line held back\n  \
+             SO MANY LINES ARE HELD BACK THAT THE LOG IS NOT TAKEN OVER\n  \
+             LINES CAN'T BE DEALT: the disk is full\n     \
+             USERS      LINES      DEALT  SHARD\n         \
+             3          6         70  far-0\n         \
+             0          0         70  far-1\n         \
+             1          2         70  far-2 (no shard any more)\n"
+        );
     }
 
     #[test]

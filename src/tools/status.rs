@@ -93,6 +93,28 @@ pub(super) struct Status {
     pub(super) channels: Vec<Channel>,
     /// `syncmux terminate` says this alone.
     pub(super) terminate: Option<Terminate>,
+    /// `syncmux shard` says this alone.
+    pub(super) shard: Option<Sharded>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Sharded {
+    pub(super) channel: String,
+    pub(super) shards: Vec<OneShard>,
+    pub(super) held_lines: usize,
+    pub(super) full: bool,
+    pub(super) trouble: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OneShard {
+    pub(super) name: String,
+    pub(super) retired: bool,
+    pub(super) users: usize,
+    pub(super) lines: u64,
+    pub(super) dealt: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -69,7 +69,7 @@ struct Matrix {
     rtt: Vec<f64>,
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16")]
     lanes: Vec<usize>,
-    /// Stock clients that share the users by hand.
+    /// Stock clients that share the users, by hand or by `syncmux shard`.
     #[arg(long, value_delimiter = ',', default_value = "4,8,16")]
     shards: Vec<usize>,
     /// What takes longer than 5 s is measured once.
@@ -165,7 +165,7 @@ struct Expect {
 impl Expect {
     fn met(self, contender: Contender, ratio: f64) -> bool {
         let least = match contender {
-            Contender::Stock { .. } => None,
+            Contender::Stock { .. } | Contender::Shard { .. } => None,
             Contender::Strict { .. } => self.expect_strict,
             Contender::FanOut { .. } => self.expect_fan_out,
         };
@@ -278,6 +278,11 @@ impl Matrix {
         let mut all = vec![Contender::ALONE];
         all.extend(self.shards.iter().map(|n| Contender::Stock { clients: *n }));
         if !self.stock_only {
+            let shard = |clients: &usize| {
+                let clients = *clients;
+                [false, true].map(|strict| Contender::Shard { clients, strict })
+            };
+            all.extend(self.shards.iter().flat_map(shard));
             for known in [false, true] {
                 let strict = |n: &usize| Contender::Strict { lanes: *n, known };
                 let fan_out = |n: &usize| Contender::FanOut { lanes: *n, known };

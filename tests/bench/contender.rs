@@ -9,6 +9,12 @@ pub enum Contender {
     Stock {
         clients: usize,
     },
+    /// So many stock clients behind `syncmux shard`, each on its own connection to the link or, with
+    /// `strict`, all on a strict listener with 8 lanes.
+    Shard {
+        clients: usize,
+        strict: bool,
+    },
     Strict {
         lanes: usize,
         known: bool,
@@ -27,14 +33,14 @@ impl Contender {
 
     pub fn known(self) -> bool {
         match self {
-            Self::Stock { .. } => false,
+            Self::Stock { .. } | Self::Shard { .. } => false,
             Self::Strict { known, .. } | Self::FanOut { known, .. } => known,
         }
     }
 
     pub fn lanes(self) -> Option<usize> {
         match self {
-            Self::Stock { .. } => None,
+            Self::Stock { .. } | Self::Shard { .. } => None,
             Self::Strict { lanes, .. } | Self::FanOut { lanes, .. } => Some(lanes),
         }
     }
@@ -50,6 +56,10 @@ impl std::fmt::Display for Contender {
         let text = match self {
             Self::Stock { clients: 1 } => "stock client alone".to_owned(),
             Self::Stock { clients } => format!("{clients} stock clients, sharded by hand"),
+            Self::Shard { clients, strict } => {
+                let way = if *strict { ", through strict" } else { "" };
+                format!("syncmux shard, {clients} clients{way}")
+            }
             Self::Strict { lanes: n, .. } => format!("syncmux strict, {}{known}", lanes(n)),
             Self::FanOut { lanes: n, .. } => format!("syncmux fan-out, {}{known}", lanes(n)),
         };
@@ -97,7 +107,7 @@ impl Load {
     pub fn is_for(self, contender: Contender) -> bool {
         match (self, contender) {
             (Self::CopyAll, Contender::Stock { clients }) => clients == 1,
-            (Self::CopyAll, Contender::FanOut { .. }) => false,
+            (Self::CopyAll, Contender::FanOut { .. } | Contender::Shard { .. }) => false,
             (Self::Copy | Self::CopyAll, contender) => !contender.known(),
             _ => true,
         }

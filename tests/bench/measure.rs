@@ -7,12 +7,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::contender::{Contender, Load};
+use super::support::certs::SERVER_NAME;
 use super::support::client::{Client, Rolling, leftovers, put_log, take_log, wait_until_drained};
 use super::support::compare;
-use super::support::cyrus::ADMIN;
+use super::support::cyrus::{ADMIN, PASSWORD, REPL};
 use super::support::imap::{Imap, message};
 use super::support::lab::{Lab, Setup, Way};
-use super::support::process::folder;
+use super::support::mux::Mux;
+use super::support::process::{folder, write};
 use super::support::version::Version;
 
 /// Bytes of a message.
@@ -40,6 +42,8 @@ pub struct Bench {
     round: usize,
     /// Users whose messages are flagged.
     flagged: HashSet<String>,
+    /// `syncmux shard`, and what the shards' clients go through.
+    shard: Vec<Mux>,
     quiet: bool,
 }
 
@@ -94,6 +98,7 @@ impl Bench {
             admin,
             round: 0,
             flagged: HashSet::new(),
+            shard: Vec::new(),
             quiet,
         }
     }
@@ -106,6 +111,7 @@ impl Bench {
     /// One round by this contender. Panics where the ends differ afterwards.
     pub fn run(&mut self, contender: Contender) -> Measured {
         self.lab.mux = None;
+        self.shard.clear();
         let measured = match self.load {
             Load::Append | Load::Flags => self.run_changes(contender),
             Load::Copy | Load::CopyAll => self.run_first_copy(contender),
@@ -215,6 +221,7 @@ impl Bench {
         }
         match contender {
             Contender::Stock { .. } => self.lab.link_client(),
+            Contender::Shard { clients, strict } => self.start_shard(clients, strict),
             _ if self.load == Load::CopyAll => self.lab.strict_client(),
             _ => self.lab.client(),
         }
@@ -224,19 +231,65 @@ impl Bench {
     pub fn clients(&mut self, contender: Contender) -> Vec<(PathBuf, Rolling)> {
         let client = self.client(contender);
         let count = match contender {
-            Contender::Stock { clients } => clients,
+            Contender::Stock { clients } | Contender::Shard { clients, .. } => clients,
             _ => 1,
         };
+        let shards = !self.shard.is_empty();
         let rolling = |index| {
             let mut client = client.clone();
             client.verbose = false;
-            if count > 1 {
+            if shards {
+                client.channel = format!("bench-{index}");
+            } else if count > 1 {
                 client.channel = format!("shard{index}");
             }
             let directory = folder(&self.lab.master.sync_directory(&client.channel));
             (directory, client.rolling())
         };
         (0..count).map(rolling).collect()
+    }
+
+    /// Starts `syncmux shard` on the default channel's log; hands back the client of its shards.
+    fn start_shard(&mut self, clients: usize, strict: bool) -> Client {
+        let lab = &self.lab;
+        let mut target = lab.relay.address();
+        if strict {
+            let at = folder(&lab.path("between"));
+            let password = at.join("password");
+            write(&password, format!("{PASSWORD}\n"));
+            let mut between = Mux::custom(&at, "run", false, |listen, admin| {
+                format!(
+                    "[[channel]]\nmode = \"strict\"\nlisten = [\"{listen}\"]\n[channel.replica]\n\
+                     address = \"{}\"\nusername = \"{REPL}\"\npassword_file = \"{}\"\nlanes = 8\n\
+                     ca_file = \"{}\"\nserver_name = \"{SERVER_NAME}\"\n[site]\nimapd_conf = \"{}\"\n\
+                     [admin]\nlisten = \"{admin}\"\n",
+                    lab.relay.address(),
+                    password.display(),
+                    lab.certs.ca.display(),
+                    lab.master.conf().display(),
+                )
+            });
+            between.start();
+            target = between.listen.clone();
+            self.shard.push(between);
+        }
+        let lab = &self.lab;
+        let mut shard = Mux::custom(&folder(&lab.path("shard")), "shard", false, |_, admin| {
+            format!(
+                "[shard]\nsync_directory = \"{}\"\nname = \"bench\"\nshards = {clients}\n[site]\n\
+                 imapd_conf = \"{}\"\n[admin]\nlisten = \"{admin}\"\n",
+                lab.master.sync_directory("").display(),
+                lab.master.conf().display(),
+            )
+        });
+        // Shards of another contender are gone, or it would look at them too.
+        for number in clients..64 {
+            let old = lab.master.sync_directory(&format!("bench-{number}"));
+            let _ = std::fs::remove_dir_all(old);
+        }
+        shard.start();
+        self.shard.push(shard);
+        self.lab.client_to("shard", &target, PASSWORD, "")
     }
 
     /// Gives these lines to the clients and waits until nothing is left of them.
@@ -248,22 +301,31 @@ impl Bench {
     ) -> Measured {
         let count = clients.len();
         let mut shards = vec![Vec::new(); count];
-        for line in lines {
+        let dealt = !self.shard.is_empty();
+        for line in lines.iter().filter(|_| !dealt) {
             shards[shard(line, count)].push(line.clone());
         }
+        let own = self.lab.master.sync_directory("");
         let before = self.lab.relay.counters();
         for ((directory, _), lines) in clients.iter().zip(&shards) {
             if !lines.is_empty() {
                 put_log(directory, lines);
             }
         }
-        let directories: Vec<PathBuf> = clients.iter().map(|(d, _)| d.clone()).collect();
+        let mut directories: Vec<PathBuf> = clients.iter().map(|(d, _)| d.clone()).collect();
+        if dealt {
+            // First, as lines go from there to the others.
+            directories.insert(0, own.clone());
+            put_log(&own, lines);
+        }
         let put = Instant::now();
         let mut begun = None;
         let mut shown = Instant::now();
         loop {
-            let left = directories.iter().any(|d| !leftovers(d).is_empty());
-            if begun.is_none() && directories.iter().any(|d| d.join("log-run").exists()) {
+            let left = directories.iter().any(|d| !leftovers(d).is_empty())
+                || (dealt && own.join("syncmux-held").exists());
+            // Of shards the whole way counts, from the moment that the lines are there.
+            if begun.is_none() && !dealt && directories.iter().any(|d| d.join("log-run").exists()) {
                 begun = Some(Instant::now());
             }
             if !left {

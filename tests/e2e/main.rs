@@ -38,6 +38,7 @@ mod mail;
 mod modes;
 mod rightnow;
 mod runbooks;
+mod shard;
 mod sites;
 mod soak;
 mod split;

@@ -10,6 +10,7 @@ mod client;
 mod crash;
 mod disk;
 mod replica;
+mod shard;
 mod world;
 
 use std::sync::Mutex;

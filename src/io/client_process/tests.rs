@@ -162,6 +162,42 @@ async fn one_that_is_no_program_is_tried_again() {
 }
 
 #[test]
+fn clients_that_run_are_seen_whoever_started_them() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name).display().to_string();
+    let folder = |name: &str| {
+        std::fs::create_dir_all(place.path().join(name).join("sync")).unwrap();
+        let conf = format!("configdirectory: {}\n", at(name));
+        std::fs::write(at(&format!("{name}.conf")), conf).unwrap();
+        place.path().join(name).join("sync")
+    };
+    let (ours, other) = (folder("ours"), folder("other"));
+    std::fs::write(at("sync_client"), "sleep 100\n").unwrap();
+    let mut client = std::process::Command::new("/bin/sh")
+        .args([
+            &at("sync_client"),
+            "-C",
+            &at("ours.conf"),
+            "-n",
+            "far-5",
+            "-R",
+        ])
+        .spawn()
+        .unwrap();
+    let pid = client.id().cast_signed();
+    // It is the shell that tests see until it has become that program.
+    while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.len() < 20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(running("far-5", &ours), [pid]);
+    assert!(running("far-4", &ours).is_empty());
+    assert!(running("far-5", &other).is_empty(), "another Cyrus");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert!(running("far-5", &ours).is_empty());
+}
+
+#[test]
 fn ends_in_words() {
     assert!(words(ExitStatus::from_raw(0)).contains("exit code 0"));
     assert!(words(ExitStatus::from_raw(75 << 8)).contains("exit code 75"));

@@ -55,6 +55,9 @@ pub trait Disk: Debug + Send + Sync {
     fn rename_new(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a name.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// A mark that is another one after any name has changed. `None` where that can't be told, as a
+    /// name has changed so lately that the next change might leave the same mark.
+    fn names_mark(&self) -> io::Result<Option<(i64, i64)>>;
     /// Makes the names outlive a power loss, as they are now; says nothing about any file's content.
     fn sync_names(&self) -> io::Result<()>;
 }

@@ -47,6 +47,16 @@ pub enum Error {
         /// The run asked for.
         run: RunId,
     },
+    /// What we work on was taken away.
+    #[error(
+        "{} is not the file any more that was taken over: another client works on this log, end it \
+         (a sync_client of this channel in cyrus.conf or in systemd)",
+        path.display()
+    )]
+    TakenAway {
+        /// `log-run`.
+        path: PathBuf,
+    },
     /// A link of this name is there and is no link of this run.
     #[error("{} is in the way and is no link of log-run", path.display())]
     InTheWay {
@@ -72,6 +82,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the system said of a folder.
+    pub(crate) fn in_words(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Error::io(action, path)(source)
+    }
+
     /// For `map_err`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

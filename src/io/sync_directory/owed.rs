@@ -12,26 +12,30 @@ impl SyncDirectory {
     /// be written are left out and handed back.
     pub fn store_owed(&self, lines: &[Line]) -> Result<Vec<Line>, Error> {
         let _work = self.work();
-        let path = self.at(OWED);
         let (text, left_out) = printed(lines);
+        self.replace(OWED, &text)?;
+        Ok(left_out)
+    }
+
+    /// Makes a small file hold exactly this, fsynced; without text it goes.
+    pub(super) fn replace(&self, name: &str, text: &[u8]) -> Result<(), Error> {
+        let path = self.at(name);
         if text.is_empty() {
-            match self.disk.remove(OWED) {
-                Ok(()) => self.sync_names()?,
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io("remove", &path)(error)),
-            }
-            return Ok(left_out);
+            return match self.disk.remove(name) {
+                Ok(()) => self.sync_names(),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(Error::io("remove", &path)(error)),
+            };
         }
         let (temp, file) = self.create_temp("owed")?;
-        let stored = write_all(&*file, &text)
+        let stored = write_all(&*file, text)
             .and_then(|()| file.sync())
-            .and_then(|()| self.disk.rename(&temp, OWED));
+            .and_then(|()| self.disk.rename(&temp, name));
         if let Err(error) = stored {
             let _ = self.disk.remove(&temp);
             return Err(Error::io("replace", &path)(error));
         }
-        self.sync_names()?;
-        Ok(left_out)
+        self.sync_names()
     }
 
     /// The lines that are owed, as they stand in the file.

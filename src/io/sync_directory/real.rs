@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_getfl, fcntl_setfl, renameat_with};
 
@@ -17,6 +18,10 @@ const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
 /// Of no consequence for plain files.
 const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
+
+/// File systems take the time of a change from a clock that stands still between two ticks of the
+/// kernel, which are 10 ms apart at most.
+const COARSE: Duration = Duration::from_millis(20);
 
 /// The folder, held against other syncmux as long as this is there.
 #[derive(Debug)]
@@ -147,6 +152,17 @@ impl Disk for RealDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.at(name))
+    }
+
+    fn names_mark(&self) -> io::Result<Option<(i64, i64)>> {
+        let meta = self.dir.metadata()?;
+        let changed = meta.modified()?;
+        // Either way: a clock that was set back must not make this wait until it has caught up.
+        let age = match SystemTime::now().duration_since(changed) {
+            Ok(age) => age,
+            Err(error) => error.duration(),
+        };
+        Ok((age > COARSE).then(|| (meta.mtime(), meta.mtime_nsec())))
     }
 
     fn sync_names(&self) -> io::Result<()> {

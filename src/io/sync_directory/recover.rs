@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 use super::append::LockedLog;
 use super::disk::{Mode, Reader};
 use super::text::{Shape, each_line};
-use super::{Error, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX};
+use super::{Error, HELD, OWED, RUN_PREFIX, SyncDirectory, TEMP_PREFIX};
 
 /// So much is gathered before it is written; a chunk is one write.
 const CHUNK: usize = 8 << 20;
@@ -38,10 +38,22 @@ impl SyncDirectory {
     /// This is done for a link of the `log-run` that is still there too. It would seem needless, as
     /// the client does log-run again, but it may as well be about to unlink it: it has all its
     /// answers, the last of them early ones of the syncmux that died.
+    ///
+    /// Lines that a `syncmux shard` held back come last: they too are for the one client that works
+    /// here now.
     pub fn recover(&self) -> Result<Recovered, Error> {
+        self.recover_files(&[OWED, HELD])
+    }
+
+    /// The same, but for the held lines: these have their place before what stands in `log`.
+    pub fn recover_but_held(&self) -> Result<Recovered, Error> {
+        self.recover_files(&[OWED])
+    }
+
+    fn recover_files(&self, owed: &[&str]) -> Result<Recovered, Error> {
         let mut work = self.work();
         work.originals.clear();
-        let left = self.left_over()?;
+        let left = self.left_over(owed)?;
         if left.is_empty() {
             return Ok(Recovered::default());
         }
@@ -86,17 +98,17 @@ impl SyncDirectory {
         Ok(done)
     }
 
-    /// Links in the order of their last change, then the owed file. Files that were being made are
+    /// Links in the order of their last change, then these files. Files that were being made are
     /// removed: they were never counted on.
-    fn left_over(&self) -> Result<Vec<(String, usize)>, Error> {
+    fn left_over(&self, owed: &[&str]) -> Result<Vec<(String, usize)>, Error> {
         let mut links = Vec::new();
-        let mut owed = None;
+        let mut found = Vec::new();
         let names = self.disk.list();
         for name in names.map_err(Error::io("list", self.disk.path()))? {
             if name.starts_with(TEMP_PREFIX) {
                 self.remove(&name)?;
-            } else if name == OWED {
-                owed = Some(name);
+            } else if let Some(at) = owed.iter().position(|owed| *owed == name) {
+                found.push((at, name));
             } else if name.starts_with(RUN_PREFIX) {
                 let stat = self.disk.stat(&name);
                 let stat = stat.map_err(Error::io("look at", &self.at(&name)))?;
@@ -104,7 +116,9 @@ impl SyncDirectory {
             }
         }
         links.sort();
-        let names = links.into_iter().map(|(_, name)| name).chain(owed);
+        found.sort();
+        let found = found.into_iter().map(|(_, name)| name);
+        let names = links.into_iter().map(|(_, name)| name).chain(found);
         Ok(names.map(|name| (name, 0)).collect())
     }
 

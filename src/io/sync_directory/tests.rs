@@ -50,6 +50,10 @@ impl Disk for WithoutLinks {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.remove(name)
     }
+    fn names_mark(&self) -> io::Result<Option<(i64, i64)>> {
+        self.0.names_mark()
+    }
+
     fn sync_names(&self) -> io::Result<()> {
         self.0.sync_names()
     }

@@ -7,6 +7,7 @@
 use bytes::{Buf, Bytes};
 
 use super::{Line, Unwritable};
+use crate::protocol::names::{Site, UserKey};
 use crate::protocol::scan::ENDS_ATOM;
 
 /// Longest line that is read, in bytes. Cyrus writes at most 4,096 (`BUFSIZE`).
@@ -105,6 +106,33 @@ impl Item {
             Some((word, _)) => super::print(out, word, &self.first, self.second.as_ref()),
             None => Ok(()),
         }
+    }
+
+    /// Whom it concerns: the owner of the first mailbox, or the user, or whose quota root it is; and
+    /// the owner of the second mailbox where that is somebody else. What nobody owns, and whatever a
+    /// newer Cyrus may write, is the shared key's.
+    #[must_use]
+    pub fn keys(&self, site: &Site) -> (UserKey, Option<UserKey>) {
+        let first = match self.kind {
+            ItemKind::User
+            | ItemKind::Unuser
+            | ItemKind::Meta
+            | ItemKind::Sieve
+            | ItemKind::Seen
+            | ItemKind::Sub
+            | ItemKind::Unsub => return (site.key_of_user(&self.first), None),
+            ItemKind::Other => return (UserKey::shared(), None),
+            ItemKind::Mailbox
+            | ItemKind::Append
+            | ItemKind::DoubleMailbox
+            | ItemKind::Rename
+            | ItemKind::Unmailbox
+            | ItemKind::Quota
+            | ItemKind::Annotation => site.key_of_mailbox(&self.first),
+        };
+        let second = self.second.as_ref().map(|name| site.key_of_mailbox(name));
+        let second = second.filter(|second| *second != first);
+        (first, second)
     }
 
     /// The mailboxes about which it makes the client ask the replica by name.
