@@ -172,7 +172,7 @@ fn clients_that_run_are_seen_whoever_started_them() {
         place.path().join(name).join("sync")
     };
     let (ours, other) = (folder("ours"), folder("other"));
-    std::fs::write(at("sync_client"), "sleep 100\n").unwrap();
+    std::fs::write(at("sync_client"), "read line\n").unwrap();
     let mut client = std::process::Command::new("/bin/sh")
         .args([
             &at("sync_client"),
@@ -182,6 +182,7 @@ fn clients_that_run_are_seen_whoever_started_them() {
             "far-5",
             "-R",
         ])
+        .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     let pid = client.id().cast_signed();
