@@ -158,7 +158,7 @@ fn installed_changed_removed_and_purged() {
         let name = format!("/etc/syncmux/{name}.toml");
         assert!(conffiles.contains(&name), "{conffiles}");
     }
-    assert_eq!(conffiles.trim().lines().count(), 2, "{conffiles}");
+    assert_eq!(conffiles.trim().lines().count(), 3, "{conffiles}");
 
     // What the site wrote outlives an upgrade.
     let config = machine.path("etc/syncmux/syncmux.toml");
