@@ -30,6 +30,7 @@ use crate::io::stream::Meter;
 use crate::io::sync_directory::{RunLookup, SyncDirectory};
 use crate::io::telemetry::{self, Notes};
 use crate::io::transparent::Door;
+use crate::protocol::Dialect;
 use crate::settings;
 use crate::systemd;
 
@@ -85,6 +86,8 @@ struct Running {
 struct Watched {
     name: String,
     mode: Mode,
+    /// Of the clients, and of the replica.
+    dialects: [Dialect; 2],
     sync_directory: Option<PathBuf>,
     directory: Option<Arc<DirectoryWatch>>,
     shown: Arc<Mutex<Shown>>,
@@ -301,8 +304,10 @@ async fn start(
         listen = list(&channel.listen),
         strict_listen = list(&channel.strict_listen),
         rightnow_listen = list(&channel.rightnow_listen),
+        dialect = %channel.dialect,
         transparent = channel.transparent,
         replica = %channel.replica.address,
+        replica_dialect = %channel.replica.dialect,
         lanes = channel.replica.lanes,
         "a channel is served"
     );
@@ -347,6 +352,7 @@ async fn start(
         watched: Watched {
             name: channel.name.clone(),
             mode: channel.mode,
+            dialects: [channel.dialect, channel.replica.dialect],
             sync_directory: channel.sync_directory.clone(),
             directory,
             shown,
@@ -427,6 +433,8 @@ fn status(channels: &[Watched], spill: &Spill, started: Instant) -> serde_json::
             serde_json::json!({
                 "name": channel.name,
                 "mode": mode_word(channel.mode),
+                "dialect": channel.dialects[0].to_string(),
+                "replica_dialect": channel.dialects[1].to_string(),
                 "state": snapshot,
                 "per_second": per_second,
                 "no_client_seconds": no_client_since.map(|since| since.elapsed().as_secs()),

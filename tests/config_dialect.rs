@@ -117,6 +117,21 @@ fn mistakes() {
     );
     assert!(socket.starts_with("syncmux.toml, line 4: no client comes to unix:/run/x by IMAP"));
     assert!(!socket.contains('\n'), "{socket}");
+    for key in ["listen", "strict_listen", "rightnow_listen"] {
+        let socket = errors(
+            &SIMPLE
+                .replace(
+                    "listen = [\"127.0.0.1:2005\"]",
+                    &format!("{key} = [\"unix:/run/x\"]\ndialect = \"imap\""),
+                )
+                .replace(
+                    "[site]",
+                    "username = \"repl\"\npassword_file = \"DIR/password\"\n[site]",
+                ),
+        );
+        let says = "no client comes to unix:/run/x by IMAP";
+        assert!(socket.contains(says), "{key}: {socket}");
+    }
     let no_login = SIMPLE.replace("2005\"\n[site]", "143\"\ndialect = \"imap\"\n[site]");
     let no_login = errors(&no_login);
     assert!(

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fuzz_bodies::TARGETS;
+use fuzz_bodies::session::{IMAP_CLIENTS, IMAP_REPLICA};
 
 /// So many mutated inputs a target; SYNCMUX_FUZZ_ROUNDS asks for another number.
 const ROUNDS: u64 = 3000;
@@ -87,6 +88,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 /// A capture as steps of the session target: a client says 200 bytes, the replica says 200.
 fn sessions(said: &[Vec<u8>], answered: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
+    let spoken = |flags: u8, steps: &[u8]| [&[1 + flags, 0, 1, 7], steps].concat();
+    let imap = IMAP_CLIENTS + IMAP_REPLICA;
     for (said, answered) in said.iter().zip(answered) {
         let mut steps = vec![14, 12, 0, 0];
         // The greeting and the login are not for the core.
@@ -94,7 +97,12 @@ fn sessions(said: &[Vec<u8>], answered: &[Vec<u8>]) -> Vec<Vec<u8>> {
             .iter()
             .position(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
-        let mut answers = answered.chunks(200);
+        // A capture of IMAP is spoken on both sides.
+        let is_imap = memchr::memmem::find(said, b"S0 ").is_some();
+        let greeted = memchr::memmem::find(answered, b"\r\nA01 OK").filter(|_| is_imap);
+        let end = |at: usize| memchr::memchr(b'\n', &answered[at + 2..]).map(|end| at + end + 3);
+        let begin = greeted.and_then(end).unwrap_or(0);
+        let mut answers = answered[begin..].chunks(200);
         for part in said[login..].chunks(200) {
             steps.extend([0, part.len() as u8]);
             steps.extend(part);
@@ -105,7 +113,7 @@ fn sessions(said: &[Vec<u8>], answered: &[Vec<u8>]) -> Vec<Vec<u8>> {
             }
             steps.push(15);
         }
-        seeds.push(with_header(&steps));
+        seeds.push(spoken(if is_imap { imap } else { 0 }, &steps));
     }
     // Ordinary work in well-formed steps: user, messages, mailboxes, answers.
     for who in 0..8u8 {
@@ -115,7 +123,9 @@ fn sessions(said: &[Vec<u8>], answered: &[Vec<u8>]) -> Vec<Vec<u8>> {
             steps.extend([2 + 16 * (nth % 3), said, who ^ nth]);
             steps.extend([15, 15, 7, nth, who, 15]);
         }
-        seeds.push(with_header(&steps));
+        for flags in [0, IMAP_CLIENTS, IMAP_REPLICA, imap] {
+            seeds.push(spoken(flags, &steps));
+        }
     }
     seeds
 }

@@ -5,11 +5,14 @@
 
 mod io_fake;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_fake::Peer;
 use io_fake::site::{Setup, Site};
 use syncmux::core::event::SessionId;
+use syncmux::io::certificates::Reloaded;
+use syncmux::io::tls::{ServerFiles, server_config};
 use syncmux::protocol::{Body, Dialect, Get, Kind};
 
 const BEFORE: &str = "IMAP4rev1 LITERAL+ ID LOGINDISABLED AUTH=PLAIN SASL-IR";
@@ -202,6 +205,19 @@ async fn a_drain_says_bye_as_the_client_understands_it() {
     site.registry.end(session, bye());
     client.expect(&said("S42")).await;
     assert_eq!(client.rest().await, b"");
+    // Behind a command that is not counted.
+    let (mut client, session) = logged_in(&mut site).await;
+    client.send(b"S41 SYNCRESTART\r\n").await;
+    site.command().await;
+    site.registry.answer(session, "OK Restarting\r\n".into());
+    client.expect("S41 OK Restarting\r\n").await;
+    let noop = [
+        ("N01 NOOP\r\n", "N01 OK Noop completed\r\n"),
+        ("(\r\n", "* BAD Invalid tag\r\n"),
+    ];
+    dialog(&mut client, &noop).await;
+    site.registry.end(session, bye());
+    client.expect(&said("S42")).await;
     // In the middle of one.
     let (mut client, session) = logged_in(&mut site).await;
     client
@@ -221,6 +237,75 @@ async fn a_drain_says_bye_as_the_client_understands_it() {
     site.registry.end(session, bye());
     client.expect(&said("S7")).await;
     assert_eq!(client.rest().await, b"");
+}
+
+/// A write of a strict session whose lane was lost has no answer, and must not seem to have one.
+#[tokio::test]
+async fn an_end_without_words_says_nothing() {
+    let mut site = setup().start().await;
+    let (mut client, session) = logged_in(&mut site).await;
+    client.send(b"S0 SYNCAPPLY UNUSER joe\r\n").await;
+    site.command().await;
+    site.registry.end(session, Body::new());
+    assert_eq!(client.rest().await, b"");
+}
+
+#[tokio::test]
+async fn nothing_counts_that_was_sent_before_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let (certificate, key) = (directory.path().join("c"), directory.path().join("k"));
+    let made = rcgen::generate_simple_self_signed(vec!["syncmux".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let mut setup = setup();
+    let files = ServerFiles {
+        cert_file: certificate.clone(),
+        key_file: key,
+        client_ca_file: None,
+    };
+    let config = Reloaded::new("", files.roles(), move || server_config(&files));
+    setup.client.starttls = Some(config.unwrap());
+    setup.client.require_starttls = true;
+    let mut site = setup.start().await;
+    let mut client = site.connect().await;
+    client
+        .expect(&banner("IMAP4rev1 LITERAL+ ID STARTTLS LOGINDISABLED"))
+        .await;
+    client.send(LOGIN).await;
+    client
+        .expect("A01 NO SASL(-4): no mechanism available\r\n")
+        .await;
+    // A command, and one that is not complete.
+    client
+        .send(b"S01 STARTTLS\r\nA01 AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\nA02 NOOP")
+        .await;
+    client.expect("S01 OK Begin TLS negotiation now\r\n").await;
+    let files = syncmux::io::tls::ClientFiles {
+        ca_file: Some(certificate),
+        identity: None,
+    };
+    let connector: tokio_rustls::TlsConnector =
+        Arc::new(syncmux::io::tls::client_config(&files).unwrap()).into();
+    let name = syncmux::io::tls::server_name("syncmux").unwrap();
+    let mut client = Peer(Box::new(connector.connect(name, client.0).await.unwrap()));
+    // There is no second greeting, and STARTTLS is gone.
+    let capabilities = format!("* CAPABILITY {BEFORE}\r\nC01 OK Completed\r\n");
+    let already = "S01 BAD Already did a successful Starttls\r\n";
+    dialog(
+        &mut client,
+        &[
+            ("C01 CAPABILITY\r\n", &capabilities),
+            ("S01 STARTTLS\r\n", already),
+        ],
+    )
+    .await;
+    client.send(LOGIN).await;
+    client
+        .expect(&format!(
+            "A01 OK [CAPABILITY {AFTER}] Success (tls protection)\r\n"
+        ))
+        .await;
+    site.opened().await;
 }
 
 #[tokio::test]

@@ -243,7 +243,7 @@ async fn who_is_not_let_in_is_told_why() {
         ("* PREAUTH hello\r\n", "is it an imapd?"),
         (
             "* SASL PLAIN\r\n* OK replica Cyrus sync server\r\n",
-            "is it an imapd?",
+            "that is a sync_server",
         ),
         ("220 mail.example.com ESMTP\r\n", "not an imapd"),
         (
@@ -279,6 +279,62 @@ async fn remarks_without_end_are_not_read_on() {
     let remarks = "* OK [ALERT] again\r\n".repeat(1000);
     peer.send(remarks.as_bytes()).await;
     assert!(lane.refused().await.contains("remarks do not end"));
+    // Nor on a lane that has nothing to do.
+    let mut lane = opened(async move |mut peer| {
+        peer.send(remarks.as_bytes()).await;
+        peer.rest().await;
+    })
+    .await;
+    let (why, orderly) = lane.lost().await;
+    assert!(why.contains("remarks do not end") && !orderly, "{why}");
+    // Some for each answer are no flood.
+    let mut lane = opened(async |mut peer| {
+        for nth in 0..10 {
+            peer.expect(&format!("S{nth} NOOP\r\n")).await;
+            let remarks = "* OK [ALERT] again\r\n".repeat(50);
+            let answer = format!("{remarks}S{nth} OK Completed\r\n");
+            peer.send(answer.as_bytes()).await;
+        }
+        peer.hold().await;
+    })
+    .await;
+    for _ in 0..10 {
+        lane.handle.send("NOOP\r\n".into());
+        lane.reply().await;
+    }
+}
+
+/// The other dialect, or the other port, is what was meant.
+#[tokio::test]
+async fn the_wrong_dialect_is_named() {
+    let imapd = GREETING;
+    let sync_server = "* SASL PLAIN\r\n* OK replica Cyrus sync server 3.6.1\r\n";
+    let bare = "* OK replica Cyrus sync server 3.6.1\r\n";
+    for (dialect, greeting, why) in [
+        (
+            Dialect::Csync,
+            imapd,
+            "that is an imapd: write the port of its sync_server (csync) as address, or set \
+             dialect = \"imap\"",
+        ),
+        (Dialect::Imap, sync_server, "or remove dialect"),
+        (Dialect::Imap, bare, "or remove dialect"),
+    ] {
+        for tls in [TlsMode::Off, TlsMode::Starttls] {
+            let fake = Fake::bind().await;
+            let settings = ReplicaSettings {
+                dialect,
+                tls,
+                ..settings(&fake.address)
+            };
+            let mut lane = Lane::open(settings, &[]);
+            let mut peer = fake.accept().await;
+            peer.send(greeting.as_bytes()).await;
+            let refused = lane.refused().await;
+            assert!(refused.contains(why), "{greeting}: {refused}");
+            assert_eq!(peer.rest().await, b"");
+        }
+    }
 }
 
 #[tokio::test]

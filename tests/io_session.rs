@@ -40,6 +40,17 @@ async fn commands_go_to_the_core_one_at_a_time() {
     assert!(site.events.is_empty() && site.registry.is_empty());
 }
 
+/// A write of a strict session whose lane was lost has no answer, and must not seem to have one.
+#[tokio::test]
+async fn an_end_without_words_says_nothing() {
+    let mut site = Setup::default().start().await;
+    let (mut client, session) = site.logged_in().await;
+    client.send(b"APPLY UNUSER joe\r\n").await;
+    site.command().await;
+    site.registry.end(session, Body::new());
+    assert_eq!(client.rest().await, b"");
+}
+
 #[tokio::test]
 async fn the_core_hears_of_a_client_that_goes_away() {
     let mut site = Setup::default().start().await;

@@ -16,6 +16,7 @@ use syncmux::io::credentials::Credentials;
 use syncmux::io::lane;
 use syncmux::io::lane_connect::{ConnectError, Replica, ReplicaSettings, TlsMode};
 use syncmux::io::tls::{ServerFiles, server_config};
+use syncmux::protocol::Dialect;
 use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
 
@@ -252,6 +253,56 @@ async fn plain_bytes_behind_starttls_are_not_taken_for_the_replica() {
     let (probed, ()) = tokio::join!(replica.probe_greeting(None), server);
     let error = probed.unwrap_err();
     assert!(error.to_string().contains("in the clear"), "{error}");
+}
+
+/// By IMAP there is no second greeting: what was said in the clear must not stand in for it.
+#[tokio::test]
+async fn by_imap_nothing_counts_that_was_said_in_the_clear() {
+    let greeting = b"* OK [CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN X-REPLICATION] ready\r\n";
+    let begin = "S0 OK Begin TLS negotiation now\r\n";
+    let ca = Authority::new();
+    let acceptor = ca.issue(NAME, Fault::None);
+    let credentials = Credentials::new("repl", "replpw");
+    for injected in [
+        "* CAPABILITY AUTH=PLAIN\r\n",
+        "S1 OK Completed\r\n",
+        "* OK",
+        "S",
+    ] {
+        let fake = Fake::bind().await;
+        let mut settings = tls_settings(&fake, TlsMode::Starttls, &ca);
+        settings.dialect = Dialect::Imap;
+        let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+        let server = async {
+            let mut peer = fake.accept().await;
+            peer.send(greeting).await;
+            peer.expect("S0 STARTTLS\r\n").await;
+            peer.send([begin, injected].concat().as_bytes()).await;
+            assert_eq!(peer.rest().await, b"");
+        };
+        let (probed, ()) = tokio::join!(replica.probe_greeting(Some(&credentials)), server);
+        let error = probed.unwrap_err().to_string();
+        assert!(error.contains("in the clear"), "{injected}: {error}");
+        assert!(replica.greeting().borrow().is_none());
+    }
+    let fake = Fake::bind().await;
+    let mut settings = tls_settings(&fake, TlsMode::Starttls, &ca);
+    settings.dialect = Dialect::Imap;
+    let replica = Replica::new(settings, spill(1 << 20)).unwrap();
+    let server = async {
+        let mut peer = fake.accept().await;
+        peer.send(greeting).await;
+        peer.expect("S0 STARTTLS\r\n").await;
+        peer.send(begin.as_bytes()).await;
+        let mut peer = accept_tls(peer, &acceptor).await.unwrap();
+        peer.expect("S0 CAPABILITY\r\n").await;
+        peer.send(b"S0 OK Completed\r\n").await;
+        assert_eq!(peer.rest().await, b"");
+    };
+    let (probed, ()) = tokio::join!(replica.probe_greeting(Some(&credentials)), server);
+    let error = probed.unwrap_err().to_string();
+    assert!(error.contains("it offers none"), "{error}");
+    assert!(replica.greeting().borrow().is_none());
 }
 
 #[tokio::test]

@@ -112,7 +112,8 @@ fn channel(
     }
     let spoken = keys.dialect.map(|key| build.at(key));
     let spoken = dialect::of(build, spoken.as_ref());
-    dialect::listeners(build, spoken, listen.iter().chain(&strict_listen));
+    let all = listen.iter().chain(&strict_listen).chain(&rightnow_listen);
+    dialect::listeners(build, spoken, all);
     let directory = build.pick(
         keys.sync_directory,
         flags.sync_directory.as_ref(),

@@ -43,6 +43,10 @@ pub(super) struct Conversation {
     asked: bool,
     /// The client is waited for: it has logged in.
     is_in: bool,
+    /// In IMAP: a command with a tag has come.
+    had_tag: bool,
+    /// In IMAP: the tag of its next command of replication, as far as can be known.
+    next_tag: Bytes,
     /// Filled from the stream; split off into `input`.
     buffer: BytesMut,
     input: Bytes,
@@ -103,6 +107,8 @@ impl Conversation {
             reader: CommandReader::new(limits.reader.clone()).speaking(dialect),
             asked: false,
             is_in: false,
+            had_tag: false,
+            next_tag: Bytes::from_static(b"S0"),
             buffer: BytesMut::with_capacity(READ_BUFFER),
             input: Bytes::new(),
             spill,
@@ -127,6 +133,11 @@ impl Conversation {
         self.dialect
     }
 
+    /// Nothing that has come was IMAP, which this client was to speak.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.dialect == Dialect::Imap && !self.had_tag
+    }
+
     /// The next command. May be dropped half-way when the connection is given up.
     pub(super) async fn next(&mut self) -> Result<Command, Ended> {
         loop {
@@ -140,6 +151,12 @@ impl Conversation {
                 };
                 self.hold(command.memory(), command.listed())?;
                 self.asked = true;
+                self.had_tag |= self.reader.tag() != b"*";
+                if self.is_in
+                    && let Some(next) = next_tag(self.reader.tag())
+                {
+                    self.next_tag = next;
+                }
                 return Ok(command);
             }
             self.hold_unfinished()?;
@@ -282,8 +299,12 @@ impl Conversation {
         self.answer(&"+ \r\n".into()).await
     }
 
-    /// Writes the last line: `BYE why`, or `OK Finished` to somebody who wants to go.
+    /// Writes the last line: `BYE why`, or `OK Finished` to somebody who wants to go. Without words
+    /// nothing at all is said, as by a connection that broke.
     pub(super) async fn last_words(&mut self, words: &str) -> Result<(), Ended> {
+        if words.is_empty() {
+            return Ok(());
+        }
         let tag = self.reader.tag();
         let asked = self.asked || self.reader.is_tagged();
         let body = match (self.is_in, asked) {
@@ -291,7 +312,7 @@ impl Conversation {
             (_, true) if words.starts_with("OK ") => self.dialect.last_words(words, tag),
             (false, _) => self.dialect.refusal(words),
             (true, true) => self.dialect.last_words(words, tag),
-            (true, false) => self.dialect.last_words(words, &next_tag(tag)),
+            (true, false) => self.dialect.last_words(words, &self.next_tag),
         };
         self.answer(&body).await
     }

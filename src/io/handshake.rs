@@ -11,6 +11,7 @@ use super::compress::Deflated;
 use super::lane_connect::ConnectError;
 use super::wire::{Wire, server};
 use crate::core::event::Pool;
+use crate::protocol::greeting::{greets_as_imapd, greets_as_sync_server};
 use crate::protocol::reply_reader::Line;
 use crate::protocol::{Dialect, Greeting, StatusKind, print};
 
@@ -43,11 +44,16 @@ pub(super) async fn read_greeting(wire: &mut Wire) -> Result<Greeting, ConnectEr
     ))
 }
 
-/// CAPABILITY, in IMAP.
+/// CAPABILITY, in IMAP. Nothing that was known before counts any more: it may have been said in the
+/// clear, by anybody.
 pub(super) async fn ask_capabilities(
     wire: &mut Wire,
     greeting: &mut Greeting,
 ) -> Result<(), ConnectError> {
+    *greeting = Greeting {
+        text: std::mem::take(&mut greeting.text),
+        ..Greeting::default()
+    };
     wire.command(b"CAPABILITY\r\n").await?;
     loop {
         match wire.line().await? {
@@ -196,10 +202,19 @@ pub(super) fn unexpected(to: &str, line: &Line, dialect: Dialect) -> ConnectErro
     if leaving {
         return ConnectError::unreachable(format!("the replica answers {to} with {what}"));
     }
-    ConnectError::protocol(format!(
-        "the replica answers {to} with {what}: is it {}?",
-        server(dialect)
-    ))
+    let hint = match (dialect, line) {
+        (Dialect::Csync, Line::Untagged(line)) if greets_as_imapd(line) => {
+            "that is an imapd: write the port of its sync_server (csync) as address, or set dialect \
+             = \"imap\""
+                .to_owned()
+        }
+        (Dialect::Imap, Line::Untagged(line)) if greets_as_sync_server(line) => {
+            "that is a sync_server: write the port of its imapd as address, or remove dialect"
+                .to_owned()
+        }
+        _ => format!("is it {}?", server(dialect)),
+    };
+    ConnectError::protocol(format!("the replica answers {to} with {what}: {hint}"))
 }
 
 fn show(line: &Line) -> String {

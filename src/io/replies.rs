@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::handshake::shown;
 use super::memory::Share;
 use super::spill::SpillWriter;
-use super::wire::is_remark;
+use super::wire::{REMARKS, is_remark};
 use crate::protocol::reply_reader::Line;
 use crate::protocol::{
     Body, Dialect, Piece, ReaderLimits, Reply, ReplyReader, StatusKind, Untagged,
@@ -26,6 +26,8 @@ pub(super) struct Replies {
     reader: ReplyReader,
     dialect: Dialect,
     untagged: Vec<Untagged>,
+    /// Remarks since the last answer.
+    remarks: usize,
     /// Bytes of `untagged` in memory.
     held: u64,
     memory: u64,
@@ -54,6 +56,7 @@ impl Replies {
             reader: ReplyReader::new(ReaderLimits::default()).speaking(dialect),
             dialect,
             untagged: Vec::new(),
+            remarks: 0,
             held: 0,
             memory,
             share: spill.answers(),
@@ -79,6 +82,11 @@ impl Replies {
                 Some(Line::Untagged(line)) if is_remark(self.dialect, &line) => {
                     let said = line.raw.to_vec().unwrap_or_default();
                     tracing::info!(said = shown(&said), "the replica remarks");
+                    self.remarks += 1;
+                    if self.remarks > REMARKS {
+                        let why = "the replica's remarks do not end".to_owned();
+                        return Err(Broken::Garbage(why));
+                    }
                 }
                 // It has not understood what the next tag was: there will be no answer.
                 Some(Line::Untagged(line))
@@ -105,6 +113,7 @@ impl Replies {
                 }
                 Some(Line::Status(status)) => {
                     self.held = 0;
+                    self.remarks = 0;
                     self.share.set(0);
                     return Ok(Some(Reply {
                         untagged: std::mem::take(&mut self.untagged),

@@ -35,7 +35,11 @@ pub(super) async fn serve(
         Ok(admitted) => admitted,
         Err(Ended::Crowded) => return tracing::debug!(%peer, "made way before its login"),
         Err(ended) => {
-            tracing::info!(%peer, why = %ended, "a connection ended before login");
+            let hint = match client.is_foreign() {
+                true => "; it said nothing in IMAP: is its sync_try_imap off?",
+                false => "",
+            };
+            tracing::info!(%peer, why = format!("{ended}{hint}"), "a connection ended before login");
             return farewell(client, &ended).await;
         }
     };

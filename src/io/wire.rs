@@ -13,7 +13,7 @@ use crate::protocol::{Body, Dialect, ReaderLimits, ReplyReader, Untagged};
 const LINE: usize = 32 * 1024;
 
 /// More remarks than an imapd makes before it answers.
-const REMARKS: usize = 64;
+pub(super) const REMARKS: usize = 64;
 
 /// A stream read by lines.
 pub(super) struct Wire {

@@ -33,6 +33,16 @@ const OF_THE_CONNECTION: [&[u8]; 5] = [
 /// What imapd says for LOGOUT before its tagged answer (`IMAP_BYE_LOGOUT`).
 const LOGOUT: &str = "* BYE LOGOUT received\r\n";
 
+impl std::fmt::Display for Dialect {
+    /// The word of the configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Dialect::Csync => "csync",
+            Dialect::Imap => "imap",
+        })
+    }
+}
+
 impl Dialect {
     /// What goes before a command to the replica; `nth` counts those of the connection from 0. A
     /// replica that is asked in this dialect must answer with the tags `S0`, `S1` ... in order.
@@ -123,14 +133,14 @@ impl Dialect {
     }
 }
 
-/// The tag that the stock client uses behind this one: it counts (`sync_gentag` in
-/// `sync_support.c`), from 0 in each process.
+/// The tag that the stock client uses behind this one, where it counts: the commands of replication
+/// (`sync_gentag` in `sync_support.c`), from 0 in each process. Others have tags of their own, as
+/// `N01 NOOP`, and are not counted.
 #[must_use]
-pub fn next_tag(tag: &[u8]) -> Bytes {
-    let number = tag.strip_prefix(b"S").map(String::from_utf8_lossy);
-    let number = number.and_then(|digits| digits.parse::<u64>().ok());
-    let next = number.and_then(|number| number.checked_add(1)).unwrap_or(0);
-    format!("S{next}").into()
+pub fn next_tag(tag: &[u8]) -> Option<Bytes> {
+    let digits = std::str::from_utf8(tag.strip_prefix(b"S")?).ok()?;
+    let next = digits.parse::<u64>().ok()?.checked_add(1)?;
+    Some(format!("S{next}").into())
 }
 
 /// The piece, and the place in it, where the last line begins. It is in memory, and so is the end
@@ -241,8 +251,14 @@ mod tests {
             refused("* Fatal error: [TOOBIG] Word too long"),
             "* BYE Fatal error: [TOOBIG] Word too long\r\n"
         );
-        for (tag, next) in [("S0", "S1"), ("S41", "S42"), ("A01", "S0"), ("S", "S0")] {
-            assert_eq!(next_tag(tag.as_bytes()), next);
+        for (tag, next) in [
+            ("S0", Some("S1")),
+            ("S41", Some("S42")),
+            ("A01", None),
+            ("S", None),
+            ("S18446744073709551615", None),
+        ] {
+            assert_eq!(next_tag(tag.as_bytes()).as_deref(), next.map(str::as_bytes));
         }
     }
 }

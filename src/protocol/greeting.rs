@@ -55,6 +55,7 @@ impl Greeting {
             return Err("a greeting with control characters".into());
         }
         match &untagged.kind[..] {
+            b"OK" if greets_as_imapd(untagged) => return Err("an imapd".into()),
             b"OK" => {
                 self.text = Bytes::copy_from_slice(text.get(3..).unwrap_or_default());
                 return Ok(true);
@@ -114,7 +115,11 @@ impl Greeting {
     /// In words, where this is not how imapd greets.
     pub fn read_imap(&mut self, line: &Line) -> Result<bool, String> {
         let untagged = match line {
-            Line::Untagged(untagged) if &untagged.kind[..] == b"OK" => untagged,
+            Line::Untagged(untagged)
+                if &untagged.kind[..] == b"OK" && !greets_as_sync_server(untagged) =>
+            {
+                untagged
+            }
             Line::Untagged(untagged) => {
                 let raw = untagged.raw.to_vec().unwrap_or_default();
                 return Err(String::from_utf8_lossy(&raw).into());
@@ -205,6 +210,28 @@ impl Greeting {
 
 /// What every IMAP server has, and the literals that replication needs.
 const IMAP: &str = "IMAP4rev1 LITERAL+ ID";
+
+/// Whether this line of a greeting is imapd's, which tells of its capabilities in it (`dobanner` in
+/// `imapd.c`).
+#[must_use]
+pub fn greets_as_imapd(line: &Untagged) -> bool {
+    let text = line.words.first();
+    &line.kind[..] == b"OK" && text.is_some_and(|word| word.eq_ignore_ascii_case(b"[CAPABILITY"))
+}
+
+/// Whether this line of a greeting is a `sync_server`'s.
+#[must_use]
+pub fn greets_as_sync_server(line: &Untagged) -> bool {
+    let is_named = || {
+        let mut pairs = line.words.windows(2);
+        pairs.any(|pair| pair[0] == "sync" && pair[1] == "server")
+    };
+    match &line.kind[..] {
+        b"SASL" | b"STARTTLS" | b"COMPRESS" => true,
+        b"OK" => is_named(),
+        kind => OFFERS.iter().any(|(csync, _)| kind == csync.as_bytes()),
+    }
+}
 
 /// The words of a code `[CAPABILITY ...]` at the beginning of a text, and what is behind it.
 fn code(text: &[u8]) -> (Option<&[u8]>, &[u8]) {

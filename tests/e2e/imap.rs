@@ -12,8 +12,10 @@ use crate::support::cyrus::{ADMIN, PASSWORD, REPL};
 use crate::support::lab::{Lab, ReplicaPort, Setup, Spoken, Way, speak};
 use crate::support::{process, wait_for};
 
-/// `spoken!(name = scenario: all)` in each pair of dialects, or `imap_to_imap` alone, where stock to
-/// stock shows that the scenario itself holds over IMAP.
+/// `spoken!(name = scenario: where)`. `all` is each pair of dialects in each mode, and stock to stock,
+/// which shows that the scenario itself holds over IMAP; `pairs` is each pair once; the others are IMAP
+/// on both sides. The dialect is a layer below the modes: what has been seen in all of them once is
+/// not done again for each scenario.
 macro_rules! spoken {
     ($name:ident = $scenario:path: all) => {
         mod $name {
@@ -29,12 +31,26 @@ macro_rules! spoken {
             spoken!(@ imap_to_imap_fan_out, true, Imap, FanOut, $scenario);
         }
     };
-    ($name:ident = $scenario:path: imap_to_imap) => {
+    ($name:ident = $scenario:path: pairs) => {
+        mod $name {
+            use super::*;
+            spoken!(@ csync_to_imap, false, Imap, FanOut, $scenario);
+            spoken!(@ imap_to_csync, true, Csync, FanOut, $scenario);
+            spoken!(@ imap_to_imap, true, Imap, Strict, $scenario);
+        }
+    };
+    ($name:ident = $scenario:path: both) => {
         mod $name {
             use super::*;
             spoken!(@ strict, true, Imap, Strict, $scenario);
             spoken!(@ fan_out, true, Imap, FanOut, $scenario);
         }
+    };
+    ($name:ident = $scenario:path: strict) => {
+        spoken!(@ $name, true, Imap, Strict, $scenario);
+    };
+    ($name:ident = $scenario:path: fan_out) => {
+        spoken!(@ $name, true, Imap, FanOut, $scenario);
     };
     (@ $name:ident, $client:expr, $replica:ident, $way:ident, $scenario:path) => {
         #[test]
@@ -46,21 +62,21 @@ macro_rules! spoken {
 }
 
 spoken!(messages = crate::mail::messages: all);
-spoken!(copies = crate::mail::copies: all);
-spoken!(quota_and_annotations = crate::state::quota_and_annotations: all);
-spoken!(sieve_and_subscriptions = crate::state::sieve_and_subscriptions: all);
-spoken!(rename_user = crate::users::rename_user: all);
-spoken!(shared_and_seen = crate::state::shared_and_seen: imap_to_imap);
-spoken!(odd_names = crate::folders::odd_names: imap_to_imap);
-spoken!(three_thousand = crate::mail::three_thousand: imap_to_imap);
-spoken!(split_brain = crate::split::message_on_the_replica: imap_to_imap);
-spoken!(one_shots = crate::modes::one_shots: imap_to_imap);
-spoken!(replica_killed = crate::faults::replica_killed: imap_to_imap);
-spoken!(imapds_killed = crate::faults::sync_servers_killed: imap_to_imap);
-spoken!(syncmux_killed = crate::faults::syncmux_killed: imap_to_imap);
-spoken!(syncmux_terminated = crate::faults::syncmux_terminated: imap_to_imap);
-spoken!(terminated_in_a_loop = crate::faults::terminated_in_a_loop: imap_to_imap);
-spoken!(client_by_starttls = starttls: imap_to_imap);
+spoken!(sieve_and_subscriptions = crate::state::sieve_and_subscriptions: pairs);
+spoken!(rename_user = crate::users::rename_user: pairs);
+spoken!(copies = crate::mail::copies: strict);
+spoken!(quota_and_annotations = crate::state::quota_and_annotations: fan_out);
+spoken!(shared_and_seen = crate::state::shared_and_seen: strict);
+spoken!(odd_names = crate::folders::odd_names: fan_out);
+spoken!(three_thousand = crate::mail::three_thousand: fan_out);
+spoken!(split_brain = crate::split::message_on_the_replica: fan_out);
+spoken!(one_shots = crate::modes::one_shots: fan_out);
+spoken!(replica_killed = crate::faults::replica_killed: both);
+spoken!(imapds_killed = crate::faults::sync_servers_killed: both);
+spoken!(syncmux_killed = crate::faults::syncmux_killed: fan_out);
+spoken!(syncmux_terminated = crate::faults::syncmux_terminated: strict);
+spoken!(terminated_in_a_loop = crate::faults::terminated_in_a_loop: fan_out);
+spoken!(client_by_starttls = starttls: strict);
 
 fn both() -> Spoken {
     Spoken {
@@ -167,6 +183,19 @@ fn strangers_are_told_where_they_are() {
     assert_eq!(answer, "* BYE LOGOUT received\r\ng OK Completed\r\n");
     assert_eq!(talk.line(), "");
 
+    lab.step("the dialects are named");
+    let (_, status) = lab.mux().admin_page("/status").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let channel = &status["channels"][0];
+    assert_eq!(channel["dialect"], "imap");
+    assert_eq!(channel["replica_dialect"], "imap");
+    let log = lab.mux().log_text();
+    let says = |what| log.contains(what);
+    assert!(
+        says(" dialect=imap ") && says(" replica_dialect=imap "),
+        "{log}"
+    );
+
     lab.step("a client that does not try IMAP");
     let address = lab.mux().strict_listen.clone();
     let csync = lab.client_to("csync", &address, PASSWORD, "sync_try_imap: no\n");
@@ -178,6 +207,10 @@ fn strangers_are_told_where_they_are() {
         never.output().contains("Can not connect").then_some(())
     });
     never.kill();
+    wait_for("its connection to be explained", || {
+        let log = lab.mux().log_text();
+        log.contains("is its sync_try_imap off?").then_some(())
+    });
     lab.settle();
 }
 

@@ -7,6 +7,8 @@
 //! else is said to a client; a lane is sent one whole command at a time, whatever names and
 //! literals were in it; limits hold; and once everybody behaves the drain ends with nothing left.
 
+mod said;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +20,17 @@ use syncmux::core::{
 use syncmux::protocol::reply_reader::Line;
 use syncmux::protocol::synclog::{Coverage, LineReader};
 use syncmux::protocol::{
-    Body, CommandReader, Kind, Reply, ReplyReader, Site, StatusKind, Untagged,
+    CommandReader, Dialect, Kind, Reply, ReplyReader, Site, StatusKind, Untagged,
 };
 
 use super::{limits, split};
+use said::{last_words, one_answer, one_command, one_request, tagged_answer};
 
 const NAMED: u8 = 1;
 const STRICT: u8 = 2;
 const ROOMY: u8 = 4;
+pub const IMAP_CLIENTS: u8 = 8;
+pub const IMAP_REPLICA: u8 = 16;
 
 const STAGED: u64 = 2000;
 const NOTED: u64 = 6000;
@@ -127,6 +132,8 @@ impl<'a> Input<'a> {
 
 struct Client {
     reader: CommandReader,
+    /// Commands that were said as they should be.
+    said: u64,
     /// What came and was not read yet.
     input: Bytes,
     /// The core owes it an answer.
@@ -138,6 +145,9 @@ struct Lane {
     open: bool,
     closing: bool,
     in_flight: usize,
+    /// Commands so far, and statuses.
+    sent: u64,
+    answered: u64,
     reader: ReplyReader,
     untagged: Vec<Untagged>,
 }
@@ -147,6 +157,8 @@ struct World {
     limits: Limits,
     now: Duration,
     mode: Mode,
+    /// By clients, and by the replica.
+    spoken: [Dialect; 2],
     clients: BTreeMap<SessionId, Client>,
     lanes: BTreeMap<LaneId, Lane>,
     /// What the disk was asked for and has not done.
@@ -190,6 +202,10 @@ impl World {
             } else {
                 Mode::FanOut
             },
+            spoken: [IMAP_CLIENTS, IMAP_REPLICA].map(|imap| match flags & imap {
+                0 => Dialect::Csync,
+                _ => Dialect::Imap,
+            }),
             clients: BTreeMap::new(),
             lanes: BTreeMap::new(),
             disk: Vec::new(),
@@ -208,14 +224,14 @@ impl World {
             2..=4 => {
                 let said = SAID[usize::from(input.or_zero()) % SAID.len()];
                 let text = filled(said, input.or_zero());
-                self.client_says(who, text.as_bytes());
+                self.client_asks(who, text);
             }
             5 => self.replica_says(who, input.bytes()),
-            6 => self.replica_says(who, b"OK success\r\n"),
+            6 => self.replica_answers(who, "OK success\r\n".to_owned()),
             7 | 8 => {
                 let answer = ANSWERED[usize::from(input.or_zero()) % ANSWERED.len()];
                 let text = filled(answer, input.or_zero());
-                self.replica_says(who, text.as_bytes());
+                self.replica_answers(who, text);
             }
             9 => {
                 let Some(lane) = self.lane(who) else { return };
@@ -239,7 +255,7 @@ impl World {
                 // In step with a replica that behaves.
                 self.answer_the_door(0);
                 self.disk(true);
-                self.replica_says(who, b"OK success\r\n");
+                self.replica_answers(who, "OK success\r\n".to_owned());
             }
         }
     }
@@ -249,10 +265,11 @@ impl World {
             0..=9 if self.clients.len() < 4 => {
                 let session = SessionId(self.next_session);
                 self.next_session += 1;
-                let mut reader = CommandReader::new(limits(false));
+                let mut reader = CommandReader::new(limits(false)).speaking(self.spoken[0]);
                 reader.set_authenticated(true);
                 let client = Client {
                     reader,
+                    said: 0,
                     input: Bytes::new(),
                     waits: false,
                 };
@@ -288,6 +305,20 @@ impl World {
         let open = || self.lanes.iter().filter(|(_, lane)| lane.open);
         let nth = who % open().count().max(1);
         open().nth(nth).map(|(id, _)| *id)
+    }
+
+    /// With the tag that it should have.
+    fn client_asks(&mut self, who: usize, text: String) {
+        if self.clients.is_empty() {
+            self.come_or_go(0);
+        }
+        let Some(id) = self.client(who) else { return };
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        let said = self.spoken[0].request(client.said, text.into());
+        client.said += 1;
+        self.client_says(who, &said.to_vec().expect("in memory"));
     }
 
     fn client_says(&mut self, who: usize, bytes: &[u8]) {
@@ -335,6 +366,17 @@ impl World {
         }
     }
 
+    /// With the tag that it should have.
+    fn replica_answers(&mut self, who: usize, text: String) {
+        let Some(id) = self.lane(who) else { return };
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        let tag = format!("S{}", lane.answered);
+        let answer = self.spoken[1].answer(tag.as_bytes(), text.into());
+        self.replica_says(who, &answer.to_vec().expect("in memory"));
+    }
+
     /// As `io::lane` and `io::replies` do it.
     fn replica_says(&mut self, who: usize, bytes: &[u8]) {
         let Some(id) = self.lane(who) else { return };
@@ -345,12 +387,21 @@ impl World {
                     return self.lose(id, false);
                 }
                 Ok(None) => return,
+                Ok(Some(Line::Untagged(line)))
+                    if self.spoken[1] == Dialect::Imap
+                        && matches!(&line.kind[..], b"OK" | b"NO" | b"BAD") =>
+                {
+                    if line.kind == "BAD" {
+                        return self.lose(id, false);
+                    }
+                }
                 Ok(Some(Line::Untagged(line))) => lane.untagged.push(line),
                 Ok(Some(Line::Status(status))) if status.kind == StatusKind::Bye => {
                     return self.lose(id, true);
                 }
                 Ok(Some(Line::Status(status))) if lane.in_flight > 0 => {
                     lane.in_flight -= 1;
+                    lane.answered += 1;
                     let untagged = std::mem::take(&mut lane.untagged);
                     let reply = Reply { untagged, status };
                     self.event(Event::LaneReply { lane: id, reply });
@@ -464,11 +515,15 @@ impl World {
                     assert!(client.waits, "an answer that nobody waits for");
                     client.waits = false;
                     one_answer(&body);
+                    tagged_answer(client.reader.tag(), &body);
                 }
             }
             Action::EndSession { session, body } => {
-                if self.clients.remove(&session).is_some() && !body.is_empty() {
+                if let Some(client) = self.clients.remove(&session)
+                    && !body.is_empty()
+                {
                     one_answer(&body);
+                    last_words(client.reader.tag(), &body);
                 }
             }
             Action::OpenLane { lane, pool } => {
@@ -477,7 +532,9 @@ impl World {
                     open: false,
                     closing: false,
                     in_flight: 0,
-                    reader: ReplyReader::new(limits(false)),
+                    sent: 0,
+                    answered: 0,
+                    reader: ReplyReader::new(limits(false)).speaking(self.spoken[1]),
                     untagged: Vec::new(),
                 };
                 assert!(self.lanes.insert(lane, lane_of).is_none(), "an id again");
@@ -487,6 +544,8 @@ impl World {
                 assert!(lane.open && !lane.closing);
                 lane.in_flight += 1;
                 one_command(&body);
+                one_request(lane.sent, &body);
+                lane.sent += 1;
             }
             Action::CloseLane { lane, polite } => {
                 if let Some(lane) = self.lanes.get_mut(&lane) {
@@ -536,7 +595,7 @@ impl World {
                     if line {
                         self.lose(id, false);
                     } else {
-                        self.replica_says(0, b"OK success\r\n");
+                        self.replica_answers(0, "OK success\r\n".to_owned());
                     }
                 }
                 _ => {}
@@ -562,28 +621,4 @@ fn filled(text: &str, who: u8) -> String {
     };
     text.replace('@', user)
         .replace('#', &format!("{:040x}", who / 16 + 1))
-}
-
-/// What a client is given is lines of an answer and a status at the end, however the replica put it.
-fn one_answer(body: &Body) {
-    let mut input = Bytes::from(body.to_vec().expect("in memory"));
-    let mut reader = ReplyReader::new(limits(false));
-    loop {
-        match reader.feed(&mut input) {
-            Ok(Some(Line::Untagged(_))) => {}
-            Ok(Some(Line::Status(_))) => return assert!(input.is_empty(), "two answers"),
-            other => panic!("{other:?} in {body:?}"),
-        }
-    }
-}
-
-/// What a lane is sent is one command, however the client put it.
-fn one_command(body: &Body) {
-    let mut input = Bytes::from(body.to_vec().expect("in memory"));
-    let mut reader = CommandReader::new(limits(false));
-    reader.set_authenticated(true);
-    let command = reader.feed(&mut input);
-    let command = command.expect("a command").expect("a whole command");
-    assert!(!matches!(command.kind, Kind::Bad { .. }), "{body:?}");
-    assert!(input.is_empty(), "two commands in {body:?}");
 }
