@@ -270,7 +270,7 @@ async fn unix_sockets_know_who_is_there() {
         address: Address::Unix(path.clone()),
         mode: Mode::Strict,
         rolling: false,
-        greeting_wait: None,
+        greeted_by: None,
         run: None,
     };
     let (sender, _events) = unbounded_channel();

@@ -96,7 +96,7 @@ impl Setup {
             tasks: TaskTracker::new(),
         };
         let settings = ListenerSettings {
-            greeting_wait: None,
+            greeted_by: None,
             address: self.address.clone(),
             dialect: self.dialect,
             mode: Mode::FanOut,
