@@ -2,7 +2,7 @@
 //! nothing of them, and they know nothing of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{self, Address, Channel, Config, Limits, Listen, Login, Tls};
 use crate::core::{self, event::Mode};
@@ -80,12 +80,13 @@ pub fn listeners(
         .strict_listen
         .iter()
         .map(|listen| listener(listen, Mode::Strict, channel.dialect));
-    let limit = limits.rightnow_answer_timeout;
+    // A replica that is away from the start is waited for once, and not by every imapd.
+    let by = Instant::now() + limits.rightnow_answer_timeout;
     let right_now = channel
         .rightnow_listen
         .iter()
         .map(|listen| ListenerSettings {
-            greeting_wait: Some(limit),
+            greeted_by: Some(by),
             ..listener(listen, Mode::RightNow, channel.dialect)
         });
     own.chain(strict).chain(right_now).collect()
@@ -130,7 +131,7 @@ fn listener(listen: &Listen, mode: Mode, dialect: Dialect) -> ListenerSettings {
         dialect,
         mode,
         rolling: false,
-        greeting_wait: None,
+        greeted_by: None,
         run: None,
     }
 }

@@ -170,6 +170,24 @@ async fn a_greeting_that_is_not_known_is_waited_for_a_while() {
     client.expect(BANNER).await;
 }
 
+/// What imapds have to say goes into the sync log then.
+#[tokio::test]
+async fn imapds_are_greeted_without_the_replicas_greeting() {
+    let mut setup = Setup {
+        right_now: true,
+        ..Setup::default()
+    };
+    setup.limits.away_wait = Duration::from_secs(3600);
+    let site = setup.start().await;
+    site.greeting.send_replace(None);
+    let mut client = site.connect().await;
+    client
+        .expect("* SASL PLAIN\r\n* OK syncmux, for a replica that was never there\r\n")
+        .await;
+    client.send(LOGIN).await;
+    client.expect("OK Success (no protection)\r\n").await;
+}
+
 #[tokio::test]
 async fn too_many_sessions_are_refused() {
     let mut setup = Setup::default();
@@ -270,7 +288,7 @@ async fn unix_sockets_know_who_is_there() {
         address: Address::Unix(path.clone()),
         mode: Mode::Strict,
         rolling: false,
-        greeting_wait: None,
+        greeted_by: None,
         run: None,
     };
     let (sender, _events) = unbounded_channel();

@@ -152,3 +152,19 @@ async fn what_does_not_fit_on_disk_gets_no_and_the_session_goes_on() {
         Kind::Apply(Apply::Message { .. })
     ));
 }
+
+/// The core is told, since a line is to be written.
+#[tokio::test]
+async fn what_does_not_fit_is_put_off_where_somebody_waits() {
+    let setup = Setup {
+        spill: 1_000_000,
+        right_now: true,
+        ..Setup::default()
+    };
+    let mut site = setup.start().await;
+    let (mut client, session) = site.logged_in().await;
+    client.send(&message(5_000_000).0).await;
+    assert!(matches!(site.command().await.kind, Kind::Bad { .. }));
+    site.registry.answer(session, "NO put off\r\n".into());
+    client.expect("NO put off\r\n").await;
+}

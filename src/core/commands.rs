@@ -126,6 +126,15 @@ impl Core {
             }
             return self.submit(id, command, plan, run);
         }
+        if let (Mode::RightNow, Some(session)) = (mode, self.sessions.get_mut(&id)) {
+            match &command.kind {
+                Kind::Apply(Apply::Reserve { .. }) => {
+                    session.commit_reserves(&command.kind, now, &self.setup.site);
+                }
+                Kind::Bad { .. } => return self.no_room_right_now(id),
+                _ => {}
+            }
+        }
         match command.kind {
             Kind::Restart => {
                 self.group_ended(id);
@@ -155,6 +164,9 @@ impl Core {
                 let room = self.staged_bytes.saturating_add(size) <= limits.staged_bytes
                     && self.noted_bytes <= limits.noted_bytes;
                 if !room {
+                    if mode == Mode::RightNow {
+                        return self.no_room_right_now(id);
+                    }
                     if let Some(session) = self.sessions.get_mut(&id)
                         && !session.group.left_alone.is_empty()
                     {

@@ -314,7 +314,8 @@ pub enum Note {
         /// `GET MAILBOXES`, `APPLY MAILBOX` ...
         verb: &'static str,
         /// "limit": the wait was over; "away": the replica is known to be; "lost": the connection
-        /// was; "refused" by the replica; "ended": the session did; "stopping": syncmux is.
+        /// was; "refused" by the replica; "no room" here; "ended": the session did; "stopping":
+        /// syncmux is.
         why: &'static str,
         /// How many.
         lines: usize,

@@ -158,7 +158,12 @@ impl Ledger {
 
     /// How many lines are not done with.
     pub(super) fn len(&self) -> usize {
-        self.lines.len() + self.plain.len() + self.plain_writing.len()
+        self.lines.len() + self.plain()
+    }
+
+    /// How many of them are Cyrus's own as soon as they stand in `log`.
+    pub(super) fn plain(&self) -> usize {
+        self.plain.len() + self.plain_writing.len()
     }
 
     /// Whether this is one of them.
@@ -174,8 +179,7 @@ impl Ledger {
 
     /// Whether every line stands on disk in a place of its own.
     pub(super) fn all_durable(&self) -> bool {
-        let plain = self.plain.is_empty() && self.plain_writing.is_empty();
-        plain && self.lines.values().all(Owed::durable)
+        self.plain() == 0 && self.lines.values().all(Owed::durable)
     }
 
     /// Puts a subject on probation; `refused` counts a refusal. Returns its probation and whether
@@ -272,6 +276,15 @@ impl Ledger {
     pub(super) fn append(&mut self, line: Line, waiting: Option<SessionId>) {
         // One that is on its way may have been taken by the client before this change was made.
         self.plain.entry(line).or_default().extend(waiting);
+    }
+
+    /// A session does not wait any longer for lines of its own that are to be appended.
+    pub(super) fn waits_no_more(&mut self, session: SessionId) {
+        let waiting = self
+            .plain
+            .values_mut()
+            .chain(self.plain_writing.values_mut());
+        waiting.for_each(|list| list.retain(|other| *other != session));
     }
 
     /// What to write now. One batch of each kind is under way at a time.

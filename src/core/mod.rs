@@ -14,6 +14,7 @@ mod ahead;
 mod beliefs;
 mod burst;
 mod commands;
+mod commit;
 mod dispatch;
 pub mod event;
 mod job;

@@ -219,6 +219,10 @@ impl Core {
             waiting.missing -= 1;
         }
         if waiting.missing > 0 {
+            let right_now = session.mode == Mode::RightNow;
+            if right_now && self.partial_bytes > self.setup.limits.partial_answers {
+                return self.give_up_waiting_for(job.session, "no room");
+            }
             if self.partial_bytes > self.setup.limits.partial_answers {
                 let bye = "BYE The replica's answers are too large for memory\r\n";
                 self.end_session(job.session, bye.into());

@@ -234,10 +234,14 @@ impl Core {
         if job.read || job.acked.is_some() {
             return;
         }
-        let session = job.session;
+        // The answer to what was given up says nothing of what its client has sent since.
+        let session = Some(job.session).filter(|_| job.left.is_none());
         if !ok {
             self.forget_failed(id);
-            return self.acted(session, true);
+            if let Some(session) = session {
+                self.acted(session, true);
+            }
+            return;
         }
         if let Work::Unit(unit) = &mut job.work {
             let (name, made) = (unit.mailbox.clone(), unit.made.take());
@@ -249,7 +253,9 @@ impl Core {
                 self.learn_made(&name, made, &pool);
             }
         }
-        self.acted(session, false);
+        if let Some(session) = session {
+            self.acted(session, false);
+        }
     }
 
     /// A write was refused or is in doubt: whom it concerns is as unknown as what it did.

@@ -18,59 +18,33 @@
 //! waits (`sync_lock` in `sync_support.c`). So it does not wait for ever for a replica that is
 //! silent either, but only for one that is: its questions may take minutes.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashSet;
 
 use super::Core;
 use super::burst;
+use super::commit::{QUIET, line_of};
 use super::event::{Mode, Note, Pool, SessionId};
 use super::job::Left;
-use super::lanes::{State as LaneState, What};
+use super::lanes::{Lane, State as LaneState, What};
 use super::outcome::{body_of, outcome};
-use super::plan::{Plan, Subject};
-use super::queue::JobId;
-use super::session::{Asked, Pending, Session, Waiting};
+use super::plan::{Class, Plan, Subject};
+use super::queue::{JobId, Keys};
+use super::session::{Asked, Pending, Waiting};
 use crate::protocol::synclog::Line;
-use crate::protocol::{Apply, Body, Get, Kind, Reply, Site, print};
-
-/// What comes after so long a silence belongs to another commit.
-const QUIET: Duration = Duration::from_secs(1);
-
-/// The users of a commit that are noted; a message goes to more only by LMTP.
-const USERS: usize = 100;
+use crate::protocol::{Body, Kind, Reply, print};
 
 /// The client puts this off and goes on with the rest of its commit.
 const LOCKED: &str = "NO IMAP_MAILBOX_LOCKED Put off: its line stands in the sync log\r\n";
-
-/// A commit, as far as it has come.
-#[derive(Debug, Default)]
-pub(super) struct Commit {
-    /// How long its commands have waited for the replica.
-    waited: Duration,
-    /// When the pending command is answered in any case.
-    until: Option<Duration>,
-    /// When the last command was answered.
-    answered: Duration,
-    /// There was a RESTART, or something that belongs to no group, so that the next group of
-    /// mailboxes is another commit's.
-    group_over: bool,
-    /// GET META of this user: what follows is part of it.
-    meta: Option<Bytes>,
-    /// What was sent for no group. No commit says the same twice.
-    lines: HashSet<Line>,
-    /// Whose mailboxes it is about.
-    users: BTreeSet<Bytes>,
-}
 
 /// What is known of a replica that does not answer.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     /// When a lane last had an answer, or was opened.
     heard: Duration,
-    /// Somebody waited for as long as the limit, and nothing was heard in all that time.
+    /// Somebody waited for as long as the limit, and nothing was heard in half of that time though
+    /// something was asked.
     silent: bool,
     /// Since when a lane is being opened to see whether the replica is there.
     probing: Option<Duration>,
@@ -103,6 +77,16 @@ impl Core {
         self.silence.silent || away.into_iter().flatten().any(long_away)
     }
 
+    /// Whether nothing was heard for so long of a replica that was asked something all the time.
+    fn is_silent_for(&self, time: Duration) -> bool {
+        let since = self.now.saturating_sub(time);
+        let asked = |lane: &Lane| match lane.state {
+            LaneState::Opening => lane.active <= since,
+            _ => lane.in_flight.front().is_some_and(|sent| sent.at <= since),
+        };
+        self.silence.heard <= since && self.lanes.all.values().any(asked)
+    }
+
     /// Somebody wants to know when the replica is back.
     fn ring(&mut self, pool: &Pool) {
         self.lanes.pools.entry(pool.clone()).or_default().wanted = true;
@@ -132,7 +116,7 @@ impl Core {
         let (now, limit) = (self.now, self.setup.limits.rightnow);
         plan.line = plan.line.take().or_else(|| line_of(kind));
         let session = self.sessions.get_mut(&id)?;
-        session.commit_goes_on(kind, &plan, now, &self.setup.site);
+        session.commit_goes_on(kind, plan.line.as_ref(), now, &self.setup.site);
         let waited_enough = limit.is_some_and(|limit| session.commit.waited >= limit);
         let pool = session.pool.clone();
         let gone = self.is_gone(&pool);
@@ -210,6 +194,10 @@ impl Core {
         let Some(until) = session.commit.until.take() else {
             return false;
         };
+        if std::mem::take(&mut session.commit.on_disk) {
+            self.patient.remove(&(until, id));
+            return false;
+        }
         session.commit.waited += self.now.saturating_sub(session.arrived);
         self.patient.remove(&(until, id));
         true
@@ -233,6 +221,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
+        if std::mem::take(&mut session.commit.on_disk) {
+            return self.disk_hangs(id, limit);
+        }
         let pool = session.pool.clone();
         let on_replica = matches!(
             session.pending,
@@ -244,7 +235,9 @@ impl Core {
         }
         let nothing_heard = self.silence.heard + limit <= now;
         if right_now && on_replica {
-            if nothing_heard && !self.silence.silent {
+            // A part of the limit may have gone by before the replica fell silent, or nothing was
+            // asked meanwhile.
+            if self.is_silent_for(limit / 2) && !self.silence.silent {
                 self.silence.silent = true;
                 self.ask_whether_it_is_there(&pool);
             }
@@ -275,6 +268,8 @@ impl Core {
             Some(Pending::Jobs(waiting)) => {
                 self.partial_bytes -= waiting.held;
                 self.leave_jobs(id, &waiting);
+                // What it wrote by what it was told has its line now; the answer is nobody's.
+                self.acted(id, false);
                 self.put_off(id, &waiting.plan, &waiting.command, why);
             }
             Some(Pending::Room { command, plan, .. }) => {
@@ -338,14 +333,61 @@ impl Core {
             why,
             lines: lines.len(),
         });
-        // A disk that takes nothing for a very long time: the client writes what it puts off itself.
-        if lines.is_empty() || self.owes_too_much() {
+        let session = self.sessions.get(&id);
+        let right_now = session.is_some_and(|session| session.mode == Mode::RightNow);
+        let nobody_waits = right_now && self.not_written;
+        if lines.is_empty() || nobody_waits || !self.has_room_for_plain() {
+            self.append_plainly(lines);
             return self.answer(id, verb, outcome, body, false);
         }
         self.wait_for_lines(id, lines.len(), verb, outcome, body);
         for line in lines {
             self.ledger.append(line, Some(id));
         }
+        if let (true, Some(limit)) = (right_now, self.setup.limits.rightnow) {
+            self.wait_until(id, self.now + limit);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.commit.on_disk = true;
+            }
+        }
+    }
+
+    /// Only a disk that has taken nothing for a very long time makes so many of them: the client
+    /// writes what it puts off itself.
+    fn has_room_for_plain(&self) -> bool {
+        self.ledger.plain() < self.setup.limits.owed_lines
+    }
+
+    /// These go into the sync log, and nobody waits for that.
+    fn append_plainly(&mut self, lines: Vec<Line>) {
+        for line in lines {
+            if self.has_room_for_plain() {
+                self.ledger.append(line, None);
+            }
+        }
+    }
+
+    /// A line has not reached the disk in as much time as somebody waits for the replica: that is
+    /// as if it could not be written.
+    fn disk_hangs(&mut self, id: SessionId, limit: Duration) {
+        if !std::mem::replace(&mut self.not_written, true) {
+            let why = format!("nothing was written within {} s", limit.as_secs_f64());
+            self.note(Note::NotWritten { why });
+        }
+        self.ledger.waits_no_more(id);
+        self.not_written_right_now(id);
+    }
+
+    /// What the client sent found no room here, so it is not on its way to the replica. After a plain
+    /// NO the client would try it once more and then forget the rest.
+    pub(super) fn no_room_right_now(&mut self, id: SessionId) {
+        let plan = Plan::new(
+            "APPLY MESSAGE",
+            Class::Write,
+            Keys::Of(Vec::new()),
+            Vec::new(),
+        );
+        self.put_off(id, &plan, &Asked::Other, "no room");
     }
 
     /// A line that a session waits for can't be written. Whether it is one in which somebody waits: it
@@ -477,9 +519,7 @@ impl Core {
             why: "ended",
             lines: lines.len(),
         });
-        for line in lines {
-            self.ledger.append(line, None);
-        }
+        self.append_plainly(lines);
     }
 
     fn wait_no_more_of(&mut self, id: SessionId) {
@@ -489,96 +529,6 @@ impl Core {
         if let Some(until) = session.commit.until.take() {
             self.patient.remove(&(until, id));
         }
-    }
-}
-
-impl Session {
-    /// Whether a commit has begun that is not over, as far as that can be seen.
-    pub(super) fn in_the_middle(&self) -> bool {
-        self.mode == Mode::RightNow && !self.group.asked_nothing()
-    }
-
-    /// The client has said RESTART.
-    pub(super) fn group_is_over(&mut self) {
-        self.commit.group_over = true;
-    }
-
-    /// A command comes: does it belong to the same commit as the last one? (`sync_do_reader`: the
-    /// mailboxes of each user, RESTART, then what belongs to no group, each once.)
-    fn commit_goes_on(&mut self, kind: &Kind, plan: &Plan, now: Duration, site: &Site) {
-        let commit = &mut self.commit;
-        let outside = self.group.asked_nothing();
-        let of_group = matches!(
-            kind,
-            Kind::Get(Get::Mailboxes(_)) | Kind::Apply(Apply::Mailbox(_))
-        );
-        let line = plan.line.clone().filter(|_| outside && !of_group);
-        let quiet = now.saturating_sub(commit.answered) >= QUIET;
-        let next_group = outside && of_group && commit.group_over;
-        let again = line
-            .as_ref()
-            .is_some_and(|line| commit.lines.contains(line));
-        if quiet || next_group || again {
-            *commit = Commit {
-                answered: commit.answered,
-                ..Commit::default()
-            };
-        }
-        if outside && of_group {
-            commit.group_over = false;
-        } else if let Some(line) = line {
-            commit.group_over = true;
-            commit.lines.insert(line);
-        }
-        let names: &[Bytes] = match kind {
-            Kind::Get(Get::Mailboxes(names)) => names,
-            Kind::Apply(Apply::Mailbox(mailbox)) => std::slice::from_ref(&mailbox.name),
-            _ => &[],
-        };
-        for name in names {
-            let key = site.key_of_mailbox(name);
-            if !key.is_shared() && commit.users.len() < USERS {
-                commit.users.insert(Bytes::copy_from_slice(key.as_bytes()));
-            }
-        }
-        match kind {
-            Kind::Get(Get::Meta(user)) => commit.meta = Some(user.clone()),
-            Kind::Apply(
-                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
-            ) => {}
-            _ => commit.meta = None,
-        }
-    }
-
-    /// The lines that bring back what the client is in the middle of: the mailboxes of its group,
-    /// or the user of a USER or META sync, and what it says just now.
-    fn lines(&self, pending: Option<(&Plan, &Asked)>, site: &Site) -> Vec<Line> {
-        let mut lines = Vec::new();
-        let user = self.group.user.as_ref();
-        lines.extend(user.map(|(user, _)| Line::User(user.clone())));
-        let asked = pending.map_or(&Asked::Other, |(_, asked)| asked);
-        if user.is_none() {
-            let group = self.group.deferred(asked, site);
-            lines.extend(group.into_iter().map(|(_, line)| line));
-            lines.extend(pending.and_then(|(plan, _)| plan.line.clone()));
-            let meta = self.commit.meta.clone().filter(|_| pending.is_some());
-            lines.extend(meta.map(Line::Meta));
-        }
-        lines.retain(|line| line.check().is_ok());
-        lines.sort_unstable();
-        lines.dedup();
-        lines
-    }
-}
-
-/// The line that makes a client ask this.
-fn line_of(kind: &Kind) -> Option<Line> {
-    match kind {
-        Kind::Get(Get::User(user)) => Some(Line::User(user.clone())),
-        Kind::Get(Get::Meta(user) | Get::FetchSieve { user }) => Some(Line::Meta(user.clone())),
-        Kind::Get(Get::Annotation(name)) => Some(Line::Annotation(name.clone())),
-        Kind::Get(Get::Quota(root)) => Some(Line::Quota(root.clone())),
-        _ => None,
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashSet;
 
+use super::commit::Commit;
 use super::event::{Identity, Mode, Pool, RunId};
 use super::known::{Doubt, State};
 use super::plan::{Plan, Subject};
-use super::rightnow::Commit;
 use super::staging::Staging;
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Command, Reply, Site, UserKey};
@@ -274,6 +274,10 @@ impl Session {
     /// to concern others.
     pub(super) fn forget(&mut self) {
         self.staging.forget_reserved();
+        if self.mode == Mode::RightNow {
+            // Nobody else knows what this client is at.
+            return;
+        }
         let group = &mut self.group;
         group.countless |= !group.names.is_empty();
         group.names = Names::default();

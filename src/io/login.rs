@@ -31,8 +31,8 @@ pub(super) const UNKNOWN: &str = "BAD IMAP_PROTOCOL_ERROR Unrecognized command";
 pub(super) struct Login<'a> {
     pub(super) context: &'a SessionContext,
     pub(super) peer: &'a Peer,
-    /// Greeted after this time in any case.
-    pub(super) greeting_wait: Option<Duration>,
+    /// Greeted by then in any case.
+    pub(super) greeted_by: Option<Instant>,
     pub(super) encrypted: bool,
     pub(super) failures: usize,
 }
@@ -64,12 +64,14 @@ impl Login<'_> {
         let mut known = self.context.greeting.clone();
         let wait = async { known.wait_for(Option::is_some).await.ok()?.clone() };
         let longest = self.context.limits.away_wait;
-        let longest = self.greeting_wait.map_or(longest, |own| own.min(longest));
+        let longest = self.greeted_by.map_or(longest, |by| {
+            by.saturating_duration_since(Instant::now()).min(longest)
+        });
         let found = timeout(longest, wait).await;
         if let Ok(Some(greeting)) = found {
             return Ok(greeting);
         }
-        if self.greeting_wait.is_some() {
+        if self.greeted_by.is_some() {
             let text = "syncmux, for a replica that was never there".into();
             return Ok(Arc::new(Greeting {
                 text,

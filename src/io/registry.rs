@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use rustls::ServerConfig;
@@ -34,9 +34,9 @@ pub struct ListenerSettings {
     pub mode: Mode,
     /// The rolling client's: its questions may be answered from known state.
     pub rolling: bool,
-    /// Its clients are greeted after this time even where the replica's greeting is not known:
-    /// what they have to say is written into the sync log then.
-    pub greeting_wait: Option<Duration>,
+    /// From then on its clients are greeted at once even where the replica's greeting is not known:
+    /// what they have to say is written into the sync log.
+    pub greeted_by: Option<Instant>,
     /// For fan-out listeners.
     pub run: Option<RunLookup>,
 }

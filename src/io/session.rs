@@ -10,7 +10,7 @@ use super::conversation::{Conversation, Ended};
 use super::login::{Login, UNKNOWN, connection_answer, identify, offers, tell_capabilities};
 use super::registry::{ListenerSettings, Peer, Place, SessionContext, SessionOutput};
 use super::stream::{self, BoxStream};
-use crate::core::event::{Event, Identity, SessionId};
+use crate::core::event::{Event, Identity, Mode, SessionId};
 use crate::protocol::{Command, Kind};
 
 /// Before a command that found no room is answered.
@@ -105,7 +105,7 @@ async fn let_in(
     let login = Login {
         context,
         peer,
-        greeting_wait: listener.greeting_wait,
+        greeted_by: listener.greeted_by,
         encrypted: false,
         failures: 0,
     };
@@ -181,6 +181,16 @@ impl Session<'_> {
             // once, with all of the message, a hundred times a second.
             Kind::Bad { answer } if answer.starts_with("NO ") => {
                 stream::count_failure(&self.context.channel, "disk", "no_room");
+                if self.listener.mode == Mode::RightNow {
+                    // Its line is to be written. It does not come again.
+                    let kind = Kind::Bad { answer };
+                    return self
+                        .ask(Command {
+                            kind,
+                            raw: command.raw,
+                        })
+                        .await;
+                }
                 sleep(NO_ROOM_PAUSE).await;
                 self.client.say(&answer).await
             }

@@ -76,7 +76,7 @@ pub mod metric {
     /// How long a command of a commit waited for the replica (`rightnow_listen`), by `channel`.
     pub const RIGHTNOW_SECONDS: &str = "syncmux_rightnow_wait_seconds";
     /// Commands of commits that were put off: their lines went into the sync log, by `channel` and
-    /// `why` (limit, away, lost, refused, ended, stopping).
+    /// `why` (limit, away, lost, refused, no room, ended, stopping).
     pub const RIGHTNOW_PUT_OFF: &str = "syncmux_rightnow_put_off_total";
     /// Failures by `channel`, `side` (client, replica, disk) and `kind`: of a client cache, and what
     /// ends a session; of the replica refused, in_doubt, away, and what ends a lane; of the disk

@@ -43,6 +43,9 @@ pub struct Setup {
     pub address: Address,
     pub spill: u64,
     pub passwords: Passwords,
+    /// The listener is that of imapds that sync their own commits: a greeting that is not known is
+    /// waited for no longer.
+    pub right_now: bool,
     /// Of each channel behind a transparent listener; none for a plain one.
     pub targets: Vec<Target>,
 }
@@ -62,6 +65,7 @@ impl Default for Setup {
             address: "127.0.0.1:0".parse().unwrap(),
             spill: 1 << 30,
             passwords: Passwords::Configured(Credentials::new("repl", "replpw")),
+            right_now: false,
             targets: Vec::new(),
         }
     }
@@ -96,11 +100,15 @@ impl Setup {
             tasks: TaskTracker::new(),
         };
         let settings = ListenerSettings {
-            greeting_wait: None,
+            greeted_by: self.right_now.then(std::time::Instant::now),
             address: self.address.clone(),
             dialect: self.dialect,
-            mode: Mode::FanOut,
-            rolling: true,
+            mode: if self.right_now {
+                Mode::RightNow
+            } else {
+                Mode::FanOut
+            },
+            rolling: !self.right_now,
             run: Some(Arc::new(|| Some(RunId(42)))),
         };
         let context = Arc::new(context);

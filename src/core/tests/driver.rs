@@ -11,7 +11,9 @@ use crate::core::{
     Action, Core, Event, Identity, LaneId, Limits, Mode, Note, Pool, RunId, SessionId, Setup,
 };
 use crate::protocol::synclog::{Coverage, LineReader, Named};
-use crate::protocol::{Body, CommandReader, ReaderLimits, Reply, ReplyReader, Site, reply_reader};
+use crate::protocol::{
+    Body, Command, CommandReader, Kind, ReaderLimits, Reply, ReplyReader, Site, reply_reader,
+};
 
 pub(super) const RUN: RunId = RunId(7);
 
@@ -214,6 +216,21 @@ impl Driver {
             session,
             command,
             run: self.run,
+        });
+    }
+
+    /// Something came for which `io` found no room.
+    pub(super) fn bad(&mut self, session: SessionId) {
+        let answer = "NO no room".to_owned();
+        let command = Command {
+            kind: Kind::Bad { answer },
+            raw: Body::new(),
+        };
+        let run = self.run;
+        self.event(Event::Command {
+            session,
+            command,
+            run,
         });
     }
 

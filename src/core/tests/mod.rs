@@ -17,8 +17,8 @@ mod neighbours;
 mod order;
 mod policy;
 mod probation;
+mod put_off;
 mod rightnow;
-
 mod staging;
 mod users_ahead;
 mod waits;

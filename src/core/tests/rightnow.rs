@@ -10,15 +10,16 @@ use super::words::{
 };
 use crate::core::{Event, LaneId, Limits, Mode, Note, SessionId};
 
-const LIMIT: Duration = Duration::from_secs(5);
-const PUT_OFF: &str = "NO IMAP_MAILBOX_LOCKED Put off: its line stands in the sync log\r\n";
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const PUT_OFF: &str =
+    "NO IMAP_MAILBOX_LOCKED Put off: its line stands in the sync log\r\n";
 const FULL: &str = "GET FULLMAILBOX user.a\r\n";
 
-fn right_now() -> (Driver, SessionId) {
+pub(super) fn right_now() -> (Driver, SessionId) {
     right_now_within(limits())
 }
 
-fn right_now_within(limits: Limits) -> (Driver, SessionId) {
+pub(super) fn right_now_within(limits: Limits) -> (Driver, SessionId) {
     let limits = Limits {
         rightnow: Some(LIMIT),
         ..limits
@@ -29,7 +30,7 @@ fn right_now_within(limits: Limits) -> (Driver, SessionId) {
 }
 
 /// What has gone into `log`, in the order written.
-fn written(d: &Driver) -> Vec<&str> {
+pub(super) fn written(d: &Driver) -> Vec<&str> {
     let lines = d.disk.iter();
     lines
         .filter_map(|order| order.strip_prefix("write "))
@@ -37,7 +38,7 @@ fn written(d: &Driver) -> Vec<&str> {
 }
 
 /// An append up to the update of the mailbox, which is under way.
-fn append(d: &mut Driver, s: SessionId, name: &str) {
+pub(super) fn append(d: &mut Driver, s: SessionId, name: &str) {
     d.get(s, &ask_for(name));
     assert_eq!(d.ask(s, &reserve(name, &[1])), missing(&[1]));
     assert_eq!(d.ask(s, &message(1)), OK);
@@ -45,7 +46,7 @@ fn append(d: &mut Driver, s: SessionId, name: &str) {
 }
 
 /// Two lanes are open and idle.
-fn two_lanes(d: &mut Driver) {
+pub(super) fn two_lanes(d: &mut Driver) {
     let two = [d.open(7, Mode::Strict), d.open(8, Mode::Strict)];
     d.all_ask(&two);
     d.all_ok();
@@ -61,7 +62,7 @@ fn heard_meanwhile(d: &mut Driver) {
     d.pass(Duration::from_secs(2));
 }
 
-fn put_off(d: &Driver) -> Vec<&'static str> {
+pub(super) fn put_off(d: &Driver) -> Vec<&'static str> {
     let why = |note: &Note| match note {
         Note::PutOff { why, .. } => Some(*why),
         _ => None,
