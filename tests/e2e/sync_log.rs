@@ -39,8 +39,10 @@ fn hostile_lines_cost_nobody_anything() {
     let directory = lab.sync_directory();
     for (line, newline) in lines {
         // The client of Cyrus 3.2 ends at a literal by SIGSEGV, each time anew (`getxstring` answers
-        // "+ go ahead" to a file). Cyrus writes none.
-        if lab.old_master() && line.contains(&b'{') && line.contains(&b'\r') {
+        // "+ go ahead" to a file); and it fails the whole run, each time anew, where it can't make a
+        // lock of a mailbox's name ("IOERROR: locking"). Cyrus logs no such lines.
+        let literal = line.contains(&b'{') && line.contains(&b'\r');
+        if lab.old_master() && (literal || line == long) {
             continue;
         }
         let shown = line.escape_ascii().to_string();
