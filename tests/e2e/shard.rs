@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::certs::SERVER_NAME;
 use crate::support::client::{Client, leftovers};
-use crate::support::cyrus::{ADMIN, BIN, PASSWORD, REPL};
+use crate::support::cyrus::{ADMIN, PASSWORD, REPL};
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::mux::Mux;
@@ -44,7 +44,8 @@ fn configuration(
     clients: bool,
 ) -> String {
     let command = format!(
-        "client_command = [\"{BIN}/sync_client\", \"-C\", \"{}\", \"-n\", \"%c\", \"-R\"]\n",
+        "client_command = [\"{}\", \"-C\", \"{}\", \"-n\", \"%c\", \"-R\"]\n",
+        lab.master.version.wrapper("sync_client").display(),
         client.conf.display()
     );
     format!(

@@ -212,6 +212,7 @@ impl Lab {
         let Some(how) = self.setup.rightnow else {
             return;
         };
+        assert!(!self.old_master(), "Cyrus 3.2 has no sync_rightnow_channel");
         let channel = self.setup.channel.clone();
         let port = |at: &str| at.rsplit_once(':').unwrap().1.to_owned();
         let (imapd, client) = match &self.mux {
@@ -470,6 +471,16 @@ impl Lab {
     /// Whether the replica is Cyrus 3.2: no FORCE, no CAPABILITIES, no annotations of the server.
     pub fn old_replica(&self) -> bool {
         !self.replica.version.is_from("3.4")
+    }
+
+    /// The client of Cyrus 3.2 sends subscriptions before the mailboxes, stock to stock. A newer replica,
+    /// which files them by the INBOX, forgets them.
+    pub fn subscribed_too_early(&self) -> &'static [&'static str] {
+        if self.old_master() && !self.old_replica() {
+            &["LSUB", "APPLY SUB"]
+        } else {
+            &[]
+        }
     }
 
     /// Replicates and compares: the end of a scenario.

@@ -20,15 +20,34 @@ pub fn leave_out(master: &Version, replica: &Version, ours: &mut Snapshot, their
     if !replica.is_from(NEW) {
         deleted_users(ours, theirs);
     }
+    if intermediates_differ(master, replica) {
+        for all in [ours, theirs] {
+            for (key, value) in all.iter_mut() {
+                if key == "mailboxes" || key.ends_with(": LIST") {
+                    keep_lines(value, |line| !line.contains("\\Noselect"));
+                }
+            }
+        }
+    }
 }
 
-/// Whether what a client says changes nothing that both versions have.
-///
-/// A newer replica makes records of intermediate mailboxes. A master of Cyrus 3.2 knows none, and its
-/// `-A` sends UNMAILBOX for them each time. A mailbox of messages that only the replica has is seen
-/// by IMAP, before.
+/// A newer replica has records of intermediate mailboxes. A master of Cyrus 3.2 knows none, and its
+/// `-A` sends UNMAILBOX for them.
+fn intermediates_differ(master: &Version, replica: &Version) -> bool {
+    !master.is_from(NEW) && replica.is_from(NEW)
+}
+
+/// Whether what the direct client sends is about such mailboxes alone: records of intermediate ones, or
+/// deleted ones of a user who was deleted, which `-A` brings back to a replica of Cyrus 3.2. (A mailbox
+/// that differs otherwise is seen by IMAP, before; and a message that is sent is followed by its MAILBOX.)
 pub fn is_in_vain(master: &Version, replica: &Version, line: &str) -> bool {
-    !master.is_from(NEW) && replica.is_from(NEW) && line.contains("APPLY UNMAILBOX ")
+    let says = |what: &str| line.contains(what);
+    if !replica.is_from(NEW) {
+        return says("APPLY RESERVE ")
+            || says("APPLY MESSAGE ")
+            || (says("APPLY MAILBOX ") && says("DELETED."));
+    }
+    intermediates_differ(master, replica) && says("APPLY UNMAILBOX ")
 }
 
 /// A mailbox `#sieve` has the scripts of Cyrus 3.6 and later, and counts for the quota. (The scripts
@@ -84,15 +103,15 @@ fn keep_lines(text: &mut String, keep: impl Fn(&str) -> bool) {
 
 /// Whether a mailbox that ends so has children is not said any more.
 fn without_children(list: &mut String, end: &str) {
-    let lines = list.lines().map(|line| {
-        if line.ends_with(end) {
-            line.replace("\\HasChildren", "")
-                .replace("\\HasNoChildren", "")
-        } else {
-            line.to_owned()
-        }
-    });
-    *list = lines.collect::<Vec<_>>().join("\n");
+    let mut lines: Vec<String> = list.lines().map(str::to_owned).collect();
+    for line in lines.iter_mut().filter(|line| line.ends_with(end)) {
+        *line = line
+            .replace("\\HasChildren", "")
+            .replace("\\HasNoChildren", "");
+    }
+    // They were sorted by that.
+    lines.sort();
+    *list = lines.join("\n");
 }
 
 /// `(STORAGE 3 100000)` becomes `(STORAGE 100000)`.
