@@ -356,8 +356,11 @@ fn another_number(deal: &str) {
         .step("8 to 3, and a client of a shard that there is not any more");
     let mut client = it.client.clone();
     client.channel = format!("{CHANNEL}-5");
+    // It is not to be done before it is stopped.
+    it.lab.relay.stall(true);
     let mut rolling = client.rolling();
     rolling.pause(true);
+    it.lab.relay.stall(false);
     it.configure(deal, 3, true);
     it.shard.start();
     wait_for("the client to be seen", || {
