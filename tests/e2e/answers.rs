@@ -285,7 +285,16 @@ fn no_outside_a_user_sync_of(channel: &str) {
             assert!(!lab.client_has_lived(), "{said:#?}");
         }
     }
-    lab.assert_same();
+    // And so the quota is forgotten.
+    let forgotten: &[&str] = if lab.old_master() {
+        &[
+            "GETQUOTAROOT \"user.alice",
+            "APPLY QUOTA %(ROOT user.alice ",
+        ]
+    } else {
+        &[]
+    };
+    lab.assert_same_but(forgotten);
 }
 
 /// A refused annotation of the server: the run is done again, or it is forgotten where something comes

@@ -115,7 +115,8 @@ fn unplanned() {
     lab.step("a user whom the replica refuses: owed");
     let folder = lab.replica.mailbox_folder("user.u000");
     let mode = |mode| std::fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).unwrap();
-    mode(0o555);
+    // A process of Cyrus 3.2 ends at a file that it can't write, and the lanes below with it.
+    mode(if lab.old_replica() { 0 } else { 0o555 });
     lab.mail(&users[..1], "2", 3000);
     lab.rolling();
     wait_for("a line that waits out its pause", || {

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::certs::SERVER_NAME;
 use crate::support::client::{Client, leftovers};
-use crate::support::cyrus::{ADMIN, BIN, PASSWORD, REPL};
+use crate::support::cyrus::{ADMIN, PASSWORD, REPL};
 use crate::support::imap::message;
 use crate::support::lab::{Lab, Setup, Way};
 use crate::support::mux::Mux;
@@ -44,7 +44,8 @@ fn configuration(
     clients: bool,
 ) -> String {
     let command = format!(
-        "client_command = [\"{BIN}/sync_client\", \"-C\", \"{}\", \"-n\", \"%c\", \"-R\"]\n",
+        "client_command = [\"{}\", \"-C\", \"{}\", \"-n\", \"%c\", \"-R\"]\n",
+        lab.master.version.wrapper("sync_client").display(),
         client.conf.display()
     );
     format!(
@@ -355,8 +356,11 @@ fn another_number(deal: &str) {
         .step("8 to 3, and a client of a shard that there is not any more");
     let mut client = it.client.clone();
     client.channel = format!("{CHANNEL}-5");
+    // It is not to be done before it is stopped.
+    it.lab.relay.stall(true);
     let mut rolling = client.rolling();
     rolling.pause(true);
+    it.lab.relay.stall(false);
     it.configure(deal, 3, true);
     it.shard.start();
     wait_for("the client to be seen", || {

@@ -38,6 +38,13 @@ fn hostile_lines_cost_nobody_anything() {
     ];
     let directory = lab.sync_directory();
     for (line, newline) in lines {
+        // The client of Cyrus 3.2 ends at a literal by SIGSEGV, each time anew (`getxstring` answers
+        // "+ go ahead" to a file); and it fails the whole run, each time anew, where it can't make a
+        // lock of a mailbox's name ("IOERROR: locking"). Cyrus logs no such lines.
+        let literal = line.contains(&b'{') && line.contains(&b'\r');
+        if lab.old_master() && (literal || line == long) {
+            continue;
+        }
         let shown = line.escape_ascii().to_string();
         lab.step(&format!("after {shown:.60}"));
         lab.end_rolling();
@@ -73,7 +80,9 @@ fn odd_names_come_back() {
     let mut lab = setup.start();
     let users = lab.add_users(2);
     lab.settle();
-    let long = format!("INBOX.{}", "x".repeat(400));
+    // Cyrus 3.2 takes names of 200 characters at most, and has them for names of folders (255 bytes).
+    let old = lab.old_master() || lab.old_replica();
+    let long = format!("INBOX.{}", "x".repeat(if old { 200 } else { 400 }));
     let names = [
         "INBOX.with space",
         "INBOX.a(b)c",
@@ -102,9 +111,7 @@ fn odd_names_come_back() {
         }
     }
     println!("{} of {} names: {made:?}", made.len(), names.len());
-    // Cyrus 3.2 takes names of 200 characters at most.
-    let least = if lab.old_master() { 7 } else { 8 };
-    assert!(made.len() >= least, "{made:?}");
+    assert!(made.len() >= 8, "{made:?}");
     lab.settle();
     for name in &made {
         alice.append(name, "", &message(name, 500));

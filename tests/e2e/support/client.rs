@@ -191,6 +191,12 @@ impl Rolling {
     pub fn pause(&mut self, on: bool) {
         use rustix::process::Signal;
         if let Some(guard) = &mut self.guard {
+            // Before that it is the programs that start it.
+            let name = format!("/proc/{}/comm", guard.pid().as_raw_nonzero());
+            wait_for("the client to be one", || {
+                let is_it = std::fs::read_to_string(&name).is_ok_and(|it| it == "sync_client\n");
+                (is_it || guard.exited().is_some()).then_some(())
+            });
             guard.signal(if on { Signal::STOP } else { Signal::CONT });
         }
     }

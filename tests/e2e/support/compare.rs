@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::client::Client;
 use super::cyrus::Instance;
 use super::imap::{Imap, Part, quote};
+use super::unlike;
 
 /// What one end holds: a name for each thing, and what it is.
 pub type Snapshot = BTreeMap<String, String>;
@@ -24,10 +25,12 @@ pub fn differences(
 ) -> Vec<String> {
     // IMAP first: the direct client would repair what it finds.
     let users: BTreeSet<String> = [master, replica].iter().flat_map(|i| users(i)).collect();
-    let ours = snapshot(master, &users, sieve_users);
-    let theirs = snapshot(replica, &users, sieve_users);
+    let mut ours = snapshot(master, &users, sieve_users);
+    let mut theirs = snapshot(replica, &users, sieve_users);
+    unlike::leave_out(&master.version, &replica.version, &mut ours, &mut theirs);
     let mut found = diff(&ours, &theirs);
-    found.extend(unsent(direct, &users));
+    let in_vain = |line: &str| unlike::is_in_vain(&master.version, &replica.version, line);
+    found.extend(unsent_but(direct, &users, in_vain));
     found
 }
 
@@ -43,6 +46,14 @@ pub fn snapshots_differ(master: &Instance, replica: &Instance, user: &str) -> bo
 
 /// What a direct client still wants to send.
 pub fn unsent(direct: &Client, users: &BTreeSet<String>) -> Vec<String> {
+    unsent_but(direct, users, |_| false)
+}
+
+fn unsent_but(
+    direct: &Client,
+    users: &BTreeSet<String>,
+    in_vain: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut runs = vec![("-A", direct.all())];
     if !users.is_empty() {
         let users: Vec<&str> = users.iter().map(String::as_str).collect();
@@ -56,7 +67,10 @@ pub fn unsent(direct: &Client, users: &BTreeSet<String>) -> Vec<String> {
                 outcome.output
             ));
         }
-        let sends = outcome.output.lines().filter(|line| writes(line));
+        let sends = outcome
+            .output
+            .lines()
+            .filter(|line| writes(line) && !in_vain(line));
         let sends: Vec<&str> = sends.map(|l| &l[..l.len().min(400)]).collect();
         if !sends.is_empty() {
             found.push(format!(

@@ -22,6 +22,7 @@ pub mod relay;
 pub mod sieve;
 pub mod syslog;
 pub mod traps;
+pub mod unlike;
 pub mod version;
 
 use std::time::{Duration, Instant};
