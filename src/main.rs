@@ -115,6 +115,13 @@ fn shard(path: &Path, print_config: bool, put_back: bool) -> Exit {
         let _ = tools::say(&check::shard::print(&config));
         return Exit::Fine;
     }
+    let refusals = check::shard::refusals(&config);
+    for refusal in &refusals {
+        eprintln!("syncmux: {refusal}");
+    }
+    if !refusals.is_empty() {
+        return Exit::Usage;
+    }
     if !put_back {
         let (log, warnings) = (config.log, config.warnings.clone());
         return serve(&log, &warnings, shard::shard(config));

@@ -145,6 +145,12 @@ pub fn put_back(config: &Shard) -> Result<u64, RunError> {
     for (name, directory) in &folders {
         let held = client_process::is_held(directory.path());
         let pids = client_process::running(name, &config.base);
+        if directory.is_taken() {
+            return Err(RunError::Setup(format!(
+                "a syncmux works in {}: end it first",
+                directory.path().display()
+            )));
+        }
         if held || !pids.is_empty() {
             return Err(RunError::Setup(format!(
                 "the client of {name} still runs{}: end it for good first (systemctl disable --now \
@@ -154,8 +160,13 @@ pub fn put_back(config: &Shard) -> Result<u64, RunError> {
             )));
         }
     }
-    let mut lines = main.recover().map_err(|error| setup(&error))?.lines as u64;
+    let recovered = main.recover_but_held().map_err(|error| setup(&error))?;
+    let mut lines = recovered.lines as u64;
     for (_, directory) in &folders {
+        // What a syncmux run that worked there has left comes back with the rest.
+        directory
+            .recover_but_held()
+            .map_err(|error| setup(&error))?;
         loop {
             let taken = directory.take_back().map_err(|error| setup(&error))?;
             if taken.is_empty() {
@@ -164,7 +175,16 @@ pub fn put_back(config: &Shard) -> Result<u64, RunError> {
             let mut text = Vec::new();
             for run in &taken {
                 let read = directory.read_run(run, &config.site, |line| text.push(line.text));
-                lines += read.map_err(|error| setup(&error))?.lines;
+                let read = read.map_err(|error| setup(&error))?;
+                lines += read.lines;
+                if let Some(example) = read.example {
+                    eprintln!(
+                        "syncmux: {} lines in {} can't be read and are left out; run sync_client -u for \
+                         a user named there. The first is {example}",
+                        read.unreadable,
+                        directory.path().display()
+                    );
+                }
             }
             main.append_raw(&text).map_err(|error| setup(&error))?;
             for run in taken.iter().rev() {
@@ -172,7 +192,9 @@ pub fn put_back(config: &Shard) -> Result<u64, RunError> {
             }
         }
     }
-    Ok(lines)
+    // They are newer than what the shards had of the same users.
+    let held = main.recover().map_err(|error| setup(&error))?;
+    Ok(lines + held.lines as u64)
 }
 
 fn folders(config: &Shard) -> Folders {
@@ -181,12 +203,13 @@ fn folders(config: &Shard) -> Folders {
         base: config.base.clone(),
         name: config.name.clone(),
         shards: config.shards,
+        logged: config.logged(),
     }
 }
 
 fn sharder(config: &Shard) -> Result<Sharder, crate::io::sync_directory::Error> {
     let (main, folders) = folders(config).open()?;
-    let mut clients = RealClients::new(&config.base);
+    let mut clients = RealClients::new(&config.channel, &config.base);
     for (name, directory) in folders.iter().skip(config.shards) {
         // Begins to watch.
         let _ = clients.may_work(name, directory);
@@ -212,5 +235,50 @@ fn start_clients(config: &Shard, tasks: &TaskTracker, stop: &CancellationToken) 
     for number in folders(config).retired().unwrap_or_default() {
         let (client, stop) = (client(number), stop.clone());
         tasks.spawn(async move { client.end_left_over(&stop).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::fs::{create_dir_all, read_to_string, write};
+    use std::path::Path;
+
+    use super::*;
+    use crate::io::sync_directory::SyncDirectory;
+
+    #[test]
+    fn all_is_put_back_older_lines_first_and_not_beside_a_syncmux() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        create_dir_all(at("far")).unwrap();
+        create_dir_all(at("far-3")).unwrap();
+        let text = format!(
+            "[shard]\nchannel = \"far\"\nsync_directory = \"{}\"\nshards = 2\n[site]\nimapd_conf = \
+             \"{}\"\n",
+            at("far").display(),
+            at("imapd.conf").display()
+        );
+        write(at("imapd.conf"), "sync_log: yes\nsync_log_channels: far\n").unwrap();
+        let config = Shard::parse(Path::new("shard.toml"), &text).unwrap();
+        write(at("far/log"), "APPEND user.new\n").unwrap();
+        write(at("far/syncmux-held"), "RENAME user.a user.b\n").unwrap();
+        write(at("far-3/log-run"), "APPEND user.a\nAPPEND \n").unwrap();
+        write(at("far-3/log"), "APPEND user.b\n").unwrap();
+        write(at("far-3/syncmux-owed"), "USER a\n").unwrap();
+        let other = SyncDirectory::open(&at("far-3")).unwrap();
+        let error = put_back(&config).unwrap_err().to_string();
+        assert!(error.contains("a syncmux works in"), "{error}");
+        drop(other);
+        assert_eq!(put_back(&config).unwrap(), 5);
+        assert_eq!(
+            read_to_string(at("far/log")).unwrap(),
+            "APPEND user.new\nAPPEND user.a\nAPPEND user.b\nUSER a\nRENAME user.a user.b\n"
+        );
+        let left = ["log", "log-run", "syncmux-owed", "syncmux-back"];
+        assert!(left.iter().all(|name| !at("far-3").join(name).exists()));
+        assert!(!at("far/syncmux-held").exists());
+        assert_eq!(put_back(&config).unwrap(), 0);
     }
 }

@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use syncmux::check::shard::{check, print};
+use syncmux::check::shard::{check, print, refusals};
 use syncmux::check::{Report, Severity};
 use syncmux::config::Shard;
 use syncmux::core::shard::Way;
@@ -116,6 +116,11 @@ fn mistakes() {
             "shards = 3\nname = \"\"",
             "is no channel's name",
         ),
+        (
+            "shards = 3",
+            "shards = 3\nname = \"Far\"",
+            "capital letters",
+        ),
         ("sync/far", "sync/none", "is no folder"),
         (
             "sync_directory = \"DIR/sync/far\"",
@@ -162,6 +167,73 @@ fn mistakes() {
         .parse("[admin]\nlisten = \"127.0.0.1:1\"\n")
         .unwrap_err();
     assert!(none[0].contains("there is no [shard]"), "{none:?}");
+}
+
+/// A channel whose log would be dealt into itself.
+#[test]
+fn the_channel_is_none_of_its_shards() {
+    let site = Site::new();
+    std::fs::create_dir(site.0.path().join("sync/far-2")).unwrap();
+    let text = GOOD.replace("channel = \"far\"", "channel = \"far-2\"");
+    let text = text.replace("sync/far", "sync/far-2");
+    assert_eq!(site.parse(&text).unwrap().shard(0), "far-2-0");
+    let named = text.replace("shards = 3", "shards = 1\nname = \"far\"");
+    let errors = site.parse(&named).unwrap_err().join("\n");
+    assert!(errors.contains("one of its own shards"), "{errors}");
+}
+
+#[test]
+fn nothing_is_dealt_into_logs_that_are_others_or_nobodys() {
+    let site = Site::new();
+    let conf = format!("configdirectory: {}\n{IMAPD_CONF}", site.0.path().display());
+    site.write("imapd.conf", &conf);
+    assert!(refusals(&site.parse(GOOD).unwrap()).is_empty());
+    // `channel` was forgotten: the shards would be in sync/far/shard-0.
+    let forgotten = GOOD.replace("channel = \"far\"", "");
+    let refused = refusals(&site.parse(&forgotten).unwrap()).join("\n");
+    assert!(
+        refused.contains("where no client looks for them"),
+        "{refused}"
+    );
+    assert!(says(
+        &site.check(&forgotten),
+        Severity::Error,
+        "no client looks"
+    ));
+    let elsewhere = conf.replace("configdirectory: ", "configdirectory: /nowhere");
+    site.write("imapd.conf", &elsewhere);
+    assert!(
+        refusals(&site.parse(GOOD).unwrap()).is_empty(),
+        "a container"
+    );
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Warning,
+        "which is not there"
+    ));
+    // Channels of Cyrus's own.
+    site.write(
+        "imapd.conf",
+        &conf.replace("\"\" far", "\"\" far far-1 far-7"),
+    );
+    let config = site.parse(GOOD).unwrap();
+    let refused = refusals(&config).join("\n");
+    assert!(
+        refused.contains("names far-1") && !refused.contains("far-7"),
+        "{refused}"
+    );
+    let other = site.0.path().join("sync/far-7");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("log"), "APPEND user.joe\n").unwrap();
+    assert!(!says(&check(&config), Severity::Warning, "far-7"));
+    // What --print-config prints was copied as it is.
+    let printed = "far-0_sync_password: PASSWORD\n";
+    site.write("imapd.conf", &format!("{conf}{printed}"));
+    assert!(says(
+        &site.check(GOOD),
+        Severity::Error,
+        "far-0_sync_password is still the word"
+    ));
 }
 
 #[test]

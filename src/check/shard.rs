@@ -3,10 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use super::{Report, Severity, cyrus_conf, directory};
 use crate::config::{ImapdConf, Shard};
 use crate::io::shard::numbers;
+
+/// What is printed in the place of a password.
+const PASSWORD: &str = "PASSWORD";
 
 /// More clients than this are worth a thought: each is a process on either end.
 const MANY: usize = 64;
@@ -42,6 +46,42 @@ pub fn check(config: &Shard) -> Report {
     report
 }
 
+/// What must not be: nothing is dealt as long as it is so.
+#[must_use]
+pub fn refusals(config: &Shard) -> Vec<String> {
+    let Some(conf) = &config.imapd_conf else {
+        return Vec::new();
+    };
+    let path = conf.path().display();
+    let mut refusals = Vec::new();
+    let logged = config.logged();
+    for shard in (0..config.shards).map(|number| config.shard(number)) {
+        if logged.contains(&shard) {
+            refusals.push(format!(
+                "{path}: sync_log_channels names {shard}, so Cyrus logs everything there too: if it is a \
+                 channel of its own set `name` for the shards, else remove it there, its lines come from \
+                 syncmux shard"
+            ));
+        }
+    }
+    let real = |path: &Path| path.canonicalize().ok();
+    let theirs = conf
+        .option("configdirectory")
+        .map(|top| Path::new(top).join("sync"));
+    let theirs = theirs.as_deref().and_then(real);
+    if let (Some(ours), Some(theirs)) = (real(&config.base), theirs)
+        && ours != theirs
+    {
+        refusals.push(format!(
+            "{path}: Cyrus has its sync logs in {}, and by sync_directory and channel the shards' logs would \
+             be in {}, where no client looks for them: set both right",
+            theirs.display(),
+            ours.display()
+        ));
+    }
+    refusals
+}
+
 fn folders(report: &mut Report, config: &Shard) {
     directory::look(report, &config.sync_directory);
     let there = match numbers(&config.base, &config.name) {
@@ -55,10 +95,14 @@ fn folders(report: &mut Report, config: &Shard) {
         directory::look(report, &config.base);
     }
     let mut fine = 0;
+    let logged = config.logged();
     for number in there {
         let path = config.base.join(config.shard(number));
+        if number >= config.shards && logged.contains(&config.shard(number)) {
+            continue;
+        }
         if number >= config.shards {
-            if ["log", "log-run"]
+            if ["log", "log-run", "syncmux-back", "syncmux-owed"]
                 .iter()
                 .any(|name| path.join(name).exists())
             {
@@ -103,12 +147,22 @@ fn imapd_conf(report: &mut Report, config: &Shard, conf: &ImapdConf) {
             "{path}: sync_log is off, so Cyrus logs nothing: set sync_log: yes"
         ));
     }
-    let channels = conf.option("sync_log_channels").unwrap_or("\"\"");
-    let channels: Vec<&str> = channels
-        .split_whitespace()
-        .map(|name| if name == "\"\"" { "" } else { name })
-        .collect();
-    if !channels.contains(&config.channel.as_str()) {
+    for refusal in refusals(config) {
+        report.error(refusal);
+    }
+    let theirs = conf
+        .option("configdirectory")
+        .map(|top| Path::new(top).join("sync"));
+    if let Some(theirs) = theirs.filter(|theirs| !theirs.exists()) {
+        // In a container the same folder may well have another name.
+        report.warning(format!(
+            "{path} says that the sync logs are in {}, which is not there: make sure that {} is the same \
+             folder",
+            theirs.display(),
+            config.base.display()
+        ));
+    }
+    if !config.logged().contains(&config.channel) {
         report.error(format!(
             "{path}: Cyrus does not log for {}: add {} to sync_log_channels",
             shown(&config.channel),
@@ -122,14 +176,14 @@ fn imapd_conf(report: &mut Report, config: &Shard, conf: &ImapdConf) {
     let shards: Vec<String> = (0..config.shards)
         .map(|number| config.shard(number))
         .collect();
-    for shard in shards
-        .iter()
-        .filter(|shard| channels.contains(&shard.as_str()))
-    {
-        report.error(format!(
-            "{path}: sync_log_channels names {shard}, so Cyrus would log everything there too: remove it, \
-             its lines come from syncmux shard"
-        ));
+    for shard in &shards {
+        let password = conf.own_options(shard);
+        if password.contains(&("sync_password", PASSWORD)) {
+            report.error(format!(
+                "{path}: {shard}_sync_password is still the word {PASSWORD}, which --print-config prints in \
+                 the place of the password: write the channel's own"
+            ));
+        }
     }
     let own: BTreeSet<&str> = conf
         .own_options(&config.channel)
@@ -207,13 +261,14 @@ fn clients(report: &mut Report, config: &Shard) {
             not[0]
         )),
     }
+    let logged = config.logged();
     let largest = started.iter().filter_map(|name| {
         let number: usize = name
             .strip_prefix(&config.name)?
             .strip_prefix('-')?
             .parse()
             .ok()?;
-        (number >= config.shards).then_some(name.as_str())
+        (number >= config.shards && !logged.contains(name)).then_some(name.as_str())
     });
     let more: Vec<&str> = largest.collect();
     if !more.is_empty() {
@@ -265,7 +320,7 @@ pub fn print(config: &Shard) -> String {
     for shard in &shards {
         for (name, value) in &own {
             let value = match *name {
-                "sync_password" => "PASSWORD",
+                "sync_password" => PASSWORD,
                 _ => value,
             };
             let _ = writeln!(text, "{shard}_{name}: {value}");

@@ -112,6 +112,19 @@ impl Shard {
         format!("{}-{number}", self.name)
     }
 
+    /// The channels that Cyrus itself logs for, as far as its configuration could be read.
+    #[must_use]
+    pub fn logged(&self) -> Vec<String> {
+        let channels = self.imapd_conf.as_ref().map(|conf| {
+            let names = conf.option("sync_log_channels").unwrap_or("\"\"");
+            let names = names.split_whitespace();
+            names
+                .map(|name| if name == "\"\"" { "" } else { name }.to_owned())
+                .collect()
+        });
+        channels.unwrap_or_default()
+    }
+
     /// The command of the client of a shard.
     #[must_use]
     pub fn command_of(&self, number: usize) -> Vec<String> {
@@ -147,6 +160,7 @@ fn shard(build: &mut Build<'_>, keys: At<file::Shard>) -> Option<Found> {
         None if channel.is_empty() => "shard".to_owned(),
         None => channel.clone(),
     };
+    usable(build, &place, &name, &channel);
     let shards = keys.shards.map(|key| build.at(key));
     if shards.is_none() {
         let what = "[shard] does not say how many clients there are: set shards, such as 8";
@@ -185,6 +199,27 @@ fn name_of(build: &mut Build<'_>, at: At<String>, may_be_empty: bool) -> String 
         build.fail(&at.place, what);
     }
     at.value
+}
+
+/// Whether channels called so can be told from the one whose log it is, and have options.
+fn usable(build: &mut Build<'_>, place: &Place, name: &str, channel: &str) {
+    if name.chars().any(|c| c.is_ascii_uppercase()) {
+        let what = format!(
+            "the shards would be called {name}-0 and so on, and Cyrus finds no options of a channel with \
+             capital letters (such as {name}-0_sync_host): set name to one without"
+        );
+        build.fail(place, what);
+    }
+    let number = channel
+        .strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix('-'));
+    if number.is_some_and(|number| number.parse::<usize>().is_ok()) {
+        let what = format!(
+            "the channel {channel} is called as one of its own shards would be ({name}-0 and so on): set \
+             name to another one"
+        );
+        build.fail(place, what);
+    }
 }
 
 fn sync_directory(

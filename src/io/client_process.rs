@@ -271,7 +271,10 @@ pub fn running(channel: &str, folder: &Path) -> Vec<i32> {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let folder = folder.canonicalize().ok();
+    let id = |path: &Path| {
+        let meta = path.metadata().ok()?;
+        Some((meta.dev(), meta.ino()))
+    };
     let is_it = |entry: io::Result<std::fs::DirEntry>| {
         let entry = entry.ok()?;
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
@@ -291,10 +294,16 @@ pub fn running(channel: &str, folder: &Path) -> Vec<i32> {
             Some(path) => path,
             None => "/etc/imapd.conf",
         };
-        let conf = ImapdConf::read(Path::new(conf)).ok();
+        // It may live in a container, where the same names mean other files.
+        let root = entry.path().join("root");
+        let there = |path: &Path| match path.strip_prefix("/") {
+            Ok(rest) if root.metadata().is_ok() => root.join(rest),
+            _ => path.to_owned(),
+        };
+        let conf = ImapdConf::read(&there(Path::new(conf))).ok();
         let other = conf.and_then(|conf| {
             let sync = Path::new(conf.option("configdirectory")?).join("sync");
-            Some(sync.canonicalize().ok()? != *folder.as_ref()?)
+            Some(id(&there(&sync))? != id(folder)?)
         });
         let is_ours = client.rolling && client.channel == channel && other != Some(true);
         is_ours.then_some(pid)

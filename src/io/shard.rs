@@ -7,6 +7,8 @@
 
 mod clients;
 mod folders;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,10 +34,12 @@ const IDLE: u64 = 50;
 /// The pause after something went wrong.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether somebody works in a folder that is no shard any more.
+/// Who else works where.
 pub trait Clients: Send {
-    /// Whether a client may still take lines there. It is asked by the folder's name.
+    /// Whether a client may still take lines of a folder that is no shard any more. It is asked by the folder's name.
     fn may_work(&mut self, name: &str, directory: &SyncDirectory) -> bool;
+    /// The client of the log that is taken over, where one runs: its process, where that is known.
+    fn own(&mut self, directory: &SyncDirectory) -> Option<Option<i32>>;
 }
 
 /// The channel's folder, and those that lines are dealt to.
@@ -47,6 +51,8 @@ pub struct Sharder {
     clients: Box<dyn Clients>,
     /// What was left in the channel's folder at the start has been taken in.
     begun: bool,
+    /// No client of the channel itself runs, as far as is known.
+    alone: bool,
     /// The dealer has all lines of these, of the channel or of a folder; they are to go.
     ending: Vec<(Option<usize>, TakenRun)>,
     /// Shards in which a start before may have left something that their clients do not see.
@@ -139,6 +145,7 @@ impl Sharder {
             folders,
             clients,
             begun: false,
+            alone: false,
             ending: Vec::new(),
             unchecked: (0..shards).collect(),
             stored: 0,
@@ -158,6 +165,13 @@ impl Sharder {
         // Before that nobody knows who is bound to which shard.
         if !self.dealer.knows_all() {
             return Ok(());
+        }
+        if !self.alone {
+            if let Some(pid) = self.clients.own(&self.main) {
+                let path = self.main.path().to_owned();
+                return Err(Error::ClientRuns { path, pid });
+            }
+            self.alone = true;
         }
         if !self.begun {
             self.begin()?;
@@ -289,8 +303,10 @@ impl Sharder {
             };
             let ended = directory.finish_run(run);
             if ended.is_ok() || matches!(ended, Err(Error::TakenAway { .. })) {
-                if let Some(at) = folder {
-                    self.dealer.taken_back(*at, run.id());
+                match folder {
+                    Some(at) => self.dealer.taken_back(*at, run.id()),
+                    // Nothing more is taken over beside whoever has taken it away.
+                    None => self.alone = ended.is_ok(),
                 }
                 self.ending.pop();
             }
@@ -342,15 +358,17 @@ impl Sharder {
                 if !std::mem::replace(&mut folder.said, true) {
                     tracing::warn!(
                         shard = folder.name,
-                        "it is no shard any more, but a client may still work there: its lines are left \
-                         to it, and lines of the same users wait. End that client for good (systemctl \
-                         disable --now cyrus-sync-client@{})",
+                        "it is no shard any more, but a client may still work there, or a syncmux run: its \
+                         lines are left to it, and lines of the same users wait. End them for good \
+                         (systemctl disable --now cyrus-sync-client@{})",
                         folder.name
                     );
                 }
                 continue;
             }
             folder.said = false;
+            // What a syncmux run that worked there has left comes back with the rest.
+            folder.directory.recover_but_held()?;
             let taken = folder.directory.take_back()?;
             if !taken.is_empty() {
                 self.deal_again(at, taken)?;

@@ -93,14 +93,20 @@ impl SyncDirectory {
         Ok(Self::on(Box::new(real::RealDisk::take(path)?)))
     }
 
-    /// The same without taking it: a syncmux may have it, as Cyrus has. Only [`append_lines`] is
-    /// for this one.
+    /// The same without taking it: a syncmux may have it, as Cyrus has. For appending and looking;
+    /// what takes or puts back is for a folder in which nobody works ([`is_taken`]).
     ///
-    /// [`append_lines`]: Self::append_lines
+    /// [`is_taken`]: Self::is_taken
     pub fn beside(path: &Path) -> Result<Self, Error> {
         let mut directory = Self::on(Box::new(real::RealDisk::beside(path)?));
         directory.temps = format!("{}-", std::process::id());
         Ok(directory)
+    }
+
+    /// Whether a syncmux has taken this folder, where it is on the real disk.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        real::is_taken(self.path())
     }
 
     /// The same on a disk of the caller's.

@@ -1,6 +1,7 @@
 //! `syncmux shard` by seeds: a master that logs, clients that take, defer, die and come back, syncmux
 //! shard killed before any system call, power that goes, calls that fail, and another number of shards
-//! after a restart. The sync directory's own code runs over simulated disks, one for each folder.
+//! after a restart. An imapd may hold the lock of the log over its rename, and the clients go through a
+//! fan-out syncmux, which keeps lines of its own in their folders and dies with them. The sync directory's own code runs over simulated disks, one for each folder.
 //!
 //! What must hold:
 //! - no line is lost: each is executed after it was logged;
@@ -26,6 +27,9 @@ use crate::disk::{SharedDisk, State, Write, lines_put_back};
 
 const FOLDERS: usize = 5;
 const USERS: u32 = 5;
+
+/// Of a fan-out syncmux.
+const OWED: &str = "syncmux-owed";
 
 type Keys = Vec<UserKey>;
 
@@ -59,6 +63,8 @@ struct World {
     logged: Vec<Logged>,
     /// The next line is glued to a torn one.
     glued: bool,
+    /// An imapd that has the lock may not have written this one.
+    locked: Option<usize>,
     /// So many more lines are logged.
     left: usize,
     /// Calls until syncmux dies.
@@ -80,6 +86,7 @@ pub(crate) struct Counts {
     clients_died: usize,
     deferred: usize,
     changes: usize,
+    owed: usize,
     held: usize,
     excused: usize,
 }
@@ -95,7 +102,7 @@ fn number(item: &Item) -> Option<usize> {
 }
 
 fn unfinished(state: &State) -> Vec<Item> {
-    let names = ["log-run", "syncmux-back", "log"];
+    let names = ["log-run", "syncmux-back", "log", OWED];
     let texts = names.iter().filter_map(|name| state.read(name));
     texts.flat_map(lines_put_back).collect()
 }
@@ -167,7 +174,12 @@ impl World {
         if !disk.imapd_begins(&text, how) {
             return;
         }
-        disk.imapd_ends();
+        self.locked = None;
+        if self.calm || self.random.u8(..3) > 0 {
+            disk.imapd_ends();
+        } else {
+            self.locked = Some(number);
+        }
         drop(disk);
         self.left -= 1;
         self.counts.lines += 1;
@@ -205,6 +217,11 @@ impl World {
             say!("client {at} dies");
             return;
         }
+        let owed = self.folders[at].state().read(OWED).map(lines_put_back);
+        if let Some(owed) = owed.filter(|_| random.u8(..4) == 0) {
+            let back = !self.calm && random.bool();
+            return self.owed(at, &owed, back);
+        }
         let Some(todo) = &mut client.todo else {
             let again = std::mem::take(&mut client.fresh);
             let run = self.folders[at].state().client_run(again);
@@ -233,10 +250,37 @@ impl World {
             say!("client {at} defers {number}");
             self.logged[number].deferred = true;
             self.counts.deferred += 1;
+        } else if !self.calm && random.u8(..8) == 0 {
+            let mut disk = self.folders[at].state();
+            let before = disk.read(OWED).map_or(String::new(), |text| {
+                String::from_utf8(text.to_vec()).unwrap()
+            });
+            disk.replace(OWED, &format!("{before}{}\n", self.logged[number].text));
+            say!("client {at} is told that {number} is done, which is owed");
+            self.counts.owed += 1;
         } else {
             self.logged[number].done = true;
         }
         todo.pop();
+    }
+
+    /// The syncmux in between does what it owes, or puts it back into the log.
+    fn owed(&mut self, at: usize, owed: &[Item], back: bool) {
+        let numbers = self.numbers(owed);
+        say!("owed at {at}: {numbers:?}, put back: {back}");
+        let mut disk = self.folders[at].state();
+        for number in numbers {
+            if !back {
+                self.logged[number].done = true;
+                continue;
+            }
+            if !disk.imapd_begins(&self.logged[number].text, Write::Whole) {
+                return;
+            }
+            disk.imapd_ends();
+            self.logged[number].deferred = true;
+        }
+        disk.replace(OWED, "");
     }
 
     /// A client begins a run with these lines.
@@ -277,8 +321,9 @@ impl World {
 
     /// What happens between two calls.
     fn goes_on(&mut self) {
-        match self.random.u8(..12) {
+        match self.random.u8(..13) {
             0 | 1 => self.log(),
+            12 => self.main.state().imapd_ends(),
             2..=6 => {
                 let at = self.random.usize(..self.clients.len());
                 self.client(at);
@@ -310,7 +355,8 @@ impl World {
         for (number, line) in self.logged.iter_mut().enumerate() {
             // The name of a `log` that Cyrus makes is not fsynced, neither the master's nor the one into
             // which a client defers.
-            let by_cyrus = in_main.contains(&number) || line.deferred;
+            let unwritten = self.locked == Some(number);
+            let by_cyrus = in_main.contains(&number) || line.deferred || unwritten;
             if !left.contains(&number) && !line.done && by_cyrus {
                 line.excused = true;
             }
@@ -480,6 +526,10 @@ impl Clients for ModelClients {
         let at: usize = name.rsplit('-').next().unwrap().parse().unwrap();
         self.0.world().clients[at].lives
     }
+
+    fn own(&mut self, _: &SyncDirectory) -> Option<Option<i32>> {
+        None
+    }
 }
 
 fn start(shared: &Shared, shards: usize) -> Sharder {
@@ -539,6 +589,7 @@ fn run(seed: u64) -> Counts {
         clients: (0..FOLDERS).map(|_| Client::default()).collect(),
         logged: Vec::new(),
         glued: false,
+        locked: None,
         left: random.usize(20..80),
         fuse: None,
         dead: false,
@@ -547,6 +598,9 @@ fn run(seed: u64) -> Counts {
         counts: Counts::default(),
         random: random.fork(),
     };
+    for folder in &world.folders {
+        folder.state().replace("syncmux-lock", "7\n");
+    }
     let shared = Shared(Arc::new(Mutex::new(world)));
     let mut shards = random.usize(1..=FOLDERS);
     for _ in 0..random.usize(1..8) {
@@ -583,6 +637,7 @@ fn run(seed: u64) -> Counts {
     let mut world = shared.world();
     world.calm = true;
     world.faults = false;
+    world.main.state().imapd_ends();
     for client in world.clients.iter_mut().skip(shards) {
         client.dies();
     }
@@ -600,10 +655,12 @@ fn run(seed: u64) -> Counts {
         (0..FOLDERS).for_each(|at| world.client(at));
         world.check();
         let logs = ["log", "log-run", "syncmux-held"];
+        let owes = |folder: &SharedDisk| folder.state().read(OWED).is_some();
         let is_empty = logs
             .iter()
             .all(|name| world.main.state().read(name).is_none());
-        if world.left == 0 && is_empty && sharder.is_idle() {
+        let owes = world.folders.iter().any(owes);
+        if world.left == 0 && is_empty && !owes && sharder.is_idle() {
             break;
         }
     }
@@ -630,6 +687,7 @@ impl Counts {
         self.clients_died += other.clients_died;
         self.deferred += other.deferred;
         self.changes += other.changes;
+        self.owed += other.owed;
         self.held = self.held.max(other.held);
         self.excused += other.excused;
     }
@@ -659,7 +717,13 @@ fn shard_seeds() {
     println!("{count} seeds: {all:?}");
     if count > 100 {
         assert!(all.kills > 0 && all.power_losses > 0 && all.faults > 0 && all.changes > 0);
-        assert!(all.clients_died > 0 && all.deferred > 0 && all.two_users > 0 && all.held > 0);
+        assert!(
+            all.owed > 0
+                && all.clients_died > 0
+                && all.deferred > 0
+                && all.two_users > 0
+                && all.held > 0
+        );
         // What only Cyrus can have lost is little of all.
         assert!(
             all.excused * 20 < all.lines,

@@ -90,7 +90,7 @@ pub struct Dealer {
     held_keys: HashMap<UserKey, usize>,
     /// Goes up whenever the held lines change.
     held_version: u64,
-    /// A user has become free since held lines were last tried.
+    /// Somebody whose lines are held has become free since these were last tried.
     freed: bool,
 }
 
@@ -194,7 +194,7 @@ impl Dealer {
     /// they stood in two places, of which only one has a client.
     pub fn taken_back(&mut self, folder: usize, file: FileId) {
         if let Some(folder) = self.folders.get_mut(folder) {
-            self.freed |= folder.drop_file(file);
+            self.freed |= folder.drop_file(file, &self.held_keys);
         }
         self.release();
     }
@@ -211,12 +211,12 @@ impl Dealer {
             folder.known = true;
             let gone: Vec<FileId> = folder.files.keys().copied().collect();
             for file in gone.iter().filter(|file| !look.there.contains(file)) {
-                self.freed |= folder.drop_file(*file);
+                self.freed |= folder.drop_file(*file, &self.held_keys);
             }
             // What was written before the look stands in a file that it read, or is done with.
             if folder.outgoing.is_empty() {
                 let dealt = std::mem::take(&mut folder.dealt);
-                self.freed |= folder.drop_all(&dealt);
+                self.freed |= folder.drop_all(&dealt, &self.held_keys);
             }
         }
         self.release();
@@ -365,20 +365,21 @@ impl Folder {
         }
     }
 
-    fn drop_file(&mut self, file: FileId) -> bool {
+    fn drop_file(&mut self, file: FileId, held: &HashMap<UserKey, usize>) -> bool {
         let named = self.files.remove(&file);
-        named.is_some_and(|named| self.drop_all(&named))
+        named.is_some_and(|named| self.drop_all(&named, held))
     }
 
-    /// Says whether somebody has nothing unfinished here any more.
-    fn drop_all(&mut self, named: &Named) -> bool {
+    /// Says whether somebody whose lines are held has nothing unfinished here any more: nobody else
+    /// can make one of them go.
+    fn drop_all(&mut self, named: &Named, held: &HashMap<UserKey, usize>) -> bool {
         let mut freed = false;
         for key in &named.users {
             if let Some(count) = self.users.get_mut(key) {
                 *count -= 1;
                 if *count == 0 {
                     self.users.remove(key);
-                    freed = true;
+                    freed |= held.contains_key(key);
                 }
             }
         }

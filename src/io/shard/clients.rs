@@ -1,4 +1,4 @@
-//! Whether a client still works in a folder that is no shard any more.
+//! Whether a client still works in a folder that is no shard any more, or on the channel's own log.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Looks for a lock, for a process, and for what changes by itself.
 #[derive(Debug)]
 pub struct RealClients {
+    channel: String,
     base: PathBuf,
     seen: HashMap<String, Seen>,
 }
@@ -33,10 +34,11 @@ struct Seen {
 type Files = [Option<(u64, u64)>; 2];
 
 impl RealClients {
-    /// `base` is the folder of all channels.
+    /// `channel` is the one whose log is taken over, `base` the folder of all channels.
     #[must_use]
-    pub fn new(base: &Path) -> Self {
+    pub fn new(channel: &str, base: &Path) -> Self {
         RealClients {
+            channel: channel.to_owned(),
             base: base.to_owned(),
             seen: HashMap::new(),
         }
@@ -61,10 +63,17 @@ impl Clients for RealClients {
         if let Some((_, runs)) = seen.looked.filter(|(at, _)| now - *at < LOOK) {
             return runs;
         }
-        let runs = client_process::is_held(directory.path())
+        let runs = directory.is_taken()
+            || client_process::is_held(directory.path())
             || !client_process::running(name, &self.base).is_empty();
         seen.looked = Some((now, runs));
         runs
+    }
+
+    fn own(&mut self, directory: &SyncDirectory) -> Option<Option<i32>> {
+        let pids = client_process::running(&self.channel, &self.base);
+        let pid = pids.first().copied();
+        (pid.is_some() || client_process::is_held(directory.path())).then_some(pid)
     }
 }
 

@@ -1,8 +1,10 @@
 //! The shards' folders: beside the channel's own, made as Cyrus would.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::io::sync_directory::{Error, SyncDirectory};
 
@@ -17,6 +19,8 @@ pub struct Folders {
     pub name: String,
     /// So many.
     pub shards: usize,
+    /// Channels that Cyrus itself logs for: no shards, whatever they are called.
+    pub logged: Vec<String>,
 }
 
 impl Folders {
@@ -55,7 +59,8 @@ impl Folders {
     /// The folder of all channels can't be read.
     pub fn retired(&self) -> io::Result<Vec<usize>> {
         let mut found = numbers(&self.base, &self.name)?;
-        found.retain(|number| *number >= self.shards);
+        found
+            .retain(|number| *number >= self.shards && !self.logged.contains(&self.shard(*number)));
         Ok(found)
     }
 
@@ -74,10 +79,21 @@ impl Folders {
         let temp = path.with_file_name(format!(".syncmux-{}", self.name));
         let _ = std::fs::remove_dir(&temp);
         std::fs::DirBuilder::new().mode(0o700).create(&temp)?;
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::lchown(&temp, Some(model.uid()), Some(model.gid()))?;
+        // As root we change what we have made, and not what its owner may have put in its place.
+        let made = std::fs::File::options()
+            .read(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::DIRECTORY).bits().cast_signed())
+            .open(&temp)?;
+        let euid = rustix::process::geteuid();
+        if made.metadata()?.uid() != euid.as_raw() {
+            return Err(io::Error::other(
+                "somebody else has put a folder in its place",
+            ));
         }
-        std::fs::set_permissions(&temp, std::fs::Permissions::from_mode(mode))?;
+        made.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        if euid.is_root() {
+            std::os::unix::fs::fchown(&made, Some(model.uid()), Some(model.gid()))?;
+        }
         std::fs::rename(&temp, path)?;
         std::fs::File::open(&self.base)?.sync_all()
     }
@@ -121,15 +137,25 @@ mod tests {
             base: base.path().to_owned(),
             name: "far".to_owned(),
             shards: 2,
+            logged: vec![String::new(), "far".to_owned(), "far-8".to_owned()],
         };
         std::fs::create_dir(at("far")).unwrap();
         std::fs::set_permissions(at("far"), std::fs::Permissions::from_mode(0o751)).unwrap();
         // A crash has left one half made.
         std::fs::create_dir(at(".syncmux-far")).unwrap();
-        for name in ["far-10", "far-7", "far-07", "far-x", "farther-9", "far--3"] {
+        // far-8 is a channel of Cyrus's own, with another replica.
+        for name in [
+            "far-10",
+            "far-7",
+            "far-8",
+            "far-07",
+            "far-x",
+            "farther-9",
+            "far--3",
+        ] {
             std::fs::create_dir(at(name)).unwrap();
         }
-        std::fs::write(at("far-8"), "").unwrap();
+        std::fs::write(at("far-6"), "").unwrap();
         let (main, all) = folders.open().unwrap();
         let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["far-0", "far-1", "far-7", "far-10"]);

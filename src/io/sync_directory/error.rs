@@ -57,6 +57,20 @@ pub enum Error {
         /// `log-run`.
         path: PathBuf,
     },
+    /// The stock client of the log that is to be taken over.
+    #[error(
+        "the client of the log in {} still runs{}, and two clients of one log spoil each other's work: \
+         end it for good, and what starts it (DAEMON in cyrus.conf, systemctl disable --now \
+         cyrus-sync-client, client_command of syncmux run); lines are dealt as soon as it has ended",
+        path.display(),
+        pid.map_or(String::new(), |pid| format!(" (process {pid})"))
+    )]
+    ClientRuns {
+        /// The folder.
+        path: PathBuf,
+        /// Its process, where that is known.
+        pid: Option<i32>,
+    },
     /// A link of this name is there and is no link of this run.
     #[error("{} is in the way and is no link of log-run", path.display())]
     InTheWay {

@@ -256,6 +256,16 @@ impl Owner {
     }
 }
 
+/// Whether a syncmux holds this folder.
+pub(super) fn is_taken(directory: &Path) -> bool {
+    let file = File::options()
+        .read(true)
+        .custom_flags(NOFOLLOW | NONBLOCK)
+        .open(directory.join(LOCK));
+    let taken = file.map(|file| file.try_lock_shared());
+    matches!(taken, Ok(Err(std::fs::TryLockError::WouldBlock)))
+}
+
 /// Locks `syncmux-lock` and writes our process id into it.
 fn take(directory: &Path, owner: Owner) -> Result<File, Error> {
     let path = directory.join(LOCK);

@@ -262,11 +262,9 @@ fn log_lines(line: &Bytes, site: &Site) -> Vec<LogLine> {
     }]
 }
 
-/// Whom a line concerns, where it can be read.
-pub(super) fn keys_of(line: &[u8], site: &Site) -> Option<LogLine> {
+/// Whom a line concerns, where it can be read. Behind a torn name it may be two lines.
+pub(super) fn keys_of(line: &[u8], site: &Site) -> Vec<LogLine> {
     log_lines(&Bytes::copy_from_slice(line), site)
-        .into_iter()
-        .next()
 }
 
 #[cfg(test)]

@@ -245,7 +245,7 @@ impl Open {
         // The client does not read a torn line either.
         let keys = lines
             .filter(|line| !line.is_empty())
-            .filter_map(|line| keys_of(line, site))
+            .flat_map(|line| keys_of(line, site))
             .map(|line| (line.first, line.second))
             .collect();
         self.at += end as u64 + 1;
@@ -329,6 +329,8 @@ mod tests {
         assert!(place.look().is_none());
         place.append("er.c\n");
         assert_eq!(place.exact(), (users(&["c"]), 1));
+        place.append("MAILBOX user.dMAILBOX user.e\n");
+        assert_eq!(place.exact(), (users(&["dMAILBOX", "e"]), 1));
         rename(place.at("log"), place.at("log-run")).unwrap();
         assert_eq!(place.exact(), (users(&[]), 1));
         // The client defers, and ends its run.

@@ -75,6 +75,18 @@ impl State {
         }
     }
 
+    /// Another syncmux in this folder makes a file of its own hold this, fsynced; without text it goes.
+    pub(crate) fn replace(&mut self, name: &str, text: &str) {
+        if !text.is_empty() {
+            let file = self.make(name);
+            self.write(file, text.as_bytes());
+            self.sync(file);
+        } else if self.names.contains_key(name) {
+            self.change(NameChange::Remove(name.into()));
+        }
+        self.sync_names();
+    }
+
     /// A line of an imapd, or of the client itself.
     pub(crate) fn imapd_writes(&mut self, line: &str, how: Write) {
         assert!(self.imapd_begins(line, how), "nobody holds a lock for long");
