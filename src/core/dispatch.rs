@@ -3,11 +3,14 @@
 //! Work-conserving: a job is bound to a lane only while it runs, any lane with room takes the next
 //! waiting job of its pool, and jobs of different users are pipelined on one lane.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use hashbrown::HashMap;
 
 use super::Core;
 use super::burst;
-use super::event::{Action, LaneId, Note, Pool, SessionId};
+use super::event::{Action, LaneId, Mode, Note, Pool, SessionId};
 use super::job::{Job, State};
 use super::lanes::{State as LaneState, What};
 use super::limits::pause;
@@ -33,11 +36,19 @@ impl Core {
             .any(|whom| self.ledger.on_probation(whom));
         job.careful |= careful && job.acked.is_none();
         job.alone |= job.careful && !job.read;
+        let alone = job.alone;
         let pool = self.lanes.pools.entry(job.pool.clone()).or_default();
-        if job.alone {
-            pool.ready_alone.push_back(id);
+        let queue = if alone {
+            &mut pool.ready_alone
         } else {
-            pool.ready.push_back(id);
+            &mut pool.ready
+        };
+        let urgent = |id: &JobId| is_urgent(&self.jobs, &self.sessions, *id);
+        if urgent(&id) {
+            let at = queue.iter().take_while(|other| urgent(other)).count();
+            queue.insert(at, id);
+        } else {
+            queue.push_back(id);
         }
     }
 
@@ -142,7 +153,9 @@ impl Core {
             }
             // Who came earlier goes first: an idle lane may be the only one.
             let shared = state.and_then(|state| state.ready.front().copied());
-            if shared.is_some_and(|shared| shared < id && self.is_ready(shared)) {
+            let urgent = |id| is_urgent(&self.jobs, &self.sessions, id);
+            let first = |shared| shared < id && (urgent(shared) || !urgent(id));
+            if shared.is_some_and(|shared| first(shared) && self.is_ready(shared)) {
                 return self.unreserve(pool);
             }
             let Some(lane) = self.lanes.idle(pool) else {
@@ -518,4 +531,16 @@ impl Core {
         self.lanes.retry_at = Some(self.now + wait);
         wait
     }
+}
+
+/// Somebody waits for it: it goes before the work of a rolling client, of which there may be very
+/// much after an outage.
+fn is_urgent(
+    jobs: &HashMap<JobId, Job>,
+    sessions: &BTreeMap<SessionId, super::Session>,
+    id: JobId,
+) -> bool {
+    let job = jobs.get(&id).filter(|job| job.left.is_none());
+    let session = job.and_then(|job| sessions.get(&job.session));
+    session.is_some_and(|session| session.mode == Mode::RightNow)
 }

@@ -303,3 +303,34 @@ fn a_late_answer_does_not_confirm_what_was_sent_since() {
     let all = written(&d).concat();
     assert!(all.contains("Mailbox(b\"shared.b\")"), "{all}");
 }
+
+/// After an outage the rolling client brings thousands of units; nobody waits behind all of them.
+#[test]
+fn what_somebody_waits_for_goes_before_a_backlog() {
+    let within = Limits {
+        depth: 1,
+        ..super::driver::one_lane()
+    };
+    let (mut d, s) = right_now_within(within);
+    d.run = Some(RUN);
+    d.log = "USER a\nUSER b\nUSER c\nUSER d\n";
+    let rolling = d.open(2, Mode::FanOut);
+    for user in ["a", "b", "c", "d"] {
+        let one = mailbox(&format!("user.{user}"), &[]);
+        assert_eq!(d.ask(rolling, &one), OK, "acknowledged early");
+    }
+    let (other, third) = (d.open(3, Mode::RightNow), d.open(4, Mode::RightNow));
+    d.say(s, &ask_for("user.x"));
+    d.say(other, "APPLY UNMAILBOX user.y.z\r\n");
+    d.say(third, &ask_for("user.z"));
+    d.reply_to("APPLY MAILBOX", OK);
+    d.reply_to("GET MAILBOXES (user.x)", OK);
+    d.reply_to("APPLY UNMAILBOX", OK);
+    d.reply_to("GET MAILBOXES (user.z)", OK);
+    for session in [s, other, third] {
+        assert_eq!(d.answer(session).unwrap(), OK);
+    }
+    assert_eq!(d.count("APPLY MAILBOX"), 1, "the others in their turn");
+    d.all_ok();
+    assert_eq!(d.core.snapshot().unconfirmed_users, 0);
+}
