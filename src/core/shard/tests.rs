@@ -433,5 +433,14 @@ proptest! {
                 prop_assert!(shards <= 1, "u{user} is in {shards} shards");
             }
         }
+        // Nobody waits for ever: at the latest with the last unfinished line every held one has gone.
+        let mut rounds = 0;
+        while !it.held().is_empty() {
+            (0..4).for_each(|shard| it.finish(shard));
+            rounds += 1;
+            prop_assert!(rounds < 1_000, "{:?}", it.held());
+        }
+        (0..4).for_each(|shard| it.finish(shard));
+        prop_assert!(it.dealer.is_idle());
     }
 }
