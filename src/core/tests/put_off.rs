@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::driver::{Driver, RUN, driver_of, limits};
-use super::rightnow::{LIMIT, PUT_OFF, append, put_off, right_now, right_now_within, written};
+use super::rightnow::{LIMIT, PUT_OFF, put_off, right_now, right_now_within, written};
 use super::words::{
     CHECKSUM, NO, OK, SEEN, answer, ask_for, file, mailbox, message, missing, reserve, update,
 };
