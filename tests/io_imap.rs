@@ -250,6 +250,21 @@ async fn an_end_without_words_says_nothing() {
     assert_eq!(client.rest().await, b"");
 }
 
+/// Told behind its login, a client looks for it behind the tag of its first command.
+#[tokio::test]
+async fn too_many_sessions_are_refused_as_the_client_understands_it() {
+    let mut setup = setup();
+    setup.limits.sessions = 0;
+    let site = setup.start().await;
+    let mut client = site.connect().await;
+    client.expect(&banner(BEFORE)).await;
+    client.send(LOGIN).await;
+    client.expect(&welcome()).await;
+    let bye = "* BYE \"too many sessions\"\r\nS0 BYE too many sessions\r\n";
+    client.expect(bye).await;
+    assert_eq!(client.rest().await, b"");
+}
+
 #[tokio::test]
 async fn nothing_counts_that_was_sent_before_tls() {
     let directory = tempfile::tempdir().unwrap();

@@ -43,7 +43,6 @@ pub(super) async fn serve(
             return farewell(client, &ended).await;
         }
     };
-    client.logged_in();
     let place = context.registry.enter();
     let id = place.session;
     tracing::info!(session = id.0, %peer, ?identity, mode = ?listener.mode, "a client logged in");
@@ -113,7 +112,9 @@ async fn let_in(
     let late = || Err(Ended::Here("the login took too long"));
     if let Peer::Unix { .. } = peer {
         let permit = permit()?;
-        return Ok((login.await.unwrap_or_else(|_| late())?, permit));
+        let identity = login.await.unwrap_or_else(|_| late())?;
+        client.logged_in();
+        return Ok((identity, permit));
     }
     let seat = context.lobby.enter();
     let identity = tokio::select! {
@@ -123,6 +124,7 @@ async fn let_in(
             return Err(Ended::Crowded);
         }
     };
+    client.logged_in();
     Ok((identity, permit()?))
 }
 

@@ -321,16 +321,6 @@ fn kills_direct_balanced() {
 }
 
 #[test]
-fn kills_direct_fixed() {
-    kills(Through::Nothing, "fixed");
-}
-
-#[test]
-fn kills_through_strict_balanced() {
-    kills(Through::StrictSyncmux, "balanced");
-}
-
-#[test]
 fn kills_through_strict_fixed() {
     kills(Through::StrictSyncmux, "fixed");
 }
