@@ -271,7 +271,7 @@ mod tests {
         let error = put_back(&config).unwrap_err().to_string();
         assert!(error.contains("a syncmux works in"), "{error}");
         drop(other);
-        assert_eq!(put_back(&config).unwrap(), 5);
+        assert_eq!(put_back(&config).unwrap(), 4);
         assert_eq!(
             read_to_string(at("far/log")).unwrap(),
             "APPEND user.new\nAPPEND user.a\nAPPEND user.b\nUSER a\nRENAME user.a user.b\n"

@@ -315,6 +315,7 @@ fn what_somebody_waits_for_goes_before_a_backlog() {
     d.run = Some(RUN);
     d.log = "USER a\nUSER b\nUSER c\nUSER d\n";
     let rolling = d.open(2, Mode::FanOut);
+    d.get(rolling, "GET MAILBOXES (user.a user.b user.c user.d)\r\n");
     for user in ["a", "b", "c", "d"] {
         let one = mailbox(&format!("user.{user}"), &[]);
         assert_eq!(d.ask(rolling, &one), OK, "acknowledged early");
