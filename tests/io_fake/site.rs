@@ -172,6 +172,12 @@ impl Site {
                 mode: Mode::FanOut,
                 rolling: true,
                 identity: Identity::Configured,
+            }
+            | Event::SessionOpened {
+                session,
+                mode: Mode::RightNow,
+                rolling: false,
+                identity: Identity::Configured,
             } => session,
             other => panic!("{other:?}"),
         }

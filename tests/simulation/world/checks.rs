@@ -98,6 +98,8 @@ impl World {
             return;
         };
         let (asked, mode) = (endpoint.outstanding.take(), endpoint.mode);
+        // When it was asked.
+        let came = endpoint.number;
         let number = self.counts.commands;
         let mut wire = endpoint.wire.borrow_mut();
         wire.answers
@@ -114,7 +116,12 @@ impl World {
         self.check_read(asked.as_deref(), &text, mode);
         let put_off = text.starts_with("NO ") && !text.starts_with("NO IMAP_SYNC_CHECKSUM");
         if let (Mode::RightNow, true, Some(asked)) = (mode, put_off, &asked) {
+            // It is carried on where it was on a lane.
+            self.orphans.push((asked.clone(), came));
             self.check_put_off(asked, number);
+        } else if let (true, Some(asked)) = (text.contains(" Put off: "), &asked) {
+            // So was a rolling client, while the replica is silent; on a lane it is carried on too.
+            self.orphans.push((asked.clone(), came));
         }
         let Some(asked) = asked.filter(|_| text.starts_with("OK")) else {
             return;
@@ -147,8 +154,6 @@ impl World {
     /// An imapd was told that something is put off, and forgets it: from now on a line must bring it
     /// back.
     fn check_put_off(&mut self, asked: &str, number: u64) {
-        // It is carried on where it was on a lane.
-        self.orphans.push((asked.to_owned(), number));
         // A disk that takes nothing stops nobody's work: the line is tried again.
         if self
             .core
