@@ -79,14 +79,11 @@ impl How {
     /// Appends by several IMAP clients at once, each to a mailbox of its own.
     pub fn run(self, work: Work) -> Waits {
         let mut lab = self.lab(work);
-        lab.relay.set_round_trip(Duration::ZERO);
         let users = lab.add_users(work.clients);
         for user in &users {
             let inbox = lab.master.mailbox(user, "");
             lab.master.admin().set_acl(&inbox, POSTER, "lip");
         }
-        lab.relay.set_round_trip(work.round_trip);
-        lab.relay.reset();
         if matches!(self, How::Mux { logged: true, .. }) {
             lab.replicate();
         }
