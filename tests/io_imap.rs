@@ -5,7 +5,6 @@
 
 mod io_fake;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use io_fake::Peer;
@@ -295,14 +294,7 @@ async fn nothing_counts_that_was_sent_before_tls() {
         .send(b"S01 STARTTLS\r\nA01 AUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\nA02 NOOP")
         .await;
     client.expect("S01 OK Begin TLS negotiation now\r\n").await;
-    let files = syncmux::io::tls::ClientFiles {
-        ca_file: Some(certificate),
-        identity: None,
-    };
-    let connector: tokio_rustls::TlsConnector =
-        Arc::new(syncmux::io::tls::client_config(&files).unwrap()).into();
-    let name = syncmux::io::tls::server_name("syncmux").unwrap();
-    let mut client = Peer(Box::new(connector.connect(name, client.0).await.unwrap()));
+    let mut client = client.in_tls(certificate).await;
     // There is no second greeting, and STARTTLS is gone.
     let capabilities = format!("* CAPABILITY {BEFORE}\r\nC01 OK Completed\r\n");
     let already = "S01 BAD Already did a successful Starttls\r\n";

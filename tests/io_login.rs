@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use io_fake::site::{BANNER, LOGIN, Setup};
-use io_fake::{Peer, spill};
+use io_fake::spill;
 use syncmux::core::event::{Event, Identity, Mode};
 use syncmux::io::address::Address;
 use syncmux::io::certificates::Reloaded;
@@ -235,14 +235,7 @@ async fn starttls_comes_before_a_password_where_it_is_required() {
         .send(b"STARTTLS\r\nAUTHENTICATE PLAIN AHJlcGwAcmVwbHB3\r\n")
         .await;
     client.expect("OK Begin TLS negotiation now\r\n").await;
-    let files = syncmux::io::tls::ClientFiles {
-        ca_file: Some(certificate),
-        identity: None,
-    };
-    let connector: tokio_rustls::TlsConnector =
-        Arc::new(syncmux::io::tls::client_config(&files).unwrap()).into();
-    let name = syncmux::io::tls::server_name("syncmux").unwrap();
-    let mut client = Peer(Box::new(connector.connect(name, client.0).await.unwrap()));
+    let mut client = client.in_tls(certificate).await;
     client.expect(BANNER).await;
     client.send(b"STARTTLS\r\n").await;
     client

@@ -8,10 +8,8 @@ use toml::Spanned;
 
 use super::error::{Place, words};
 use super::file::{self, File, Key, Uid, Virtdomains};
-use super::units::{Size, Span};
-use super::{
-    Client, Config, Errors, Flags, ImapdConf, Limits, Login, Password, Passwords, Problem,
-};
+use super::units::Span;
+use super::{Client, Config, Errors, Flags, ImapdConf, Login, Password, Passwords, Problem};
 use super::{channel, pem};
 use crate::protocol::Site;
 
@@ -37,21 +35,16 @@ pub(super) fn build(source: Option<(&Path, &str)>, flags: &Flags) -> Result<Conf
     let log = build.log(log, flags);
     let admin = build.admin(admin, flags);
     let client = build.client(client);
-    if channel.is_empty()
-        && flags.replica.is_none()
-        && let Some(terminate) = terminate
-    {
-        let what = "[terminate] is for `syncmux terminate`, which alone reads it";
-        let place = build.at(terminate).place;
-        build.fail(&place, what);
-    }
-    if channel.is_empty()
-        && flags.replica.is_none()
-        && let Some(shard) = shard
-    {
-        let what = "[shard] is for `syncmux shard`, which alone reads it";
-        let place = build.at(shard).place;
-        build.fail(&place, what);
+    let others = [
+        ("terminate", terminate.map(|table| build.at(table).place)),
+        ("shard", shard.map(|table| build.at(table).place)),
+    ];
+    let is_ours = !channel.is_empty() || flags.replica.is_some();
+    for (name, place) in others {
+        if let Some(place) = place.filter(|_| !is_ours) {
+            let what = format!("[{name}] is for `syncmux {name}`, which alone reads it");
+            build.fail(&place, what);
+        }
     }
     let channels = channel::channels(&mut build, channel, flags, &client, admin.as_ref());
     let warnings = build.end()?;
@@ -267,7 +260,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn place(&self, span: &Range<usize>) -> Place {
+    pub(super) fn place(&self, span: &Range<usize>) -> Place {
         match self.source {
             Some((path, text)) => {
                 let before = text.as_bytes().get(..span.start).unwrap_or_default();
@@ -441,105 +434,6 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn limits(&mut self, keys: file::Limits) -> Limits {
-        let sane = Limits::default();
-        let count = |build: &mut Self, key: Key<u32>, what, absent| {
-            let at = key.map(|key| build.at(key));
-            build.between(at, what, 1..=1_000_000, absent)
-        };
-        let size = |build: &mut Self, key: Key<Size>, what: &str, low: u64, absent: u64| {
-            let Some(at) = key.map(|key| build.at(key)) else {
-                return absent;
-            };
-            if at.value.0 < low {
-                let what = format!("{what} is {} bytes: set it to {low} or more", at.value.0);
-                build.fail(&at.place, what);
-            }
-            at.value.0
-        };
-        let time = Self::time;
-        let limits = Limits {
-            sessions: count(self, keys.sessions, "sessions", sane.sessions),
-            unconfirmed_users: count(
-                self,
-                keys.unconfirmed_users,
-                "unconfirmed_users",
-                sane.unconfirmed_users,
-            ),
-            queued_bytes: size(
-                self,
-                keys.queued_bytes,
-                "queued_bytes",
-                1 << 16,
-                sane.queued_bytes,
-            ),
-            known_state: size(self, keys.known_state, "known_state", 0, sane.known_state),
-            reserve_above: size(
-                self,
-                keys.reserve_above,
-                "reserve_above",
-                0,
-                sane.reserve_above,
-            ),
-            staged_memory: size(
-                self,
-                keys.staged_memory,
-                "staged_memory",
-                1 << 16,
-                sane.staged_memory,
-            ),
-            spill_directory: sane.spill_directory,
-            spill_size: size(self, keys.spill_size, "spill_size", 0, sane.spill_size),
-            command_size: size(
-                self,
-                keys.command_size,
-                "command_size",
-                1 << 16,
-                sane.command_size,
-            ),
-            message_size: size(
-                self,
-                keys.message_size,
-                "message_size",
-                1 << 16,
-                sane.message_size,
-            ),
-            login_time: time(self, keys.login_time, "login_time", 600, sane.login_time),
-            // Both below the 30 minutes for which the stock client waits for an answer.
-            answer_timeout: time(
-                self,
-                keys.answer_timeout,
-                "answer_timeout",
-                1_799,
-                sane.answer_timeout,
-            ),
-            // A user waits for it.
-            rightnow_answer_timeout: time(
-                self,
-                keys.rightnow_answer_timeout,
-                "rightnow_answer_timeout",
-                600,
-                sane.rightnow_answer_timeout,
-            ),
-            replica_absence: time(
-                self,
-                keys.replica_absence,
-                "replica_absence",
-                1_799,
-                sane.replica_absence,
-            ),
-            lane_idle: time(self, keys.lane_idle, "lane_idle", 1_799, sane.lane_idle),
-            drain_grace: time(
-                self,
-                keys.drain_grace,
-                "drain_grace",
-                3_600,
-                sane.drain_grace,
-            ),
-        };
-        self.spill(keys.spill_directory, limits)
-    }
-
     /// A time of at most so many seconds.
     pub(super) fn time(
         &mut self,
@@ -557,27 +451,6 @@ impl<'a> Build<'a> {
             self.fail(&at.place, what);
         }
         at.value.0
-    }
-
-    fn spill(&mut self, key: Key<PathBuf>, mut limits: Limits) -> Limits {
-        let place = key
-            .as_ref()
-            .map_or(Place::Missing, |key| self.place(&key.span()));
-        if let Some(key) = key {
-            limits.spill_directory = key.into_inner();
-        }
-        if limits.spill_size > 0
-            && let Err(error) = tempfile::tempfile_in(&limits.spill_directory)
-        {
-            let path = limits.spill_directory.display();
-            let what = format!(
-                "no file can be made in {path}: {}; set spill_directory under [limits] to a \
-                 folder that syncmux can write in",
-                words(&error)
-            );
-            self.fail(&place, what);
-        }
-        limits
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::build::{At, Build};
 use super::channel::shown;
+use super::error::Place;
 
 /// Says what is wrong with the command of this channel.
 pub(super) fn check(
@@ -19,18 +20,7 @@ pub(super) fn check(
                     [\"/usr/lib/cyrus/bin/sync_client\", \"-R\"], or leave it away";
         return build.fail(&at.place, what);
     };
-    let path = Path::new(program);
-    let runs = |path: &Path| {
-        path.metadata()
-            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
-    if !path.is_absolute() || !runs(path) {
-        let what = format!(
-            "client_command: {program} is no program: write the whole path of Cyrus's sync_client, \
-             such as /usr/lib/cyrus/bin/sync_client"
-        );
-        build.fail(&at.place, what);
-    }
+    must_run(build, program, &at.place);
     if !listens {
         let what = "client_command starts the rolling client, which needs a listener of its own: \
                     set listen";
@@ -41,11 +31,9 @@ pub(super) fn check(
                     second client away: set sync_directory";
         build.fail(&at.place, what);
     }
-    // Another program may be a script that knows what it does.
-    if path.file_name().is_none_or(|name| name != "sync_client") {
+    let Some(client) = SyncClient::of(program, arguments) else {
         return;
-    }
-    let client = SyncClient::read(arguments);
+    };
     let named = client.channel.as_str();
     if named != channel {
         let what = format!(
@@ -56,14 +44,21 @@ pub(super) fn check(
         );
         build.fail(&at.place, what);
     }
-    if !client.rolling {
-        let what = "client_command starts the rolling client: give sync_client the option -R";
-        build.fail(&at.place, what);
-    }
-    if client.verbose > 1 {
-        let what = "client_command: with -v twice sync_client writes the mail itself into the log: \
-                    once at most";
-        build.fail(&at.place, what);
+    client.must_roll(build, &at.place);
+}
+
+/// Says so where this is no program.
+pub(super) fn must_run(build: &mut Build<'_>, program: &str, place: &Place) {
+    let path = Path::new(program);
+    let runs = path
+        .metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+    if !path.is_absolute() || !runs {
+        let what = format!(
+            "client_command: {program} is no program: write the whole path of Cyrus's sync_client, \
+             such as /usr/lib/cyrus/bin/sync_client"
+        );
+        build.fail(place, what);
     }
 }
 
@@ -90,6 +85,25 @@ const LONG_WITH_VALUE: [&str; 7] = [
 ];
 
 impl SyncClient {
+    /// `None` for another program, which may be a script that knows what it does.
+    pub(super) fn of(program: &str, arguments: &[String]) -> Option<Self> {
+        let name = Path::new(program).file_name();
+        (name.is_some_and(|name| name == "sync_client")).then(|| Self::read(arguments))
+    }
+
+    /// Says what a client that is started and watched must have.
+    pub(super) fn must_roll(&self, build: &mut Build<'_>, place: &Place) {
+        if !self.rolling {
+            let what = "client_command starts a rolling client: give sync_client the option -R";
+            build.fail(place, what);
+        }
+        if self.verbose > 1 {
+            let what = "client_command: with -v twice sync_client writes the mail itself into the \
+                        log: once at most";
+            build.fail(place, what);
+        }
+    }
+
     pub(crate) fn read<T: AsRef<str>>(arguments: &[T]) -> Self {
         let mut client = SyncClient::default();
         let mut words = arguments.iter().map(AsRef::as_ref);

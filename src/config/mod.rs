@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod flags;
 mod imapd_conf;
+mod limits;
 mod log;
 mod pem;
 mod rightnow;

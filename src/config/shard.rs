@@ -1,11 +1,11 @@
 //! What `shard` needs to know: `[shard]`, and `[site]`, `[admin]` and `[log]` as for `run`.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
 use super::build::{At, Build};
+use super::client_command::must_run;
 use super::error::{Errors, Place, Problem, words};
 use super::{Flags, ImapdConf, Listen, Log, SyncClient, file};
 use crate::core::shard::Way;
@@ -265,38 +265,18 @@ fn client_command(build: &mut Build<'_>, at: &At<Vec<String>>) {
                     [\"/usr/lib/cyrus/bin/sync_client\", \"-n\", \"%c\", \"-R\"], or leave it away";
         return build.fail(&at.place, what);
     };
-    let path = Path::new(program);
-    let runs = path
-        .metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    if !path.is_absolute() || !runs {
-        let what = format!(
-            "client_command: {program} is no program: write the whole path of Cyrus's sync_client, \
-             such as /usr/lib/cyrus/bin/sync_client"
-        );
-        build.fail(&at.place, what);
-    }
+    must_run(build, program, &at.place);
     if !arguments.iter().any(|word| word.contains("%c")) {
         let what = "client_command names no channel, so all clients would work on one log: write %c \
                     where the shard's channel is to stand, as in \"-n\", \"%c\"";
         return build.fail(&at.place, what);
     }
-    // Another program may be a script that knows what it does.
-    if path.file_name().is_none_or(|name| name != "sync_client") {
+    let Some(client) = SyncClient::of(program, arguments) else {
         return;
-    }
-    let client = SyncClient::read(arguments);
+    };
     if client.channel != "%c" {
         let what = "client_command: give sync_client the shard's channel, \"-n\", \"%c\"";
         build.fail(&at.place, what);
     }
-    if !client.rolling {
-        let what = "client_command starts a rolling client: give sync_client the option -R";
-        build.fail(&at.place, what);
-    }
-    if client.verbose > 1 {
-        let what = "client_command: with -v twice sync_client writes the mail itself into the log: \
-                    once at most";
-        build.fail(&at.place, what);
-    }
+    client.must_roll(build, &at.place);
 }

@@ -9,7 +9,7 @@ use super::job::{Acked, Job, State, Unit, Work};
 use super::plan::{self, Class, Plan, covered};
 use super::queue::{JobId, Keys};
 use super::runs::Cover;
-use super::session::{Asked, AskedMailboxes, Group, Pending, Session, Waiting};
+use super::session::{Asked, Group, Pending, Session, Waiting};
 use crate::protocol::synclog::Coverage;
 use crate::protocol::{Apply, Body, Command, Get, Kind, print};
 
@@ -599,32 +599,6 @@ impl Core {
     fn unstage(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(&id) {
             self.staged_bytes -= session.staging.clear();
-        }
-    }
-}
-
-impl Asked {
-    pub(super) fn of(kind: &Kind) -> Self {
-        match kind {
-            Kind::Get(Get::Mailboxes(names)) => Asked::Mailboxes(AskedMailboxes {
-                names: names.clone(),
-                ..AskedMailboxes::default()
-            }),
-            Kind::Get(Get::FullMailbox(name) | Get::Fetch { mailbox: name }) => {
-                Asked::FullMailbox(name.clone())
-            }
-            Kind::Get(Get::User(_)) => Asked::User,
-            Kind::Get(Get::Meta(_)) => Asked::Never,
-            Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
-            Kind::Apply(Apply::Rename { old, new }) => Asked::Rename([old.clone(), new.clone()]),
-            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
-            Kind::Apply(Apply::Annotation { .. } | Apply::Quota { .. } | Apply::Unquota { .. }) => {
-                Asked::Fatal
-            }
-            Kind::Apply(
-                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
-            ) => Asked::Never,
-            _ => Asked::Other,
         }
     }
 }

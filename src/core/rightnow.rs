@@ -35,8 +35,9 @@ use super::session::{Asked, Pending, Waiting};
 use crate::protocol::synclog::Line;
 use crate::protocol::{Body, Kind, Reply, print};
 
-/// The client puts this off and goes on with the rest of its commit.
-const LOCKED: &str = "NO IMAP_MAILBOX_LOCKED Put off: its line stands in the sync log\r\n";
+/// The client puts this off and goes on with the rest of its commit. Its line stands in the sync log by
+/// then, unless the disk takes nothing: the words are true of both.
+const LOCKED: &str = "NO IMAP_MAILBOX_LOCKED Put off: the replica has not got it\r\n";
 
 /// What is known of a replica that does not answer.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use super::known::{Doubt, State};
 use super::plan::{Plan, Subject};
 use super::staging::Staging;
 use crate::protocol::synclog::Line;
-use crate::protocol::{Body, Command, Reply, Site, UserKey};
+use crate::protocol::{Apply, Body, Command, Get, Kind, Reply, Site, UserKey};
 
 /// A session.
 #[derive(Debug)]
@@ -215,6 +215,33 @@ pub(super) struct AskedMailboxes {
     pub(super) known: Vec<(Bytes, State)>,
     /// Each name is asked for by itself, to find out whom the replica refuses.
     pub(super) singly: bool,
+}
+
+impl Asked {
+    /// What it was that a client sent.
+    pub(super) fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Get(Get::Mailboxes(names)) => Asked::Mailboxes(AskedMailboxes {
+                names: names.clone(),
+                ..AskedMailboxes::default()
+            }),
+            Kind::Get(Get::FullMailbox(name) | Get::Fetch { mailbox: name }) => {
+                Asked::FullMailbox(name.clone())
+            }
+            Kind::Get(Get::User(_)) => Asked::User,
+            Kind::Get(Get::Meta(_)) => Asked::Never,
+            Kind::Apply(Apply::Mailbox(mailbox)) => Asked::Mailbox(mailbox.name.clone()),
+            Kind::Apply(Apply::Rename { old, new }) => Asked::Rename([old.clone(), new.clone()]),
+            Kind::Apply(Apply::Unmailbox(_) | Apply::Unuser(_)) => Asked::Removal,
+            Kind::Apply(Apply::Annotation { .. } | Apply::Quota { .. } | Apply::Unquota { .. }) => {
+                Asked::Fatal
+            }
+            Kind::Apply(
+                Apply::Seen { .. } | Apply::Sub { .. } | Apply::Unsub { .. } | Apply::Sieve { .. },
+            ) => Asked::Never,
+            _ => Asked::Other,
+        }
+    }
 }
 
 impl Session {

@@ -230,6 +230,11 @@ impl CommandReader {
                 let Some(end) = self.word(input)? else {
                     return Ok(None);
                 };
+                if self.word.is_empty() {
+                    self.eat("BAD Null command");
+                    return Ok(None);
+                }
+                self.verb = capitalised(&self.word);
                 match self.dialect {
                     Dialect::Csync => self.word_done(end, input),
                     Dialect::Imap => self.imap_word_done(end, input),
@@ -350,11 +355,6 @@ impl CommandReader {
 
     /// The first word is complete; `end`, the next byte of `input`, ended it.
     fn word_done(&mut self, end: u8, input: &mut Bytes) {
-        if self.word.is_empty() {
-            self.eat("BAD Null command");
-            return;
-        }
-        self.verb = capitalised(&self.word);
         let simple = match &self.verb[..] {
             "Authenticate" => Simple::Authenticate,
             "Compress" => Simple::Compress,

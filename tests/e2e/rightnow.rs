@@ -291,6 +291,15 @@ fn everything_of_a_commit(way: Way) {
     lab.one_client_was_enough();
 }
 
+/// Waits until a commit is on a lane.
+fn under_way(lab: &Lab) {
+    let busy = [("channel", "far")];
+    wait_for("the commit to be under way", || {
+        let mux = lab.mux.as_ref().unwrap();
+        (mux.metric("syncmux_units_in_flight", &busy) > 0.0).then_some(())
+    });
+}
+
 /// It is gone before it could say all that it had to.
 fn imapd_killed(way: Way) {
     let mut lab = lab_of(
@@ -311,11 +320,7 @@ fn imapd_killed(way: Way) {
                 post(&mut poster, "alice", "2")
             }))
         });
-        let busy = [("channel", "far")];
-        wait_for("the commit to be under way", || {
-            let mux = lab.mux.as_ref().unwrap();
-            (mux.metric("syncmux_units_in_flight", &busy) > 0.0).then_some(())
-        });
+        under_way(&lab);
         for pid in lab.master.processes("imapd") {
             rustix::process::kill_process(pid, Signal::KILL).unwrap();
         }
@@ -344,11 +349,7 @@ fn syncmux_drains(way: Way) {
     lab.replica.freeze(true);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(move || post(&mut poster, "alice", "2"));
-        let busy = [("channel", "far")];
-        wait_for("the commit to be under way", || {
-            let mux = lab.mux.as_ref().unwrap();
-            (mux.metric("syncmux_units_in_flight", &busy) > 0.0).then_some(())
-        });
+        under_way(&lab);
         lab.mux().stop();
         assert!(waiting.join().unwrap() < FAR_BEFORE_STOCK);
     });

@@ -77,6 +77,19 @@ impl Fake {
 }
 
 impl Peer {
+    /// Goes on in TLS, as a client that trusts this certificate.
+    #[allow(dead_code, reason = "only for listeners with STARTTLS")]
+    pub async fn in_tls(self, certificate: std::path::PathBuf) -> Self {
+        let files = syncmux::io::tls::ClientFiles {
+            ca_file: Some(certificate),
+            identity: None,
+        };
+        let connector: tokio_rustls::TlsConnector =
+            Arc::new(syncmux::io::tls::client_config(&files).unwrap()).into();
+        let name = syncmux::io::tls::server_name("syncmux").unwrap();
+        Peer(Box::new(connector.connect(name, self.0).await.unwrap()))
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
         self.0.flush().await.unwrap();

@@ -11,8 +11,7 @@ use super::words::{
 use crate::core::{Event, LaneId, Limits, Mode, Note, SessionId};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
-pub(super) const PUT_OFF: &str =
-    "NO IMAP_MAILBOX_LOCKED Put off: its line stands in the sync log\r\n";
+pub(super) const PUT_OFF: &str = "NO IMAP_MAILBOX_LOCKED Put off: the replica has not got it\r\n";
 const FULL: &str = "GET FULLMAILBOX user.a\r\n";
 
 pub(super) fn right_now() -> (Driver, SessionId) {

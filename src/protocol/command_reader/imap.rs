@@ -3,7 +3,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::{CommandReader, Simple, State, capitalised, is_atom};
+use super::{CommandReader, Simple, State, is_atom};
 use crate::protocol::command::Kind;
 use crate::protocol::facts::Family;
 
@@ -38,11 +38,6 @@ impl CommandReader {
 
     /// The word behind the tag is complete; `end`, the next byte of `input`, ended it.
     pub(super) fn imap_word_done(&mut self, end: u8, input: &mut Bytes) {
-        if self.word.is_empty() {
-            self.eat("BAD Null command");
-            return;
-        }
-        self.verb = capitalised(&self.word);
         let simple = match &self.verb[..] {
             "Authenticate" => Simple::Authenticate,
             "Capability" => Simple::Capability,
