@@ -69,7 +69,8 @@ pub struct Limits {
     pub ahead_requests: usize,
     /// Mailboxes in one of them.
     pub ahead_names: usize,
-    /// How often a read is tried on another lane after one was lost.
+    /// How often what changed nothing on the replica is sent, where its lane was lost each time and it was
+    /// what the replica was working on.
     pub read_tries: u32,
     /// How often what the replica answers with `IMAP_MAILBOX_LOCKED` is sent again.
     pub locked_retries: u32,

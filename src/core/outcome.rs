@@ -432,10 +432,10 @@ impl Core {
             return;
         };
         // What was asked ahead may be what killed the replica's process.
-        let suspect = match lane.in_flight.front().map(|oldest| &oldest.what) {
-            Some(oldest) if oldest.is_question() => None,
-            _ => lane.in_flight.iter().find_map(|sent| sent.job),
-        };
+        let oldest = lane.in_flight.front();
+        let by_question = oldest.is_some_and(|sent| sent.what.is_question());
+        let suspect = lane.in_flight.iter().find_map(|sent| sent.job);
+        let suspect = suspect.filter(|_| !by_question);
         for (place, sent) in lane.in_flight.iter().enumerate() {
             match sent.what {
                 What::Question(question) => self.question_lost(question, place == 0),
@@ -460,6 +460,11 @@ impl Core {
             }
         }
         for job in jobs {
+            // Only the suspect's tries run out by it: who stood behind a command that ends the
+            // replica's process each time is not refused for that.
+            if suspect.map_or(!by_question, |suspect| suspect == job) {
+                self.jobs.entry(job).and_modify(|job| job.tries += 1);
+            }
             self.job_lost(job, why, Some(job) == suspect);
         }
         self.forget_pool(&lane.pool);
@@ -470,7 +475,6 @@ impl Core {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        job.tries += 1;
         let waited_for = job.left.is_none() && self.sessions.contains_key(&job.session);
         if job.acked.is_none() && !waited_for {
             // Nobody waits for it any more.

@@ -133,6 +133,26 @@ fn a_read_is_repeated_on_another_lane_and_a_strict_write_ends_the_session() {
 }
 
 #[test]
+fn who_stands_behind_what_ends_lanes_is_not_refused_for_it() {
+    let (mut d, killer) = strict_within(one_lane());
+    let other = d.open(2, Mode::Strict);
+    d.say(killer, "GET USER a\r\n");
+    d.say(other, "GET USER b\r\n");
+    let mut lost = 0;
+    while d.answer(killer).is_none() {
+        d.lose(d.lane_with("GET USER a"));
+        d.pass(Duration::from_secs(1));
+        lost += 1;
+        assert!(lost < 20, "without end");
+    }
+    assert_eq!(lost, limits().read_tries);
+    assert_eq!(d.answer(other), None);
+    // From here on it is the oldest itself.
+    d.reply_to("GET USER b", OK);
+    assert_eq!(d.answer(other).unwrap(), OK);
+}
+
+#[test]
 fn a_unit_that_was_not_committed_goes_to_another_lane() {
     let (mut d, s) = strict();
     d.ask(s, &reserve("user.a user.b", &[1]));
