@@ -254,6 +254,10 @@ mod tests {
         let at = |name: &str| base.path().join(name);
         create_dir_all(at("far")).unwrap();
         create_dir_all(at("far-3")).unwrap();
+        write(at("far-3/syncmux-shard"), "").unwrap();
+        // Somebody else's, who has never been a shard.
+        create_dir_all(at("far-4")).unwrap();
+        write(at("far-4/log"), "APPEND user.c\n").unwrap();
         let text = format!(
             "[shard]\nchannel = \"far\"\nsync_directory = \"{}\"\nshards = 2\n[site]\nimapd_conf = \
              \"{}\"\n",
@@ -280,5 +284,6 @@ mod tests {
         assert!(left.iter().all(|name| !at("far-3").join(name).exists()));
         assert!(!at("far/syncmux-held").exists());
         assert_eq!(put_back(&config).unwrap(), 0);
+        assert!(at("far-4/log").exists());
     }
 }

@@ -345,6 +345,12 @@ fn check_looks_at_cyruss_files() {
     let old = site.0.path().join("sync/far-5");
     std::fs::create_dir(&old).unwrap();
     std::fs::write(old.join("log"), "APPEND user.joe\n").unwrap();
+    let warned = site.check(GOOD);
+    assert!(
+        !says(&warned, Severity::Warning, "is no shard any more"),
+        "it has never been one"
+    );
+    std::fs::write(old.join("syncmux-shard"), "").unwrap();
     assert!(says(
         &site.check(GOOD),
         Severity::Warning,

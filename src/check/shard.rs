@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{Report, Severity, cyrus_conf, directory};
 use crate::config::{ImapdConf, Shard};
-use crate::io::shard::numbers;
+use crate::io::shard::{numbers, was_shard};
 
 /// What is printed in the place of a password.
 const PASSWORD: &str = "PASSWORD";
@@ -99,6 +99,9 @@ fn folders(report: &mut Report, config: &Shard) {
     for number in there {
         let path = config.base.join(config.shard(number));
         if number >= config.shards && logged.contains(&config.shard(number)) {
+            continue;
+        }
+        if number >= config.shards && !was_shard(&path) {
             continue;
         }
         if number >= config.shards {

@@ -22,6 +22,16 @@ use crate::protocol::print;
 impl Core {
     /// The job may run: it waits for a lane from now on.
     pub(super) fn make_ready(&mut self, id: JobId) {
+        self.line_up(id, false);
+    }
+
+    /// The same for one that was on a lane already. Nothing younger goes before it: what ends lanes can't
+    /// keep on doing so in front of it.
+    pub(super) fn make_ready_again(&mut self, id: JobId) {
+        self.line_up(id, true);
+    }
+
+    fn line_up(&mut self, id: JobId, again: bool) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -44,12 +54,13 @@ impl Core {
             &mut pool.ready
         };
         let urgent = |id: &JobId| is_urgent(&self.jobs, &self.sessions, *id);
-        if urgent(&id) {
-            let at = queue.iter().take_while(|other| urgent(other)).count();
-            queue.insert(at, id);
-        } else {
-            queue.push_back(id);
-        }
+        let goes_before = |other: &&JobId| match (urgent(other), urgent(&id)) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => !again || **other < id,
+        };
+        let at = queue.iter().take_while(goes_before).count();
+        queue.insert(at, id);
     }
 
     /// Takes a job out of everything; those behind it may run.

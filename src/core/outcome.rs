@@ -491,7 +491,10 @@ impl Core {
         if again && (job.read || !job.work.committed()) {
             // It changed nothing there, or can't have: another lane.
             job.state = State::Waiting;
-            return self.make_ready(id);
+            return match suspect {
+                true => self.make_ready(id),
+                false => self.make_ready_again(id),
+            };
         }
         let words = format!("the connection to the replica was lost: {why}");
         if job.acked.is_some() {

@@ -112,6 +112,16 @@ impl Queue {
         self.keys.get(key).into_iter().flatten().copied()
     }
 
+    /// The jobs before this one in the queues of its keys. Barriers are left out.
+    pub(super) fn before(&self, id: JobId) -> impl Iterator<Item = JobId> + '_ {
+        let keys = match self.jobs.get(&id) {
+            Some(Keys::Of(list)) => &list[..],
+            _ => &[],
+        };
+        let earlier = move |key| self.of_key(key).take_while(move |other| *other != id);
+        keys.iter().flat_map(earlier)
+    }
+
     /// How many jobs a key has.
     pub(super) fn count(&self, key: &UserKey) -> usize {
         self.keys.get(key).map_or(0, VecDeque::len)

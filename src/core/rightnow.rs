@@ -257,7 +257,24 @@ impl Core {
         if asked && self.is_gone(&pool) {
             return self.give_up_waiting_for(id, "away");
         }
+        if asked && self.is_behind_left(id) {
+            return self.give_up_waiting_for(id, "limit");
+        }
         self.wait_until(id, now + limit);
+    }
+
+    /// Whether nothing of what a session waits for is under way, because something that an imapd has
+    /// given up still is, of the same user. The client holds the user's lock meanwhile, which stands
+    /// before the limit of the next imapd.
+    fn is_behind_left(&self, id: SessionId) -> bool {
+        let own = |job: &super::Job| job.session == id && job.acked.is_none() && job.left.is_none();
+        let mut own = self.jobs.iter().filter(|(_, job)| own(job)).peekable();
+        let is_left = |job: JobId| self.jobs.get(&job).is_some_and(|job| job.left.is_some());
+        own.peek().is_some()
+            && own.all(|(id, job)| {
+                matches!(job.state, super::job::State::Waiting)
+                    && self.queue.before(*id).any(is_left)
+            })
     }
 
     /// What a session waits for is not waited for any longer.

@@ -149,7 +149,6 @@ impl Conversation {
                         raw: Body::new(),
                     },
                 };
-                self.hold(command.memory(), command.listed())?;
                 self.asked = true;
                 self.had_tag |= self.reader.tag() != b"*";
                 if self.is_in
@@ -157,6 +156,7 @@ impl Conversation {
                 {
                     self.next_tag = next;
                 }
+                self.hold(command.memory(), command.listed())?;
                 return Ok(command);
             }
             self.hold_unfinished()?;

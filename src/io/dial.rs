@@ -5,10 +5,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
 
 /// `SO_PRIORITY` of every lane: `meta priority 0:4` in nftables. Unlike a firewall mark it needs no
 /// privilege. Of the values that need none this one has the same place in the kernel's queues as 0.
@@ -29,12 +31,22 @@ struct Ends {
 pub(super) struct Own(Ends);
 
 /// Connects to the first address of this host that answers.
-pub(super) async fn dial(host: &str, port: u16) -> io::Result<(TcpStream, Own)> {
+pub(super) async fn dial(host: &str, port: u16, limit: Duration) -> io::Result<(TcpStream, Own)> {
+    let end = Instant::now() + limit;
+    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
+    first_of(&addresses, end).await
+}
+
+/// Each that says nothing is waited for for its part of the time that is left, so that one behind a
+/// firewall that drops does not hide the others.
+async fn first_of(addresses: &[SocketAddr], end: Instant) -> io::Result<(TcpStream, Own)> {
     let mut last = None;
-    for address in lookup_host((host, port)).await? {
-        match connect(address).await {
-            Ok(connected) => return Ok(connected),
-            Err(error) => last = Some(error),
+    for (address, left) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
+        let part = end.saturating_duration_since(Instant::now()) / left;
+        match timeout(part, connect(*address)).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(io::ErrorKind::TimedOut.into()),
         }
     }
     Err(last.unwrap_or_else(|| io::Error::other("the name has no address")))
@@ -110,11 +122,13 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
+    const LIMIT: Duration = Duration::from_secs(60);
+
     #[tokio::test]
     async fn known_while_it_is_being_made() -> io::Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let to = listener.local_addr()?;
-        let (stream, own) = dial("127.0.0.1", to.port()).await?;
+        let (stream, own) = dial("127.0.0.1", to.port(), LIMIT).await?;
         let (_, from) = listener.accept()?;
         assert_eq!(socket2::SockRef::from(&stream).priority()?, PRIORITY);
         assert!(is_own(from, to));
@@ -127,9 +141,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_says_nothing_does_not_hide_the_next() -> io::Result<()> {
+        // Nobody accepts there, and its queue is full.
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        full.listen(0)?;
+        let silent = full.local_addr()?.as_socket().expect("an address");
+        let mut waiting = Vec::new();
+        let soon = || Instant::now() + Duration::from_millis(500);
+        let error = loop {
+            match first_of(&[silent], soon()).await {
+                Ok(connected) => waiting.push(connected),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let addresses = [silent, listener.local_addr()?];
+        let end = Instant::now() + Duration::from_secs(4);
+        let (stream, _own) = first_of(&addresses, end).await?;
+        assert_eq!(stream.peer_addr()?, addresses[1]);
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn nobody_there() -> io::Result<()> {
         let to = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let error = dial("127.0.0.1", to.port()).await.map(|_| ()).unwrap_err();
+        let error = dial("127.0.0.1", to.port(), LIMIT)
+            .await
+            .map(|_| ())
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(!own().iter().any(|ends| ends.to == to));
         Ok(())

@@ -1,6 +1,7 @@
 //! The way to a replica that is ready for commands: connect, TLS, greeting, login, and what comes
 //! behind it (`handshake.rs`).
 
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -328,15 +329,21 @@ impl Replica {
     async fn reach(&self) -> Result<(Wire, Arc<Greeting>), ConnectError> {
         let address = &self.settings.address;
         // Known as our own until it has greeted us, or would have been found to be a loop.
-        let (stream, _own) = timeout(self.settings.connect_timeout, self.dial())
-            .await
-            .map_err(|_| {
-                ConnectError::unreachable(format!(
-                    "{address} does not answer (waited {} seconds)",
-                    self.settings.connect_timeout.as_secs()
-                ))
-            })?
-            .map_err(|error| ConnectError::unreachable(format!("{address}: {error}")))?;
+        let limit = self.settings.connect_timeout;
+        let silent = || {
+            format!(
+                "{address} does not answer (waited {} seconds)",
+                limit.as_secs()
+            )
+        };
+        let dialed = timeout(limit, self.dial()).await;
+        let (stream, _own) = match dialed.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
+            Ok(connected) => connected,
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                return Err(ConnectError::unreachable(silent()));
+            }
+            Err(error) => return Err(ConnectError::unreachable(format!("{address}: {error}"))),
+        };
         let dialect = self.settings.dialect;
         let mut wire = Wire::new(stream, dialect);
         let mut greeting = None;
@@ -363,7 +370,7 @@ impl Replica {
     async fn dial(&self) -> std::io::Result<(BoxStream, Option<Own>)> {
         match &self.settings.address {
             Address::Tcp { host, port } => {
-                let (stream, own) = dial::dial(host, *port).await?;
+                let (stream, own) = dial::dial(host, *port, self.settings.connect_timeout).await?;
                 stream::tune(&stream);
                 Ok((Box::new(stream), Some(own)))
             }

@@ -145,10 +145,12 @@ impl Replies {
             let said = line.raw.to_vec().unwrap_or_default();
             self.last_words = Some(shown(&said));
         }
+        // Only a greeting's are asked for, and those of APPLY CAPABILITIES in it.
+        line.words = Vec::new();
         if self.held + line.raw.memory() > self.memory && line.raw.memory() > SMALL {
             self.spill_body(&mut line.raw);
         }
-        self.held += LINE + line.raw.memory() + size_of_val(&line.guids[..]) as u64;
+        self.held += LINE + line.memory();
         self.untagged.push(line);
     }
 
@@ -241,6 +243,29 @@ mod tests {
         });
         assert!(is_too_large(&broken.unwrap()));
         assert!(most < MEMORY * MOST / 256, "{most}");
+    }
+
+    #[test]
+    fn lines_of_words_are_bounded_as_well() {
+        let words = format!("* X{}\r\n", " a".repeat(30_000));
+        let name = format!("* MAILBOX %(UNIQUEID {})\r\n", "u".repeat(8000));
+        let enabled = format!("* ENABLED ({}b)\r\n", "a ".repeat(30_000));
+        for line in [words, name, enabled] {
+            let spill = spill(1 << 30);
+            let mut replies = Replies::new(MEMORY, spill.writer(), Dialect::Csync);
+            for _ in 0..MEMORY {
+                if feed(&mut replies, line.as_bytes()).is_err() {
+                    break;
+                }
+            }
+            let one = |line: &Untagged| {
+                let words: usize = line.words.iter().map(|word| word.len() + 32).sum();
+                let names = line.mailbox.iter().chain(&line.uniqueid).map(Bytes::len);
+                line.raw.memory() + (words + names.sum::<usize>()) as u64
+            };
+            let kept: u64 = replies.untagged.iter().map(one).sum();
+            assert!(kept <= MEMORY * (MOST + 10), "{kept}: {:.20}", line);
+        }
     }
 
     #[test]

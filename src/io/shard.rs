@@ -17,12 +17,12 @@ use metrics::{counter, gauge};
 use tokio_util::sync::CancellationToken;
 
 pub use clients::RealClients;
-pub use folders::{Folders, numbers};
+pub use folders::{Folders, numbers, was_shard};
 
 use super::admin::{Latch, Readiness};
 use super::sync_directory::{Error, ReadRun, SyncDirectory, TakenRun, Unfinished};
 use super::telemetry::metric;
-use crate::core::shard::{Dealer, ShardSnapshot, Way};
+use crate::core::shard::{Dealer, LogLine, ShardSnapshot, Way};
 use crate::protocol::Site;
 
 /// How often the files are looked at.
@@ -55,8 +55,6 @@ pub struct Sharder {
     alone: bool,
     /// The dealer has all lines of these, of the channel or of a folder; they are to go.
     ending: Vec<(Option<usize>, TakenRun)>,
-    /// Shards in which a start before may have left something that their clients do not see.
-    unchecked: Vec<usize>,
     /// The held lines that stand on disk.
     stored: u64,
     rounds: u64,
@@ -147,7 +145,6 @@ impl Sharder {
             begun: false,
             alone: false,
             ending: Vec::new(),
-            unchecked: (0..shards).collect(),
             stored: 0,
             rounds: 0,
             runs: 0,
@@ -248,6 +245,18 @@ impl Sharder {
         let mut lines = Vec::new();
         let read = self.main.load_held(&self.site, |line| lines.push(line))?;
         self.count_unreadable(&read);
+        // A start before was taking these back from what is a shard again now: they are older than what
+        // was held, and their shards' clients do not see them.
+        let mut left = Vec::new();
+        for at in 0..self.folders.len() {
+            if let Some(run) = self.folders[at].directory.left_from_take_back()? {
+                left.push((at, self.read_again(at, &[&run])?, run));
+            }
+        }
+        for (at, lines, run) in left {
+            self.dealer.take_back(lines);
+            self.ending.push((Some(at), run));
+        }
         lines.into_iter().for_each(|line| self.dealer.take(line));
         self.begun = true;
         // The file may hold more than is held now.
@@ -268,9 +277,18 @@ impl Sharder {
 
     /// Deals what was left in a folder again.
     fn deal_again(&mut self, at: usize, taken: Vec<TakenRun>) -> Result<(), Error> {
+        let runs: Vec<&TakenRun> = taken.iter().collect();
+        let lines = self.read_again(at, &runs)?;
+        self.dealer.take_back(lines);
+        self.ending = taken.into_iter().map(|run| (Some(at), run)).collect();
+        self.end_runs()?;
+        self.flush()
+    }
+
+    fn read_again(&mut self, at: usize, runs: &[&TakenRun]) -> Result<Vec<LogLine>, Error> {
         let mut lines = Vec::new();
         let mut all = ReadRun::default();
-        for run in &taken {
+        for run in runs {
             let directory = &self.folders[at].directory;
             let read = directory.read_run(run, &self.site, |line| lines.push(line))?;
             all.lines += read.lines;
@@ -284,10 +302,7 @@ impl Sharder {
             lines = count,
             "lines that were left there are dealt again"
         );
-        self.dealer.take_back(lines);
-        self.ending = taken.into_iter().map(|run| (Some(at), run)).collect();
-        self.end_runs()?;
-        self.flush()
+        Ok(lines)
     }
 
     /// Runs go, the last one first, once their lines stand elsewhere.
@@ -343,12 +358,6 @@ impl Sharder {
 
     /// Takes back what was left in folders that are no shards any more, unless somebody works there.
     fn take_back(&mut self) -> Result<(), Error> {
-        while let Some(at) = self.unchecked.last().copied() {
-            if let Some(left) = self.folders[at].directory.left_from_take_back()? {
-                self.deal_again(at, vec![left])?;
-            }
-            self.unchecked.pop();
-        }
         for at in 0..self.folders.len() {
             let folder = &mut self.folders[at];
             if !folder.retired || !self.dealer.is_at_work(at) {

@@ -264,15 +264,21 @@ pub(super) struct Writing<'a> {
     pieces: &'a [Piece],
     /// What of the first piece is written already.
     done: usize,
+    /// What was read from disk last; its memory is used again.
+    chunk: Vec<u8>,
 }
 
 impl<'a> Writing<'a> {
     pub(super) fn new(body: &'a Body) -> Self {
         let pieces = body.pieces();
-        Writing { pieces, done: 0 }
+        Writing {
+            pieces,
+            done: 0,
+            chunk: Vec::new(),
+        }
     }
 
-    /// Writes some of it: as much as goes out at once, or a spilled piece. Returns whether there
+    /// Writes some of it: as much as goes out at once, or a chunk of a spilled piece. Returns whether there
     /// may be more. Does not flush.
     pub(super) async fn step<W>(&mut self, to: &mut W) -> std::io::Result<bool>
     where
@@ -293,10 +299,27 @@ impl<'a> Writing<'a> {
             }
             self.advance(written);
         } else if let Some((Piece::Spilled(spilled), rest)) = self.pieces.split_first() {
-            write_spilled(to, spilled).await?;
-            self.pieces = rest;
+            self.read(spilled).await?;
+            to.write_all(&self.chunk).await?;
+            self.done += self.chunk.len();
+            if self.done as u64 >= spilled.len {
+                (self.pieces, self.done) = (rest, 0);
+            }
         }
         Ok(!self.pieces.is_empty())
+    }
+
+    /// Reads the next chunk of the first piece.
+    async fn read(&mut self, spilled: &Spilled) -> std::io::Result<()> {
+        let file = Arc::clone(&spilled.file);
+        let done = self.done as u64;
+        let offset = spilled.offset + done;
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.resize(CHUNK.min(spilled.len.saturating_sub(done)) as usize, 0);
+        let read = move || file.read_exact_at(&mut chunk, offset).map(|()| chunk);
+        let read = tokio::task::spawn_blocking(read).await;
+        self.chunk = read.map_err(std::io::Error::other)??;
+        Ok(())
     }
 
     fn advance(&mut self, written: usize) {
@@ -308,27 +331,6 @@ impl<'a> Writing<'a> {
             self.pieces = rest;
         }
     }
-}
-
-async fn write_spilled<W>(to: &mut W, spilled: &Spilled) -> std::io::Result<()>
-where
-    W: AsyncWrite + Unpin + ?Sized,
-{
-    let mut chunk = Vec::new();
-    let mut done = 0;
-    while done < spilled.len {
-        let file = Arc::clone(&spilled.file);
-        let offset = spilled.offset + done;
-        chunk.resize(CHUNK.min(spilled.len - done) as usize, 0);
-        chunk = tokio::task::spawn_blocking(move || {
-            file.read_exact_at(&mut chunk, offset).map(|()| chunk)
-        })
-        .await
-        .map_err(std::io::Error::other)??;
-        to.write_all(&chunk).await?;
-        done += chunk.len() as u64;
-    }
-    Ok(())
 }
 
 /// The whole of a body that may be spilled, for tests and for small bodies.

@@ -228,7 +228,8 @@ pub fn greets_as_sync_server(line: &Untagged) -> bool {
     };
     match &line.kind[..] {
         b"SASL" | b"STARTTLS" | b"COMPRESS" => true,
-        b"OK" => is_named(),
+        // A server may be called `sync`.
+        b"OK" => !greets_as_imapd(line) && is_named(),
         kind => OFFERS.iter().any(|(csync, _)| kind == csync.as_bytes()),
     }
 }

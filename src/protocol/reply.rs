@@ -19,11 +19,8 @@ impl Reply {
     /// Bytes of memory that it takes, about.
     #[must_use]
     pub fn memory(&self) -> u64 {
-        let line = |line: &Untagged| {
-            let own = size_of::<Untagged>() + size_of_val(&line.guids[..]);
-            line.raw.memory() + own as u64
-        };
-        self.untagged.iter().map(line).sum::<u64>() + self.status.text.len() as u64
+        let lines = self.untagged.iter().map(Untagged::memory);
+        lines.sum::<u64>() + self.status.text.len() as u64
     }
 }
 
@@ -45,6 +42,18 @@ pub struct Untagged {
     /// The whole line as it goes to a client, `* ` and line end included: byte for byte what the
     /// replica sent, but for literal headers, which are written `{n}` (every client reads these).
     pub raw: Body,
+}
+
+impl Untagged {
+    /// Bytes of memory that it takes, about.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let names = [&self.kind].into_iter().chain(&self.mailbox);
+        let names = names.chain(&self.uniqueid).chain(&self.words);
+        let names: usize = names.map(Bytes::len).sum();
+        let lists = size_of_val(&self.guids[..]) + size_of_val(&self.words[..]);
+        self.raw.memory() + (size_of::<Self>() + names + lists) as u64
+    }
 }
 
 /// The line that ends an answer.

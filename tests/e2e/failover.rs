@@ -41,6 +41,8 @@ fn planned(way: Way) {
     assert!(!is_safe(&mut lab), "nobody has taken the log");
     lab.settle();
     lab.step("the replica answers nothing");
+    // It is to take all of it at once.
+    lab.end_rolling();
     lab.relay.stall(true);
     lab.mail(&users, "2", 3000);
     lab.rolling();

@@ -171,10 +171,10 @@ fn strangers_are_told_where_they_are() {
     assert!(answer.starts_with("c NO "), "{answer}");
     let answer = talk.say(&format!("d AUTHENTICATE PLAIN {}", plain(REPL, PASSWORD)));
     assert!(answer.starts_with("d OK [CAPABILITY "), "{answer}");
-    assert!(
-        answer.contains(" X-REPLICATION X-SIEVE-MAILBOX"),
-        "{answer}"
-    );
+    assert!(answer.contains(" X-REPLICATION"), "{answer}");
+    // As the replica offers: Cyrus 3.2 keeps no scripts in mailboxes.
+    let has_sieve = answer.contains(" X-SIEVE-MAILBOX");
+    assert_eq!(has_sieve, !lab.old_replica(), "{answer}");
     let answer = talk.say("e SELECT INBOX");
     assert!(answer.starts_with("e BAD Unrecognized command"), "{answer}");
     let answer = talk.say("f SYNCGET USER nobody");
@@ -306,6 +306,8 @@ fn verify_by_imap() {
     let (code, said) = lab.mux().tool(&["verify", "--all"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("3 users "), "{said}");
+    // A client of 3.2 looks at users who log in on the master, and would heal it.
+    lab.end_rolling();
     lab.replica.login(&users[0]).subscribe("INBOX");
     let (code, said) = lab.mux().tool(&["verify", "--all"]);
     assert_eq!(code, Some(1), "{said}");
@@ -334,7 +336,9 @@ fn a_drain_is_no_error_to_the_client() {
     });
     let said = lab.rolling().output();
     assert!(said.contains("BYE syncmux is shutting down"), "{said}");
-    assert!(!said.contains("bailing out"), "{said}");
+    // The client of 3.2 takes each BYE for an error of the protocol, by csync as well.
+    let is_error = said.contains("bailing out! Bad protocol");
+    assert!(is_error == lab.old_master(), "{said}");
     lab.mux().start();
     lab.settle();
 }

@@ -194,6 +194,11 @@ fn verify_and_resync() {
     );
 
     lab.step("changed behind its back");
+    // A client of 3.2 looks at users who log in on the master, as the comparison does, and would heal it.
+    lab.end_rolling();
+    // See `start`.
+    let last = if lab.old_replica() { 2 } else { 1 };
+    let next = last + 1;
     let mut there = lab.replica.login(alice);
     there.append("INBOX", "", &message("only there", 1000));
     there.select("INBOX.box");
@@ -209,9 +214,9 @@ fn verify_and_resync() {
         &[
             &format!("{alice}: mailbox user.{alice}: SYNC_CRC is "),
             &format!(
-                "{alice}: mailbox user.{alice}: LAST_UID is 1 on the master and 2 on the replica"
+                "{alice}: mailbox user.{alice}: LAST_UID is {last} on the master and {next} on the replica"
             ),
-            &format!("{alice}: mailbox user.{alice}: message 2: only on the replica"),
+            &format!("{alice}: mailbox user.{alice}: message {next}: only on the replica"),
             &format!("{alice}: mailbox user.{alice}.box: message 1: FLAGS is "),
             &format!("{alice}: subscription to user.{alice}: only on the replica"),
             "5 users compared: 1 is not the same at both ends",
@@ -225,6 +230,7 @@ fn verify_and_resync() {
     assert!(text.contains(&format!("  USER {alice}\n")), "{text}");
     lab.settle();
     ends(&mut lab, &["verify", "--all"], 0, &[everything, same]);
+    lab.end_rolling();
     let mut there = lab.replica.login(ADMIN);
     there.append("shared.box", "", &message("only there", 1000));
     let text = ends(
@@ -246,6 +252,7 @@ fn verify_and_resync() {
     lab.settle();
     ends(&mut lab, &["verify", "--all"], 0, &[everything, same]);
     // As Cyrus's user, and while no syncmux runs.
+    lab.end_rolling();
     lab.replica.login(alice).unsubscribe("INBOX.box");
     ends(&mut lab, &["verify", alice], 1, &["subscription to"]);
     lab.mux().stop();

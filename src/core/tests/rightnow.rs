@@ -539,6 +539,29 @@ fn a_rolling_client_waits_for_a_replica_that_takes_its_time() {
     assert_eq!(written(&d), [""; 0]);
 }
 
+/// One lane hangs and the others answer. What an imapd has given up is still before the client, which
+/// holds the lock of the user.
+#[test]
+fn a_rolling_client_does_not_wait_behind_what_was_given_up() {
+    for mode in [Mode::FanOut, Mode::Strict] {
+        let (mut d, s) = right_now();
+        two_lanes(&mut d);
+        append(&mut d, s, "user.a");
+        d.pass(LIMIT);
+        assert_eq!(d.answer(s).unwrap(), PUT_OFF);
+        let rolling = d.open_by(2, mode, true);
+        d.say(rolling, &ask_for("user.a"));
+        // Whether it is there at all.
+        d.reply_to("NOOP", OK);
+        heard_meanwhile(&mut d);
+        assert_eq!(d.answer(rolling).unwrap(), PUT_OFF, "{mode:?}");
+        assert!(written(&d).concat().contains("Mailbox(b\"user.a\")"));
+        // Another user's question goes on.
+        d.get(rolling, &ask_for("user.b"));
+        assert_eq!(d.count("APPLY MAILBOX"), 1);
+    }
+}
+
 /// A lane with nothing to do is asked before another one is opened.
 #[test]
 fn an_idle_lane_tells_whether_the_replica_is_there() {

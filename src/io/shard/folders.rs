@@ -8,6 +8,10 @@ use rustix::fs::OFlags;
 
 use crate::io::sync_directory::{Error, SyncDirectory};
 
+/// Stands in every folder that has been a shard. By its name alone a folder might be another channel's,
+/// with another replica.
+const MARK: &str = "syncmux-shard";
+
 /// Where they are.
 #[derive(Clone, Debug)]
 pub struct Folders {
@@ -41,6 +45,7 @@ impl Folders {
         for number in 0..self.shards {
             let path = self.base.join(self.shard(number));
             self.make(&path)
+                .and_then(|()| mark(&path))
                 .map_err(|source| Error::in_words("make", &path, source))?;
         }
         let more = self.retired();
@@ -59,8 +64,12 @@ impl Folders {
     /// The folder of all channels can't be read.
     pub fn retired(&self) -> io::Result<Vec<usize>> {
         let mut found = numbers(&self.base, &self.name)?;
-        found
-            .retain(|number| *number >= self.shards && !self.logged.contains(&self.shard(*number)));
+        let is_retired = |number: &usize| {
+            let name = self.shard(*number);
+            let was_one = *number >= self.shards && was_shard(&self.base.join(&name));
+            was_one && !self.logged.contains(&name)
+        };
+        found.retain(is_retired);
         Ok(found)
     }
 
@@ -97,6 +106,23 @@ impl Folders {
         std::fs::rename(&temp, path)?;
         std::fs::File::open(&self.base)?.sync_all()
     }
+}
+
+/// Whether this folder has been a shard.
+#[must_use]
+pub fn was_shard(folder: &Path) -> bool {
+    std::fs::symlink_metadata(folder.join(MARK)).is_ok_and(|meta| meta.is_file())
+}
+
+/// Before a line is dealt to it, so that what is left in it is found where it is no shard any more.
+fn mark(folder: &Path) -> io::Result<()> {
+    if was_shard(folder) {
+        return Ok(());
+    }
+    let mut new = std::fs::File::options();
+    let new = new.write(true).create_new(true).mode(0o644);
+    new.open(folder.join(MARK))?.sync_all()?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// The numbers N of all folders `NAME-N`, in order.
@@ -156,6 +182,11 @@ mod tests {
             std::fs::create_dir(at(name)).unwrap();
         }
         std::fs::write(at("far-6"), "").unwrap();
+        // far-11 neither, although nothing says so.
+        std::fs::create_dir(at("far-11")).unwrap();
+        for name in ["far-7", "far-8", "far-10"] {
+            std::fs::write(at(name).join(MARK), "").unwrap();
+        }
         let (main, all) = folders.open().unwrap();
         let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["far-0", "far-1", "far-7", "far-10"]);
@@ -164,6 +195,7 @@ mod tests {
             assert_eq!(meta.permissions().mode() & 0o7777, 0o751);
             assert_eq!(meta.uid(), std::fs::metadata(at("far")).unwrap().uid());
         }
+        assert!(was_shard(&at("far-0")) && !was_shard(&at("far-11")));
         assert!(!at(".syncmux-far").exists());
         assert!(
             matches!(folders.open(), Err(Error::Held { .. })),

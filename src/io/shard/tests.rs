@@ -113,7 +113,7 @@ fn nothing_is_taken_over_beside_the_channels_own_client() {
 #[test]
 fn what_a_syncmux_run_owes_in_a_folder_that_is_no_shard_is_dealt_again() {
     let site = Site::new();
-    create_dir(site.at("far-1")).unwrap();
+    drop(site.start(2));
     write(site.at("far-1/log-run"), "APPEND user.a\n").unwrap();
     write(site.at("far-1/syncmux-owed"), "USER a\n").unwrap();
     write(site.at("far-1/syncmux-run-7"), "SEEN b 12\n").unwrap();
@@ -142,6 +142,23 @@ fn what_a_syncmux_run_owes_in_a_folder_that_is_no_shard_is_dealt_again() {
     ] {
         assert!(!site.at("far-1").join(name).exists(), "{name}");
     }
+}
+
+/// N was made smaller and then larger again, and it was killed while it took back.
+#[test]
+fn what_was_being_taken_back_goes_before_what_was_held() {
+    let site = Site::new();
+    drop(site.start(3));
+    write(site.at("far-2/syncmux-back"), "APPEND user.a\n").unwrap();
+    write(site.at("far/syncmux-held"), "APPEND user.a.new\n").unwrap();
+    let mut sharder = site.start(3);
+    let all = || -> String {
+        let logs = (0..3).map(|n| text(&site.at(&format!("far-{n}/log"))));
+        logs.collect()
+    };
+    until(&mut sharder, || all().lines().count() == 2);
+    assert_eq!(all(), "APPEND user.a\nAPPEND user.a.new\n");
+    assert!(!site.at("far-2/syncmux-back").exists());
 }
 
 fn sharder_has_held(main: &Path, lines: usize) -> bool {

@@ -1,6 +1,7 @@
 //! Taking a channel's log over as its client does (`sync_log_reader_begin` and `sync_log_reader_end`
 //! in Cyrus's `sync_log.c`), for `syncmux shard`; and the lines that it holds back.
 
+use std::cell::Cell;
 use std::io::{BufReader, ErrorKind, Read};
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ pub struct TakenRun {
     name: &'static str,
     file: Box<dyn DiskFile>,
     id: FileId,
+    /// Its name is gone, but perhaps only until a power loss.
+    removed: Cell<bool>,
 }
 
 /// What a run held.
@@ -105,7 +108,13 @@ impl SyncDirectory {
         file.lock(false).map_err(Error::io("lock", &path))?;
         file.unlock();
         let id = file.stat().map_err(Error::io("look at", &path))?.id;
-        Ok(TakenRun { name, file, id })
+        let removed = Cell::new(false);
+        Ok(TakenRun {
+            name,
+            file,
+            id,
+            removed,
+        })
     }
 
     /// Hands out the lines of a run, each with whom it concerns. Nothing was handed out where this
@@ -125,6 +134,9 @@ impl SyncDirectory {
     pub fn finish_run(&self, run: &TakenRun) -> Result<(), Error> {
         let _work = self.work();
         let path = self.at(run.name);
+        if run.removed.get() {
+            return self.sync_names();
+        }
         match self.disk.stat(run.name) {
             Ok(stat) if stat.id == run.id => {}
             Ok(_) => return Err(Error::TakenAway { path }),
@@ -135,6 +147,7 @@ impl SyncDirectory {
         }
         let removed = self.disk.remove(run.name);
         removed.map_err(Error::io("remove", &path))?;
+        run.removed.set(true);
         self.sync_names()
     }
 
