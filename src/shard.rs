@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Shard;
 use crate::io::admin::{Admin, Readiness};
 use crate::io::client_process::{self, ClientProcess};
-use crate::io::shard::{Beat, Clients as _, Folders, RealClients, Sharder, Shown};
+use crate::io::shard::{Beat, Clients as _, Folders, How, RealClients, Sharder, Shown};
 use crate::io::telemetry;
 use crate::run::{RunError, plain, serve_admin};
 use crate::systemd;
@@ -214,7 +214,12 @@ fn sharder(config: &Shard) -> Result<Sharder, crate::io::sync_directory::Error> 
         // Begins to watch.
         let _ = clients.may_work(name, directory);
     }
-    let how = (config.shards, config.way, config.held_lines);
+    let how = How {
+        shards: config.shards,
+        way: config.way,
+        held_lines: config.held_lines,
+        mailbox_pairs: config.mailbox_pairs,
+    };
     let site = config.site.clone();
     Ok(Sharder::new(main, folders, how, site, Box::new(clients)))
 }

@@ -62,14 +62,18 @@ fn little_is_needed() {
     assert_eq!(config.shard(2), "far-2");
     assert_eq!(config.base, site.0.path().join("sync"));
     assert_eq!((config.shards, config.way), (3, Way::Balanced));
-    assert_eq!(config.held_lines, 10_000);
+    assert_eq!((config.held_lines, config.mailbox_pairs), (10_000, false));
     assert!(config.client_command.is_empty() && config.warnings.is_empty());
     // The default channel.
-    let text = GOOD.replace("channel = \"far\"", "deal = \"fixed\"\nheld_lines = 7");
+    let text = GOOD.replace(
+        "channel = \"far\"",
+        "deal = \"fixed\"\nheld_lines = 7\nmailbox_pairs = true",
+    );
     let config = site.parse(&text.replace("sync/far", "sync")).unwrap();
     assert_eq!(config.shard(0), "shard-0");
     assert_eq!(config.base, site.0.path().join("sync"));
     assert_eq!((config.way, config.held_lines), (Way::Fixed, 7));
+    assert!(config.mailbox_pairs);
     let named = GOOD.replace("shards = 3", "name = \"mine\"\nshards = 3");
     assert_eq!(site.parse(&named).unwrap().shard(1), "mine-1");
 }

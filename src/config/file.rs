@@ -32,6 +32,7 @@ pub(super) struct Shard {
     pub(super) shards: Key<u32>,
     pub(super) deal: Key<String>,
     pub(super) held_lines: Key<u32>,
+    pub(super) mailbox_pairs: Key<bool>,
     pub(super) client_command: Key<Vec<String>>,
 }
 

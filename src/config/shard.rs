@@ -34,6 +34,8 @@ pub struct Shard {
     pub way: Way,
     /// With so many lines held back no more are taken over.
     pub held_lines: usize,
+    /// The master is a Cyrus before 3.4, which logs a rename as two MAILBOX lines: these stay together.
+    pub mailbox_pairs: bool,
     /// Program and arguments of a shard's client, `%c` is its channel; empty: something else starts
     /// them.
     pub client_command: Vec<String>,
@@ -97,6 +99,7 @@ impl Shard {
             shards: found.shards,
             way: found.way,
             held_lines: found.held_lines,
+            mailbox_pairs: found.mailbox_pairs,
             client_command: found.client_command,
             site,
             imapd_conf,
@@ -142,6 +145,7 @@ struct Found {
     shards: usize,
     way: Way,
     held_lines: usize,
+    mailbox_pairs: bool,
     client_command: Vec<String>,
 }
 
@@ -172,6 +176,7 @@ fn shard(build: &mut Build<'_>, keys: At<file::Shard>) -> Option<Found> {
     let way = deal.and_then(|at| build.word(&at, "way to deal", &ways));
     let held = keys.held_lines.map(|key| build.at(key));
     let held_lines = build.between(held, "held_lines", 1..=1_000_000, HELD);
+    let mailbox_pairs = keys.mailbox_pairs.is_some_and(Spanned::into_inner);
     let command = keys.client_command.map(|key| build.at(key));
     if let Some(at) = &command {
         client_command(build, at);
@@ -185,6 +190,7 @@ fn shard(build: &mut Build<'_>, keys: At<file::Shard>) -> Option<Found> {
         shards,
         way: way.unwrap_or(Way::Balanced),
         held_lines,
+        mailbox_pairs,
         client_command: command.map_or_else(Vec::new, |at| at.value),
     })
 }

@@ -22,7 +22,7 @@ pub use folders::{Folders, numbers, was_shard};
 use super::admin::{Latch, Readiness};
 use super::sync_directory::{Error, ReadRun, SyncDirectory, TakenRun, Unfinished};
 use super::telemetry::metric;
-use crate::core::shard::{Dealer, LogLine, ShardSnapshot, Way};
+use crate::core::shard::{Dealer, LogLine, Pairs, ShardSnapshot, Way};
 use crate::protocol::Site;
 
 /// How often the files are looked at.
@@ -47,6 +47,8 @@ pub struct Sharder {
     main: SyncDirectory,
     site: Site,
     dealer: Dealer,
+    /// See [`Pairs`].
+    pairs: bool,
     folders: Vec<Folder>,
     clients: Box<dyn Clients>,
     /// What was left in the channel's folder at the start has been taken in.
@@ -61,6 +63,19 @@ pub struct Sharder {
     runs: u64,
     unreadable: u64,
     was_full: bool,
+}
+
+/// How lines are dealt.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// To so many shards.
+    pub shards: usize,
+    /// To which of them.
+    pub way: Way,
+    /// With so many held lines no new run is taken over.
+    pub held_lines: usize,
+    /// The master logs renames as Cyrus before 3.4 does: see [`Pairs`].
+    pub mailbox_pairs: bool,
 }
 
 struct Folder {
@@ -114,17 +129,18 @@ pub struct Beat {
 }
 
 impl Sharder {
-    /// `folders` are the shards, each with the name of its channel, and after `shards` of them those
-    /// that are none any more. Beyond `limit` held lines no new run is taken over.
+    /// `folders` are the shards, each with the name of its channel, and after all of them those that are
+    /// none any more.
     #[must_use]
     pub fn new(
         main: SyncDirectory,
         folders: Vec<(String, SyncDirectory)>,
-        (shards, way, limit): (usize, Way, usize),
+        how: How,
         site: Site,
         clients: Box<dyn Clients>,
     ) -> Self {
-        let mut dealer = Dealer::new(shards, way, limit);
+        let shards = how.shards;
+        let mut dealer = Dealer::new(shards, how.way, how.held_lines);
         let folder = |(at, (name, directory)): (usize, (String, SyncDirectory))| Folder {
             name,
             directory,
@@ -140,6 +156,7 @@ impl Sharder {
             main,
             site,
             dealer,
+            pairs: how.mailbox_pairs,
             folders,
             clients,
             begun: false,
@@ -254,10 +271,12 @@ impl Sharder {
             }
         }
         for (at, lines, run) in left {
-            self.dealer.take_back(lines);
+            self.dealer.take_back(self.joined(lines));
             self.ending.push((Some(at), run));
         }
-        lines.into_iter().for_each(|line| self.dealer.take(line));
+        for line in self.joined(lines) {
+            self.dealer.take(line);
+        }
         self.begun = true;
         // The file may hold more than is held now.
         self.stored = u64::MAX;
@@ -266,8 +285,13 @@ impl Sharder {
 
     /// Deals a run of the channel. In memory first: what fails half way is done again.
     fn deal(&mut self, taken: TakenRun) -> Result<(), Error> {
+        let mut pairs = Pairs::new(self.pairs);
         let (site, dealer) = (&self.site, &mut self.dealer);
-        let read = self.main.read_run(&taken, site, |line| dealer.take(line))?;
+        let mut take = |line: Option<LogLine>| line.into_iter().for_each(|line| dealer.take(line));
+        let read = self
+            .main
+            .read_run(&taken, site, |line| take(pairs.push(line)))?;
+        take(pairs.end());
         self.runs += 1;
         self.count_unreadable(&read);
         self.ending = vec![(None, taken)];
@@ -279,10 +303,17 @@ impl Sharder {
     fn deal_again(&mut self, at: usize, taken: Vec<TakenRun>) -> Result<(), Error> {
         let runs: Vec<&TakenRun> = taken.iter().collect();
         let lines = self.read_again(at, &runs)?;
-        self.dealer.take_back(lines);
+        self.dealer.take_back(self.joined(lines));
         self.ending = taken.into_iter().map(|run| (Some(at), run)).collect();
         self.end_runs()?;
         self.flush()
+    }
+
+    fn joined(&self, lines: Vec<LogLine>) -> Vec<LogLine> {
+        let mut pairs = Pairs::new(self.pairs);
+        let mut joined: Vec<LogLine> = lines.into_iter().filter_map(|l| pairs.push(l)).collect();
+        joined.extend(pairs.end());
+        joined
     }
 
     fn read_again(&mut self, at: usize, runs: &[&TakenRun]) -> Result<Vec<LogLine>, Error> {

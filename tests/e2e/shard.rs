@@ -50,8 +50,9 @@ fn configuration(
     );
     format!(
         "[shard]\nchannel = \"{CHANNEL}\"\nsync_directory = \"{}\"\nshards = {shards}\ndeal = \"{deal}\"\n\
-         {}[site]\nimapd_conf = \"{}\"\n[admin]\nlisten = \"{admin}\"\n[log]\nformat = \"text\"\n",
+         mailbox_pairs = {}\n{}[site]\nimapd_conf = \"{}\"\n[admin]\nlisten = \"{admin}\"\n[log]\nformat = \"text\"\n",
         lab.master.sync_directory(CHANNEL).display(),
+        lab.old_master(),
         if clients { &command } else { "" },
         lab.master.conf().display(),
     )

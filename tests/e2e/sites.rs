@@ -86,6 +86,10 @@ fn virtual_domains(way: Way) {
     );
     lab.settle();
     lab.step("-u of users with domains");
+    if lab.old_master() {
+        // Of two clients of 3.2 for one user, one is told that the mailbox has changed meanwhile.
+        lab.end_rolling();
+    }
     z.append("INBOX", "", &message("z", 1000));
     let client = lab.strict_client();
     client

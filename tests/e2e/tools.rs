@@ -27,13 +27,17 @@ fn start(way: Way, users: usize) -> (Lab, Vec<String>) {
     let users = lab.add_users(users);
     lab.mail(&users, "1", 1000);
     lab.settle();
-    if lab.old_replica() {
-        // Nothing is answered from what is known before a line of the replica has shown that it
-        // compares SINCE_MODSEQ. Newer ones say so with their capabilities.
+    if is_old(&lab) {
+        // Nothing is answered from what is known before a line of the replica, and one of the client, has
+        // shown that it compares SINCE_MODSEQ. Newer ones say so with their capabilities.
         lab.mail(&users, "once more", 1000);
         lab.settle();
     }
     (lab, users)
+}
+
+fn is_old(lab: &Lab) -> bool {
+    lab.old_master() || lab.old_replica()
 }
 
 fn ends(lab: &mut Lab, arguments: &[&str], code: i32, says: &[&str]) -> String {
@@ -197,7 +201,7 @@ fn verify_and_resync() {
     // A client of 3.2 looks at users who log in on the master, as the comparison does, and would heal it.
     lab.end_rolling();
     // See `start`.
-    let last = if lab.old_replica() { 2 } else { 1 };
+    let last = if is_old(&lab) { 2 } else { 1 };
     let next = last + 1;
     let mut there = lab.replica.login(alice);
     there.append("INBOX", "", &message("only there", 1000));

@@ -404,7 +404,12 @@ fn nothing_changes_in_cyruss_configuration() {
             .then_some(())
     });
     assert!(waits.has_lived());
-    waits.stop();
+    if site.master.version.is_from("3.4") {
+        waits.stop();
+    } else {
+        // The client of 3.2 does not listen to SIGTERM while it waits.
+        waits.kill();
+    }
     site.here.run("nft delete table inet syncmux");
     site.client("").user(&["alice"]).expect_ok("-u");
     let left = std::fs::read_dir(site.master.sync_directory("")).unwrap();

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 use syncmux::core::shard::Way;
-use syncmux::io::shard::{Clients, Sharder};
+use syncmux::io::shard::{Clients, How, Sharder};
 use syncmux::io::sync_directory::SyncDirectory;
 use syncmux::protocol::synclog::{Item, ItemKind};
 use syncmux::protocol::{Site, UserKey};
@@ -426,6 +426,7 @@ fn start(shared: &Shared, shards: usize) -> Sharder {
         Way::Balanced
     };
     let limit = world.random.usize(1..20);
+    let mailbox_pairs = world.random.bool();
     let disk =
         |disk: &SharedDisk| SyncDirectory::on(Box::new(Watched(disk.syncmux(), shared.clone())));
     let main = disk(&world.main);
@@ -442,7 +443,12 @@ fn start(shared: &Shared, shards: usize) -> Sharder {
     Sharder::new(
         main,
         folders,
-        (shards, way, limit),
+        How {
+            shards,
+            way,
+            held_lines: limit,
+            mailbox_pairs,
+        },
         Site::default(),
         clients,
     )

@@ -13,9 +13,11 @@
 //! 4. A line over two keys goes only where neither has unfinished lines in another shard. Until then it
 //!    is held. Once it has gone it is an unfinished line of both, which binds both to that shard.
 //! 5. What comes behind a held line of the same key is held behind it. Other keys go on.
+//!    Lines that a Cyrus before 3.4 may have logged as the two halves of a rename are one line here.
 //! 6. Nothing is dealt to a folder that is no shard any more (N was made smaller): whoever has unfinished
 //!    lines there is held until these are finished, or taken back and dealt again.
 
+mod pairs;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
+
+pub use pairs::Pairs;
 
 use crate::protocol::UserKey;
 
@@ -32,15 +36,15 @@ pub type FileId = (u64, u64);
 /// Whom a line concerns: one, or two.
 pub type Keys = (UserKey, Option<UserKey>);
 
-/// One line of the channel's log.
+/// One line of the channel's log, or several that must stay together ([`Pairs`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// As Cyrus wrote it, without its line feed.
+    /// As Cyrus wrote it, without its last line feed.
     pub text: Bytes,
     /// Whom it concerns.
     pub first: UserKey,
-    /// And whom else; never the same.
-    pub second: Option<UserKey>,
+    /// And whom else; each once.
+    pub more: Vec<UserKey>,
 }
 
 /// How the shard of a user without unfinished lines is found.
@@ -125,7 +129,11 @@ struct Named {
 
 impl LogLine {
     fn keys(&self) -> impl Iterator<Item = &UserKey> {
-        std::iter::once(&self.first).chain(&self.second)
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    fn lines(&self) -> u64 {
+        1 + self.text.iter().filter(|byte| **byte == b'\n').count() as u64
     }
 }
 
@@ -340,8 +348,8 @@ impl Dealer {
                 *folder.users.entry(key.clone()).or_default() += 1;
             }
         }
-        folder.dealt.lines += 1;
-        folder.count += 1;
+        folder.dealt.lines += line.lines();
+        folder.count += line.lines();
         folder.outgoing.push(line.text.clone());
     }
 }

@@ -27,7 +27,7 @@ fn line(text: &str) -> LogLine {
     LogLine {
         text: Bytes::copy_from_slice(text.as_bytes()),
         first: next().unwrap(),
-        second: next(),
+        more: std::iter::from_fn(next).collect(),
     }
 }
 
@@ -104,7 +104,9 @@ impl Driver {
         for (id, lines) in [&self.run[shard], &self.log[shard]].into_iter().flatten() {
             let told = self.told.insert(*id, lines.len()).unwrap_or(0);
             let keys = lines[told..].iter().map(|text| line(text));
-            let keys: Vec<_> = keys.map(|line| (line.first, line.second)).collect();
+            let keys: Vec<_> = keys
+                .map(|line| (line.first, line.more.into_iter().next()))
+                .collect();
             look.named.push(((1, *id), keys));
             look.there.push((1, *id));
         }

@@ -47,7 +47,12 @@ impl Site {
             logged: vec!["far".to_owned()],
         };
         let (main, all) = folders.open().unwrap();
-        let how = (shards, Way::Balanced, 100);
+        let how = How {
+            shards,
+            way: Way::Balanced,
+            held_lines: 100,
+            mailbox_pairs: false,
+        };
         Sharder::new(main, all, how, Site::names(), Box::new(self.own.clone()))
     }
 

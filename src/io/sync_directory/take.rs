@@ -262,7 +262,7 @@ fn log_lines(line: &Bytes, site: &Site) -> Vec<LogLine> {
                 Some(LogLine {
                     text: text.into(),
                     first,
-                    second: None,
+                    more: Vec::new(),
                 })
             })
             .collect();
@@ -271,7 +271,7 @@ fn log_lines(line: &Bytes, site: &Site) -> Vec<LogLine> {
     vec![LogLine {
         text: line,
         first,
-        second,
+        more: second.into_iter().collect(),
     }]
 }
 
@@ -298,10 +298,8 @@ mod tests {
         let mut lines = Vec::new();
         let shown = |line: LogLine| {
             let text = line.text.escape_ascii().to_string();
-            let second = line
-                .second
-                .map_or(String::new(), |key| format!(" and {key}"));
-            format!("{}{second}: {text}", line.first)
+            let more = line.more.iter().map(|key| format!(" and {key}"));
+            format!("{}{}: {text}", line.first, more.collect::<String>())
         };
         let read = directory.read_run(run, &Site::default(), |line| lines.push(shown(line)));
         (lines, read.unwrap())

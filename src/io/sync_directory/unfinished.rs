@@ -246,7 +246,7 @@ impl Open {
         let keys = lines
             .filter(|line| !line.is_empty())
             .flat_map(|line| keys_of(line, site))
-            .map(|line| (line.first, line.second))
+            .map(|line| (line.first, line.more.into_iter().next()))
             .collect();
         self.at += end as u64 + 1;
         Ok((keys, len))

@@ -169,6 +169,10 @@ impl Lab {
             .extend(setup.master_extra.iter().cloned());
         options.certs = setup.tls.then(|| certs.clone());
         options.unix_socket = true;
+        match &options.version {
+            Some(replica) => replica.prepare(),
+            None => Version::of(true).prepare(),
+        }
         let mut master = Instance::start(&at("master"), false, &master_options);
         let mut replica = Instance::start(&at("replica"), true, &options);
         master.ready();

@@ -113,6 +113,14 @@ impl Version {
         number(&self.name) >= number(name)
     }
 
+    /// What this thread starts and mounts from now on is in the mount namespace that this version needs:
+    /// also the other end, where that is the host's own.
+    pub fn prepare(&self) {
+        if let Some(root) = &self.root {
+            enter(root);
+        }
+    }
+
     /// A program of this Cyrus, run as user cyrus. See [`super::process::as_cyrus`].
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let Some(root) = &self.root else {
