@@ -22,7 +22,7 @@ pub use folders::{Folders, numbers, was_shard};
 use super::admin::{Latch, Readiness};
 use super::sync_directory::{Error, ReadRun, SyncDirectory, TakenRun, Unfinished};
 use super::telemetry::metric;
-use crate::core::shard::{Dealer, LogLine, Pairs, ShardSnapshot, Way};
+use crate::core::shard::{Dealer, LogLine, ShardSnapshot, Way, join_renames};
 use crate::protocol::Site;
 
 /// How often the files are looked at.
@@ -47,8 +47,8 @@ pub struct Sharder {
     main: SyncDirectory,
     site: Site,
     dealer: Dealer,
-    /// See [`Pairs`].
-    pairs: bool,
+    /// See [`How`].
+    mailbox_pairs: bool,
     folders: Vec<Folder>,
     clients: Box<dyn Clients>,
     /// What was left in the channel's folder at the start has been taken in.
@@ -74,7 +74,7 @@ pub struct How {
     pub way: Way,
     /// With so many held lines no new run is taken over.
     pub held_lines: usize,
-    /// The master logs renames as Cyrus before 3.4 does: see [`Pairs`].
+    /// The master logs renames as Cyrus before 3.4 does: see [`join_renames`].
     pub mailbox_pairs: bool,
 }
 
@@ -156,7 +156,7 @@ impl Sharder {
             main,
             site,
             dealer,
-            pairs: how.mailbox_pairs,
+            mailbox_pairs: how.mailbox_pairs,
             folders,
             clients,
             begun: false,
@@ -285,13 +285,17 @@ impl Sharder {
 
     /// Deals a run of the channel. In memory first: what fails half way is done again.
     fn deal(&mut self, taken: TakenRun) -> Result<(), Error> {
-        let mut pairs = Pairs::new(self.pairs);
         let (site, dealer) = (&self.site, &mut self.dealer);
-        let mut take = |line: Option<LogLine>| line.into_iter().for_each(|line| dealer.take(line));
-        let read = self
-            .main
-            .read_run(&taken, site, |line| take(pairs.push(line)))?;
-        take(pairs.end());
+        let read = if self.mailbox_pairs {
+            let mut lines = Vec::new();
+            let read = self.main.read_run(&taken, site, |line| lines.push(line))?;
+            join_renames(lines)
+                .into_iter()
+                .for_each(|line| dealer.take(line));
+            read
+        } else {
+            self.main.read_run(&taken, site, |line| dealer.take(line))?
+        };
         self.runs += 1;
         self.count_unreadable(&read);
         self.ending = vec![(None, taken)];
@@ -310,10 +314,10 @@ impl Sharder {
     }
 
     fn joined(&self, lines: Vec<LogLine>) -> Vec<LogLine> {
-        let mut pairs = Pairs::new(self.pairs);
-        let mut joined: Vec<LogLine> = lines.into_iter().filter_map(|l| pairs.push(l)).collect();
-        joined.extend(pairs.end());
-        joined
+        match self.mailbox_pairs {
+            true => join_renames(lines),
+            false => lines,
+        }
     }
 
     fn read_again(&mut self, at: usize, runs: &[&TakenRun]) -> Result<Vec<LogLine>, Error> {

@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 
-pub use pairs::Pairs;
+pub use pairs::join_renames;
 
 use crate::protocol::UserKey;
 
@@ -36,7 +36,7 @@ pub type FileId = (u64, u64);
 /// Whom a line concerns: one, or two.
 pub type Keys = (UserKey, Option<UserKey>);
 
-/// One line of the channel's log, or several that must stay together ([`Pairs`]).
+/// One line of the channel's log, or several that must stay together ([`join_renames`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     /// As Cyrus wrote it, without its last line feed.

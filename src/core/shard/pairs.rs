@@ -1,99 +1,98 @@
 //! Renames in the log of an old Cyrus.
 
+use bytes::Bytes;
+use hashbrown::HashMap;
+
 use super::LogLine;
 
-/// Puts lines together that may be the two halves of a rename or of a copy. Cyrus before 3.4 logs these as
-/// `MAILBOX old` and `MAILBOX new`, in one write (`sync_log_mailbox_double` in its `sync_log.h`), and its
-/// client understands a rename only where it has both in one run: by itself the new name is refused with
-/// `IMAP_MAILBOX_MOVED`, for ever where each of two clients waits for what the other one would remove.
+/// So many lines behind a rename the APPEND of its new name may still come.
+const BEHIND: usize = 1000;
+
+/// Puts the lines of a run together that may be the two halves of a rename. Cyrus before 3.4 logs it as
+/// `MAILBOX old` and `MAILBOX new`, in one write, and `APPEND new` soon after (`mboxlist_renamemailbox`,
+/// and `sync_log_mailbox_double` in its `sync_log.h`). Its client understands a rename only where it has
+/// both names in one run: by itself the new one is refused with `IMAP_MAILBOX_MOVED`, for ever where each
+/// of two clients waits for what the other one would remove.
 ///
-/// Two MAILBOX lines of two users, one behind the other, look the same by chance. So this costs some of
-/// the parallelism, and nothing else.
-#[derive(Debug)]
-pub struct Pairs {
-    on: bool,
-    /// The last lines, where the next one may belong to them.
-    open: Vec<LogLine>,
+/// Two MAILBOX lines of two users, one behind the other, may look the same by chance. They are kept
+/// together too unless what follows them shows that nothing was renamed. This costs some of the
+/// parallelism, and nothing else.
+#[must_use]
+pub fn join_renames(lines: Vec<LogLine>) -> Vec<LogLine> {
+    let mut appends: HashMap<Bytes, usize> = HashMap::new();
+    for (at, line) in lines.iter().enumerate() {
+        if let Some(name) = name(line, b"APPEND ") {
+            appends.insert(name, at);
+        }
+    }
+    let count = lines.len();
+    let is_pair = |at: usize, old: &LogLine, new: &LogLine| {
+        let (Some(from), Some(to)) = (name(old, b"MAILBOX "), name(new, b"MAILBOX ")) else {
+            return false;
+        };
+        let appended = |name: &Bytes| appends.get(name).is_some_and(|append| *append > at);
+        old.first != new.first && !appended(&from) && (appended(&to) || count - at < BEHIND)
+    };
+    let mut joined = Vec::with_capacity(count);
+    let mut group: Vec<LogLine> = Vec::new();
+    for (at, line) in lines.into_iter().enumerate() {
+        let belongs = group.last().is_some_and(|last| is_pair(at, last, &line));
+        if !belongs {
+            joined.extend(as_one(std::mem::take(&mut group)));
+        }
+        group.push(line);
+    }
+    joined.extend(as_one(group));
+    joined
 }
 
-impl Pairs {
-    /// With `on` false lines come out as they go in.
-    #[must_use]
-    pub fn new(on: bool) -> Self {
-        Pairs {
-            on,
-            open: Vec::new(),
-        }
-    }
-
-    /// The next line. What is complete by it comes out.
-    pub fn push(&mut self, line: LogLine) -> Option<LogLine> {
-        if !self.on {
-            return Some(line);
-        }
-        let last = self.open.last();
-        let belongs = is_mailbox(&line)
-            && last.is_some_and(|last| is_mailbox(last) && last.first != line.first);
-        let complete = if belongs { None } else { self.end() };
-        self.open.push(line);
-        complete
-    }
-
-    /// There are no more.
-    pub fn end(&mut self) -> Option<LogLine> {
-        let mut lines = std::mem::take(&mut self.open);
-        let first = lines.first()?.first.clone();
-        if lines.len() == 1 {
-            return lines.pop();
-        }
-        let texts: Vec<&[u8]> = lines.iter().map(|line| &line.text[..]).collect();
-        let text = texts.join(&b'\n').into();
-        let mut more: Vec<_> = lines.into_iter().map(|line| line.first).collect();
-        more.sort_unstable();
-        more.dedup();
-        more.retain(|key| *key != first);
-        Some(LogLine { text, first, more })
-    }
+fn name(line: &LogLine, word: &[u8]) -> Option<Bytes> {
+    line.text
+        .starts_with(word)
+        .then(|| line.text.slice(word.len()..))
 }
 
-fn is_mailbox(line: &LogLine) -> bool {
-    line.text.starts_with(b"MAILBOX ")
+fn as_one(mut lines: Vec<LogLine>) -> Option<LogLine> {
+    if lines.len() < 2 {
+        return lines.pop();
+    }
+    let texts: Vec<&[u8]> = lines.iter().map(|line| &line.text[..]).collect();
+    let text = texts.join(&b'\n').into();
+    let first = lines.first()?.first.clone();
+    let mut more: Vec<_> = lines.into_iter().map(|line| line.first).collect();
+    more.sort_unstable();
+    more.dedup();
+    more.retain(|key| *key != first);
+    Some(LogLine { text, first, more })
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::protocol::Site;
 
-    fn joined(on: bool, names: &[&str]) -> Vec<String> {
-        let mut pairs = Pairs::new(on);
-        let line = |text: &&str| LogLine {
-            text: Bytes::copy_from_slice(text.as_bytes()),
-            first: Site::default()
-                .key_of_mailbox(text.split(' ').nth(1).unwrap_or_default().as_bytes()),
-            more: Vec::new(),
+    fn joined(log: &[&str]) -> Vec<String> {
+        let line = |text: &&str| {
+            let name = text.split(' ').nth(1).unwrap_or_default();
+            LogLine {
+                text: Bytes::copy_from_slice(text.as_bytes()),
+                first: Site::default().key_of_mailbox(name.as_bytes()),
+                more: Vec::new(),
+            }
         };
-        let lines: Vec<LogLine> = names.iter().map(line).collect();
-        let mut out: Vec<LogLine> = lines
-            .into_iter()
-            .filter_map(|line| pairs.push(line))
-            .collect();
-        out.extend(pairs.end());
         let shown = |line: LogLine| {
-            let keys = line.keys().map(ToString::to_string).collect::<Vec<_>>();
+            let keys: Vec<String> = line.keys().map(ToString::to_string).collect();
             let text = String::from_utf8_lossy(&line.text).replace('\n', ", ");
             assert_eq!(line.lines(), text.split(", ").count() as u64);
             format!("{}: {text}", keys.join(" "))
         };
-        out.into_iter().map(shown).collect()
+        let lines = join_renames(log.iter().map(line).collect());
+        lines.into_iter().map(shown).collect()
     }
 
     #[test]
     fn two_halves_of_a_rename_are_one() {
         let log = [
-            "APPEND user.a",
             "MAILBOX user.a",
             "MAILBOX user.b",
             "APPEND user.b",
@@ -104,9 +103,8 @@ mod tests {
             "APPEND user.e",
         ];
         assert_eq!(
-            joined(true, &log),
+            joined(&log),
             [
-                "a: APPEND user.a",
                 "a b: MAILBOX user.a, MAILBOX user.b",
                 "b: APPEND user.b",
                 "c: MAILBOX user.c",
@@ -114,7 +112,24 @@ mod tests {
                 "e: APPEND user.e",
             ]
         );
-        assert_eq!(joined(false, &log).len(), log.len());
-        assert!(joined(true, &[]).is_empty());
+        assert!(joined(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_follows_shows_that_nothing_was_renamed() {
+        // user.a is there still.
+        let log = [
+            "MAILBOX user.a",
+            "MAILBOX user.b",
+            "APPEND user.b",
+            "APPEND user.a",
+        ];
+        assert_eq!(joined(&log).len(), 4);
+        // Nothing is said of user.b for very long.
+        let mut log = vec!["MAILBOX user.a", "MAILBOX user.b"];
+        log.extend(std::iter::repeat_n("SEEN user.c", BEHIND));
+        assert_eq!(joined(&log).len(), log.len());
+        log.push("APPEND user.b");
+        assert_eq!(joined(&log).len(), log.len() - 1);
     }
 }
