@@ -101,19 +101,16 @@ fn folders(report: &mut Report, config: &Shard) {
         if number >= config.shards && logged.contains(&config.shard(number)) {
             continue;
         }
-        if number >= config.shards && !was_shard(&path) {
-            continue;
-        }
         if number >= config.shards {
-            if ["log", "log-run", "syncmux-back", "syncmux-owed"]
-                .iter()
-                .any(|name| path.join(name).exists())
-            {
-                report.warning(format!(
-                    "{} holds lines and is no shard any more: they are dealt again at the start, once \
-                     no client works there",
-                    path.display()
-                ));
+            let has = |name: &&str| path.join(name).exists();
+            let files = ["log", "log-run", "syncmux-back", "syncmux-owed"];
+            if files.iter().any(has) {
+                let what = if was_shard(&path) {
+                    "is no shard any more: they are dealt again at the start, once no client works there"
+                } else {
+                    "has never been one of these shards: they are left to whoever works there"
+                };
+                report.warning(format!("{} holds lines and {what}", path.display()));
             }
             continue;
         }

@@ -54,7 +54,11 @@ impl Core {
             &mut pool.ready
         };
         let urgent = |id: &JobId| is_urgent(&self.jobs, &self.sessions, *id);
-        let goes_before = |other: &&JobId| match (urgent(other), urgent(&id)) {
+        let mine = urgent(&id);
+        if !mine && !again {
+            return queue.push_back(id);
+        }
+        let goes_before = |other: &&JobId| match (urgent(other), mine) {
             (true, false) => true,
             (false, true) => false,
             _ => !again || **other < id,

@@ -216,7 +216,7 @@ impl Sharder {
         Shown {
             channel: String::new(),
             shards: self.folders.iter().zip(states).map(shard).collect(),
-            held_lines: self.dealer.held().len(),
+            held_lines: self.dealer.held_lines(),
             full: self.dealer.is_full(),
             runs: self.runs,
             unreadable_lines: self.unreadable,
@@ -266,6 +266,10 @@ impl Sharder {
         // was held, and their shards' clients do not see them.
         let mut left = Vec::new();
         for at in 0..self.folders.len() {
+            // In those that are none there may be a log-run before it: see `take_back`.
+            if self.folders[at].retired {
+                continue;
+            }
             if let Some(run) = self.folders[at].directory.left_from_take_back()? {
                 left.push((at, self.read_again(at, &[&run])?, run));
             }
@@ -436,7 +440,7 @@ impl Sharder {
         let full = self.dealer.is_full();
         if full && !self.was_full {
             tracing::warn!(
-                lines = self.dealer.held().len(),
+                lines = self.dealer.held_lines(),
                 "so many lines are held back, each until another shard has finished its user, that the \
                  log is not taken over further (held_lines): see whether every shard's client runs"
             );

@@ -90,6 +90,8 @@ pub struct Dealer {
     limit: usize,
     folders: Vec<Folder>,
     held: VecDeque<Held>,
+    /// Lines of these.
+    held_lines: u64,
     /// How many held lines concern a key.
     held_keys: HashMap<UserKey, usize>,
     /// Goes up whenever the held lines change.
@@ -150,6 +152,7 @@ impl Dealer {
             limit,
             folders,
             held: VecDeque::new(),
+            held_lines: 0,
             held_keys: HashMap::new(),
             held_version: 0,
             freed: false,
@@ -173,7 +176,13 @@ impl Dealer {
     /// better place for more.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.held.len() >= self.limit
+        self.held_lines() >= self.limit
+    }
+
+    /// How many lines are held.
+    #[must_use]
+    pub fn held_lines(&self) -> usize {
+        usize::try_from(self.held_lines).unwrap_or(usize::MAX)
     }
 
     /// The next line of the log.
@@ -247,6 +256,7 @@ impl Dealer {
                             *count -= 1;
                         }
                     }
+                    self.held_lines -= line.lines();
                     self.deal(shard, &line);
                 }
                 _ => {
@@ -314,6 +324,7 @@ impl Dealer {
         for key in line.keys() {
             *self.held_keys.entry(key.clone()).or_default() += 1;
         }
+        self.held_lines += line.lines();
         self.held.push_back(Held { line, is_old });
         self.held_version += 1;
     }

@@ -66,8 +66,8 @@ impl Folders {
         let mut found = numbers(&self.base, &self.name)?;
         let is_retired = |number: &usize| {
             let name = self.shard(*number);
-            let was_one = *number >= self.shards && was_shard(&self.base.join(&name));
-            was_one && !self.logged.contains(&name)
+            let was_one = was_shard(&self.base.join(&name));
+            *number >= self.shards && was_one && !self.logged.contains(&name)
         };
         found.retain(is_retired);
         Ok(found)

@@ -166,6 +166,23 @@ fn what_was_being_taken_back_goes_before_what_was_held() {
     assert!(!site.at("far-2/syncmux-back").exists());
 }
 
+/// The same where it is no shard this time either.
+#[test]
+fn what_is_taken_back_twice_keeps_its_order() {
+    let site = Site::new();
+    drop(site.start(3));
+    write(site.at("far-2/log-run"), "APPEND user.a\n").unwrap();
+    write(site.at("far-2/syncmux-back"), "APPEND user.a.second\n").unwrap();
+    write(site.at("far/log"), "APPEND user.a.third\n").unwrap();
+    let mut sharder = site.start(1);
+    let out = site.at("far-0/log");
+    until(&mut sharder, || text(&out).lines().count() == 3);
+    assert_eq!(
+        text(&out),
+        "APPEND user.a\nAPPEND user.a.second\nAPPEND user.a.third\n"
+    );
+}
+
 fn sharder_has_held(main: &Path, lines: usize) -> bool {
     text(&main.join("syncmux-held")).lines().count() == lines
 }
