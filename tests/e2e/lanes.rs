@@ -280,6 +280,10 @@ fn force_stays_with_its_session(way: Way) {
     assert!(answer.contains("* MAILBOX %("), "{answer:?}");
     assert_eq!(forced.ask("EXIT"), "OK Finished\r\n");
     lab.step("a stock client with -O, and others after it");
+    if lab.old_master() {
+        // Of two clients of 3.2 for one user, one is told that the mailbox has changed meanwhile.
+        lab.end_rolling();
+    }
     lab.mail(&users, "3", 2000);
     let client = lab.strict_client();
     let arguments = ["-v", "-v", "-o", "-O", "-u", "carol"];
