@@ -293,11 +293,21 @@ fn everything_of_a_commit(way: Way) {
 
 /// Waits until a commit is on a lane.
 fn under_way(lab: &Lab) {
-    let busy = [("channel", "far")];
     wait_for("the commit to be under way", || {
-        let mux = lab.mux.as_ref().unwrap();
-        (mux.metric("syncmux_units_in_flight", &busy) > 0.0).then_some(())
+        (in_flight(lab) > 0.0).then_some(())
     });
+}
+
+/// Waits until none is: what is shown lags behind a little.
+fn at_rest(lab: &Lab) {
+    wait_for("the last commit to be done", || {
+        (in_flight(lab) == 0.0).then_some(())
+    });
+}
+
+fn in_flight(lab: &Lab) -> f64 {
+    let mux = lab.mux.as_ref().unwrap();
+    mux.metric("syncmux_units_in_flight", &[("channel", "far")])
 }
 
 /// It is gone before it could say all that it had to.
@@ -313,6 +323,7 @@ fn imapd_killed(way: Way) {
     let mut poster = lab.master.login(POSTER);
     post(&mut poster, "alice", "1");
     lab.step("an imapd waits, and is killed");
+    at_rest(&lab);
     lab.replica.freeze(true);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(move || {
@@ -346,6 +357,7 @@ fn syncmux_drains(way: Way) {
     let mut poster = lab.master.login(POSTER);
     post(&mut poster, "alice", "1");
     lab.step("syncmux ends while an imapd waits");
+    at_rest(&lab);
     lab.replica.freeze(true);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(move || post(&mut poster, "alice", "2"));
