@@ -165,7 +165,7 @@ fn all_at_once(step: &str, cases: Vec<((&'static str, &'static str), Deed)>, awa
     let mut lab = lab(Way::FanOut, cases.len() + 8).start();
     let users: Vec<String> = (0..cases.len()).map(|i| format!("u{i:02}")).collect();
     furnish(&lab, &users);
-    lab.settle();
+    lab.settle_but(lab.subscribed_too_early());
     lab.end_rolling();
     warm_up(&mut lab);
     lab.step(step);
@@ -202,7 +202,7 @@ fn local_mailbox() {
     let mut lab = setup.start();
     let users = ["u00", "u01", "u02"].map(str::to_owned);
     furnish(&lab, &users);
-    lab.settle();
+    lab.settle_but(lab.subscribed_too_early());
     lab.end_rolling();
     warm_up(&mut lab);
     lab.step("refused, lost before, lost after");

@@ -171,10 +171,13 @@ fn strangers_are_told_where_they_are() {
     assert!(answer.starts_with("c NO "), "{answer}");
     let answer = talk.say(&format!("d AUTHENTICATE PLAIN {}", plain(REPL, PASSWORD)));
     assert!(answer.starts_with("d OK [CAPABILITY "), "{answer}");
-    assert!(answer.contains(" X-REPLICATION"), "{answer}");
     // As the replica offers: Cyrus 3.2 keeps no scripts in mailboxes.
-    let has_sieve = answer.contains(" X-SIEVE-MAILBOX");
-    assert_eq!(has_sieve, !lab.old_replica(), "{answer}");
+    let offers = if lab.old_replica() {
+        " X-REPLICATION]"
+    } else {
+        " X-REPLICATION X-SIEVE-MAILBOX"
+    };
+    assert!(answer.contains(offers), "{answer}");
     let answer = talk.say("e SELECT INBOX");
     assert!(answer.starts_with("e BAD Unrecognized command"), "{answer}");
     let answer = talk.say("f SYNCGET USER nobody");
@@ -337,8 +340,7 @@ fn a_drain_is_no_error_to_the_client() {
     let said = lab.rolling().output();
     assert!(said.contains("BYE syncmux is shutting down"), "{said}");
     // The client of 3.2 takes each BYE for an error of the protocol, by csync as well.
-    let is_error = said.contains("bailing out! Bad protocol");
-    assert!(is_error == lab.old_master(), "{said}");
+    assert_eq!(said.contains("bailing out"), lab.old_master(), "{said}");
     lab.mux().start();
     lab.settle();
 }

@@ -12,8 +12,8 @@
 //! 3. Otherwise the way of dealing says where ([`Way`]).
 //! 4. A line over two keys goes only where neither has unfinished lines in another shard. Until then it
 //!    is held. Once it has gone it is an unfinished line of both, which binds both to that shard.
+//!    What a Cyrus before 3.4 may have logged as the two halves of a rename is one such line here.
 //! 5. What comes behind a held line of the same key is held behind it. Other keys go on.
-//!    Lines that a Cyrus before 3.4 may have logged as the two halves of a rename are one line here.
 //! 6. Nothing is dealt to a folder that is no shard any more (N was made smaller): whoever has unfinished
 //!    lines there is held until these are finished, or taken back and dealt again.
 

@@ -449,14 +449,9 @@ impl Lab {
         compare::differences(&self.master, &self.replica, &direct, &self.sieve_users)
     }
 
-    /// Panics unless both ends hold the same. What a client of 3.2 has sent too early may have to be sent
-    /// once more: [`Lab::subscribed_too_early`].
+    /// Panics unless both ends hold the same.
     pub fn assert_same(&mut self) {
-        let mut found = self.differences();
-        let early = self.subscribed_too_early();
-        if !found.is_empty() && found.iter().all(|f| early.iter().any(|e| f.contains(e))) {
-            found = self.differences();
-        }
+        let found = self.differences();
         if !found.is_empty() {
             let shown = found
                 .iter()
